@@ -1,0 +1,1 @@
+"""What is computed: one torch module per part of a LLaVA."""

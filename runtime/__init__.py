@@ -1,0 +1,1 @@
+"""pumice: LLaVA-style vision-language models on ONNX Runtime, without PyTorch."""

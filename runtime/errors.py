@@ -1,0 +1,64 @@
+"""The exception tree. Every message says what was got, what was expected and what to do.
+
+    PumiceError                 the root: catch this
+    ├── UsageError              the call itself is wrong (arguments, options)        exit code 2
+    ├── DeviceError             the device asked for cannot be used                  exit code 3
+    ├── CheckpointError         a checkpoint cannot be read, or is not supported
+    ├── ExportError             a bundle cannot be written
+    ├── BundleError             a bundle cannot be trusted or opened
+    │   └── SchemaVersionError  it was written for a newer pumice
+    ├── ImageError              a picture cannot be read, or is too large
+    ├── PromptError             a prompt and its pictures do not fit each other
+    │   └── ContextLengthError  the prompt is longer than the model's context
+    └── GenerationError         the model produced something unusable (NaN, infinity)
+"""
+
+
+class PumiceError(Exception):
+    """Root of all errors raised on purpose; the message is one line, fit for a user's eyes."""
+
+    exit_code = 1
+
+
+class UsageError(PumiceError, ValueError):
+    """Arguments that contradict each other or lie outside their interval."""
+
+    exit_code = 2
+
+
+class DeviceError(PumiceError):
+    """A device that was asked for by name is not usable."""
+
+    exit_code = 3
+
+
+class CheckpointError(PumiceError):
+    """A checkpoint that is missing, damaged, or of a kind that is not supported."""
+
+
+class ExportError(PumiceError):
+    """A bundle that cannot be written: destination exists, disk full, tracing failed."""
+
+
+class BundleError(PumiceError):
+    """A bundle that is missing files, was changed, or points outside its folder."""
+
+
+class SchemaVersionError(BundleError):
+    """A bundle whose manifest is of a newer schema than this pumice reads."""
+
+
+class ImageError(PumiceError):
+    """A picture that cannot be decoded, is of a refused format, or is too large."""
+
+
+class PromptError(PumiceError, ValueError):
+    """A prompt that cannot be rendered, or whose image count differs from its pictures'."""
+
+
+class ContextLengthError(PromptError):
+    """A prompt that does not fit into the model's context."""
+
+
+class GenerationError(PumiceError):
+    """Logits that are not finite."""

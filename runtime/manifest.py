@@ -1,0 +1,247 @@
+"""The bundle's manifest: one JSON file that says everything the runtime needs to know.
+
+Enters: `manifest.json` (written by `pumice.export`). Leaves: a frozen, checked `Manifest`.
+The runtime sniffs nothing: file names, tensor names, shapes, preprocessing, special tokens and limits are here.
+docs/bundle-format.md describes every field for readers of other languages.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pumice.errors import BundleError, SchemaVersionError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of the bundle: `size` in bytes, `sha256` in lower-case hexadecimal."""
+
+    size: NonNegative
+    sha256: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output; a dimension is a number, or a name where it is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """An ONNX graph: its file, the external data files that it reads, what enters and what leaves."""
+
+    file: str
+    external_data: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    """The three graphs, in the order in which data pass through them."""
+
+    vision_encoder: GraphSpec
+    embedding: GraphSpec
+    decoder: GraphSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape:
+    """What the KV cache and the logits look like.
+
+    `past_key_values.{i}.key` is [batch_size, kv_heads, past, head_dim] of dtype `kv_dtype`; `context_length` is in tokens.
+    """
+
+    layers: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    hidden_size: Positive
+    vocab_size: Positive
+    context_length: Positive
+    kv_dtype: Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProcessing:
+    """How a picture becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
+
+    `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width) whatever the aspect;
+    `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller. `resample` is PIL's filter number.
+    `mean` and `std` are per channel, on values already multiplied by `rescale_factor`.
+    """
+
+    convert_rgb: bool
+    resize_shortest_edge: Positive | None
+    resize_to: tuple[Positive, Positive] | None
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)]
+    crop_to: tuple[Positive, Positive] | None
+    rescale_factor: float | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    size: tuple[Positive, Positive]
+    """(height, width) of the `pixel_values` that the vision encoder takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokens:
+    """How pictures appear in a prompt: `token` in the text stands for one picture and becomes `per_image` × `token_id`."""
+
+    token: str
+    token_id: NonNegative
+    per_image: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Special tokens. Texts are as the chat template sees them (`bos_token`, …); `eos_ids` end a generation."""
+
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    pad_token: str | None
+    eos_ids: tuple[NonNegative, ...]
+    pad_id: NonNegative | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Files that turn messages into token ids: the tokenizer, and the chat template (null: raw prompts only)."""
+
+    tokenizer_file: str
+    template_file: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """Defaults of `generate` as the checkpoint's `generation_config.json` has them (null: pumice's own)."""
+
+    max_new_tokens: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What was exported: names and versions, for people; nothing here changes behaviour."""
+
+    checkpoint: str
+    model_type: str
+    vision_model_type: str
+    text_model_type: str
+    dtype: str
+    config_sha256: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How weights are stored. `bits` is 4 for `int4`, null for float; blocks run along a matrix's input side."""
+
+    name: str
+    bits: int | None = None
+    block_size: int | None = None
+    symmetric: bool | None = None
+    accuracy_level: int | None = None
+    quantized: tuple[str, ...] = ()
+    """Which matrices are quantised, by graph path (`layers.0.attn.qkv.weight`); all others stay float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requires:
+    """What a reader must have: `onnxruntime` is the oldest version tried; `opset` and `ir_version` are of the graphs."""
+
+    onnxruntime: str
+    opset: Positive
+    ir_version: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a bundle, as `manifest.json` has it."""
+
+    schema_version: Positive
+    created_with: dict[str, str]
+    requires: Requires
+    source: Source
+    precision: Precision
+    graphs: Graphs
+    decoder: DecoderShape
+    image: ImageProcessing
+    image_tokens: ImageTokens
+    tokens: Tokens
+    chat: Chat
+    generation: GenerationDefaults
+    files: dict[str, FileEntry]
+    parity: dict[str, Any] | None = field(default=None)
+    """Summary of `parity.json`, where `pumice verify` has been run."""
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read and check `bundle/manifest.json`.
+
+    Raises:
+        BundleError: no manifest, not JSON, or fields missing or of the wrong type, or a file name leaving the bundle.
+        SchemaVersionError: written for a newer schema than `SCHEMA_VERSION`.
+    """
+    path = bundle / MANIFEST_NAME
+    if not bundle.is_dir():
+        raise BundleError(f"no bundle at {bundle}: expected a folder with {MANIFEST_NAME}; make one with `pumice export`")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{bundle} has no {MANIFEST_NAME}: not a pumice bundle, or its export did not finish") from None
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from None
+    return decode_manifest(data, str(path))
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """Check the bytes of a manifest; `where` names them in messages. Raises as `load_manifest`."""
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{where} is not valid JSON: {error}") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{where} has schema version {version}, this pumice reads up to {SCHEMA_VERSION}: upgrade pumice"
+        )
+    try:
+        manifest = msgspec.convert(raw, Manifest, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BundleError(f"{where} does not describe a bundle: {error}") from None
+    _check_names(manifest, where)
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented UTF-8 JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _check_names(manifest: Manifest, where: str) -> None:
+    """Every file that the manifest names is listed, once, by a plain relative path inside the bundle."""
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        plain = re.fullmatch(r"[^\\:\x00-\x1f]+", name) and not name.startswith("/") and ".." not in parts and parts
+        if not plain or str(PurePosixPath(name)) != name or name == MANIFEST_NAME:
+            raise BundleError(f"{where} lists {name!r}: expected plain paths inside the bundle")
+    graphs = (manifest.graphs.vision_encoder, manifest.graphs.embedding, manifest.graphs.decoder)
+    named = [n for g in graphs for n in (g.file, *g.external_data)] + [manifest.chat.tokenizer_file]
+    named += [manifest.chat.template_file] if manifest.chat.template_file else []
+    for name in named:
+        if name not in manifest.files:
+            raise BundleError(f"{where} uses {name!r} without listing its size and SHA-256 under files")
