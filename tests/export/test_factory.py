@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
+
+from tests.factory import Layout, Text, Vision, make_checkpoint
+
+MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is shown?"}]}]
+PLAIN: dict[str, object] = {}
+ODD: dict[str, object] = {
+    "vision": Vision(width=40, layers=2, heads=5, mlp=72, image_size=42),
+    "text": Text(width=60, heads=6, kv_heads=3, head_dim=24, tied=True, attention_bias=True, mlp_bias=True),
+    "feature_layer": (-2, -1),
+    "strategy": "full",
+    "projector_bias": False,
+    "shard_bytes": 100_000,
+}
+
+
+def last_logits(checkpoint: Path) -> tuple[torch.Tensor, int]:
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    picture = Image.fromarray(np.arange(90 * 70 * 3, dtype=np.uint32).astype(np.uint8).reshape(70, 90, 3))
+    prompt = processor.apply_chat_template(MESSAGES, add_generation_prompt=True)
+    inputs = processor(images=picture, text=prompt, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, -1]
+    return logits, int((inputs["input_ids"] == model.config.image_token_id).sum())
+
+
+@pytest.mark.parametrize("options", [PLAIN, ODD], ids=["plain", "odd"])
+def test_every_layout_loads_in_transformers_with_the_same_values(tmp_path, options):
+    layouts: tuple[Layout, ...] = ("released", "saved", "new")
+    found = [last_logits(make_checkpoint(tmp_path / layout, layout=layout, **options)) for layout in layouts]
+    assert all(torch.equal(found[0][0], logits) for logits, _ in found)
+    assert {tokens for _, tokens in found} == {16 if options is PLAIN else 10}
+    assert found[0][0].std() > 1
+
+
+def test_weights_depend_on_the_seed_alone(tmp_path):
+    one = make_checkpoint(tmp_path / "one", seed=3)
+    two = make_checkpoint(tmp_path / "two", seed=3)
+    other = make_checkpoint(tmp_path / "other", seed=4)
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_shards_cover_every_tensor_once(tmp_path):
+    folder = make_checkpoint(tmp_path / "c", shard_bytes=50_000, dtype="bfloat16")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    sizes = [path.stat().st_size for path in folder.glob("model-*.safetensors")]
+    assert len(sizes) > 2
+    assert set(index["weight_map"].values()) == {path.name for path in folder.glob("model-*.safetensors")}
+    assert sum(sizes) > index["metadata"]["total_size"]
