@@ -1,0 +1,55 @@
+"""Exporter of the decoder: `inputs_embeds` and `past_key_values.*` → `logits` and `present.*`."""
+
+import torch
+from optimum.utils import NormalizedTextConfigWithGQA
+from optimum.utils.input_generators import MistralDummyPastKeyValuesGenerator
+from torch.export import Dim
+
+from pumice.export.tracing import Example, Traced, trace
+from pumice.models.config import LlavaConfig
+from pumice.models.decoder import Decoder
+
+NUM_LOGITS = "num_logits_to_keep"
+"""Optional to callers: the graph has an initializer of this name with the value 1."""
+
+
+def trace_decoder(config: LlavaConfig) -> Traced:
+    """Trace the decoder for any batch, number of new tokens and past length."""
+    text, layers = config.text, range(config.text.num_hidden_layers)
+
+    def example() -> Example:
+        past = MistralDummyPastKeyValuesGenerator(
+            "text-generation", NormalizedTextConfigWithGQA(text), batch_size=2, sequence_length=4
+        )
+        batch, total = Dim("batch_size"), {1: Dim("total_sequence_length")}
+        cache = {0: batch, 2: Dim("past_sequence_length")}
+        return Example(
+            args=(
+                torch.empty(2, 3, text.hidden_size),
+                torch.ones(2, 7, dtype=torch.int64),
+                past.generate("past_key_values"),
+                torch.ones((), dtype=torch.int64),
+            ),
+            dynamic_shapes=(
+                {0: batch, 1: Dim("sequence_length")},
+                {0: batch} | total,
+                [(cache, cache) for _ in layers],
+                None,
+            ),
+            input_names=[
+                "inputs_embeds",
+                "attention_mask",
+                *cache_names("past_key_values", text),
+                NUM_LOGITS,
+            ],
+            output_names=["logits", *cache_names("present", text)],
+            output_dims={"logits": ("batch_size", "num_logits", text.vocab_size)},
+        )
+
+    return trace(lambda: Decoder(config), example)
+
+
+def cache_names(prefix: str, text: object) -> list[str]:
+    """`prefix.0.key`, `prefix.0.value`, `prefix.1.key`, … for every layer."""
+    layers = NormalizedTextConfigWithGQA(text).num_hidden_layers
+    return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]

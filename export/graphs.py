@@ -1,0 +1,162 @@
+"""The three graphs of a bundle: traced, simplified, quantised where the precision asks for it, and written.
+
+Enters: a `LlavaConfig` and a `Scheme`. Leaves: `Graph`s, which know how many bytes they need and write themselves,
+and the `GraphSpec`s of what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from pumice.export.decoder import NUM_LOGITS, trace_decoder
+from pumice.export.embedding import trace_embedding
+from pumice.export.quantization import Int4, quantize_matmuls, quantize_table, quantized_names
+from pumice.export.simplification import NodeCounts, simplify
+from pumice.export.tracing import Traced
+from pumice.export.vision_encoder import trace_vision_encoder
+from pumice.export.weight_stream import (
+    Parameter,
+    Read,
+    constant_parameter,
+    float_parameter,
+    int4_parameter,
+    parameter_bytes,
+    share_weights,
+    write_weights,
+)
+from pumice.manifest import GraphSpec, TensorSpec
+from pumice.models.config import LlavaConfig
+from pumice.models.decoder import rotary_caches
+from pumice.models.weights import Weight, decoder_weights, embedding_weights, vision_encoder_weights
+
+HEAD, TABLE = "lm_head.weight", "weight"
+"""The head's parameter in the decoder, and the embedding table's in the merge: one and the same in a tied model."""
+
+
+@dataclass(kw_only=True)
+class Graph:
+    """One graph on its way into a bundle."""
+
+    name: str
+    model: ir.Model
+    inputs: tuple[str, ...]
+    counts: NodeCounts
+    parameters: list[Parameter]
+    quantized: list[str]
+    shared: dict[str, str] = field(default_factory=dict)
+    """Parameters whose bytes the decoder holds: name here → name there."""
+
+    @property
+    def file(self) -> str:
+        """The graph's own file name."""
+        return f"{self.name}.onnx"
+
+    @property
+    def data_file(self) -> str:
+        """Its external data's file name, as ONNX Runtime's own exporters and Transformers.js call it."""
+        return f"{self.name}.onnx_data"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights that it is going to write."""
+        return parameter_bytes(self.model, self.parameters)
+
+
+def vision_encoder_graph(config: LlavaConfig, read: Read, scheme: Int4 | None) -> Graph:
+    """The vision encoder; its weights stay float32 in every precision so far."""
+    return _graph(
+        "vision_encoder", trace_vision_encoder(config), vision_encoder_weights(config), read, scheme, _none
+    )
+
+
+def embedding_graph(config: LlavaConfig, read: Read, scheme: Int4 | None) -> Graph:
+    """The embedding merge; with a tied head its table lies in the decoder's file."""
+    graph = _graph(
+        "embedding", trace_embedding(config), embedding_weights(config), read, scheme, quantize_table
+    )
+    tied_alike = scheme is None or bool(graph.quantized)  # a table that blocks do not divide stays float32
+    if config.tie_word_embeddings and tied_alike:
+        ours = quantized_names(TABLE) if graph.quantized else (TABLE,)
+        heads = quantized_names(HEAD) if graph.quantized else (HEAD,)
+        graph.shared, graph.parameters = dict(zip(ours, heads, strict=True)), []
+    return graph
+
+
+def decoder_graph(config: LlavaConfig, read: Read, scheme: Int4 | None) -> Graph:
+    """The decoder, with its rotary caches computed."""
+    graph = _graph("decoder", trace_decoder(config), decoder_weights(config), read, scheme, quantize_matmuls)
+    for name, cache in zip(("cos_cache", "sin_cache"), rotary_caches(config.text), strict=True):
+        graph.parameters.append(constant_parameter(name, cache.numpy()))
+    return graph
+
+
+def write_graph(
+    graph: Graph, folder: Path, decoder: Graph | None, advance: Callable[[int], None]
+) -> GraphSpec:
+    """Write the graph's weights and then its file; `decoder` has been written where weights are shared."""
+    model = graph.model
+    inputs = tuple(_tensor_spec(v) for v in model.graph.inputs if v.name in graph.inputs)
+    outputs = tuple(_tensor_spec(v) for v in model.graph.outputs)
+    write_weights(model, graph.parameters, folder, graph.data_file, advance)
+    if graph.shared:
+        assert decoder is not None
+        share_weights(model, decoder.model, graph.shared)
+    for value in model.graph.inputs:
+        if value.name == NUM_LOGITS:  # an input with an initializer is optional to callers
+            value.const_value = ir.tensor(np.array(1, dtype=np.int64), name=NUM_LOGITS)
+            model.graph.register_initializer(value)
+    model.producer_name = "pumice"
+    ir.save(model, folder / graph.file)
+    external = {str(t.location) for t in _stored(model) if isinstance(t, ir.ExternalTensor)}
+    return GraphSpec(
+        file=graph.file,
+        external_data=tuple(sorted(external)),
+        inputs=inputs,
+        outputs=outputs,
+        nodes=len(model.graph),
+    )
+
+
+Quantize = Callable[[ir.Model, Int4], list[str]]
+
+
+def _graph(
+    name: str, traced: Traced, table: dict[str, Weight], read: Read, scheme: Int4 | None, quantize: Quantize
+) -> Graph:
+    model, counts = simplify(traced)
+    quantized = quantize(model, scheme) if scheme else []
+    parameters = [
+        int4_parameter(key, weight, read, scheme)
+        if scheme and key in quantized
+        else float_parameter(key, weight, read)
+        for key, weight in table.items()
+    ]
+    return Graph(
+        name=name,
+        model=model,
+        inputs=traced.inputs,
+        counts=counts,
+        parameters=parameters,
+        quantized=quantized,
+    )
+
+
+def _none(model: ir.Model, scheme: Int4) -> list[str]:
+    return []
+
+
+def _stored(model: ir.Model) -> list[ir.TensorProtocol]:
+    return [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None
+    assert value.shape is not None
+    assert value.dtype is not None
+    dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    return TensorSpec(name=value.name, dtype=str(value.dtype.numpy()), shape=dims)

@@ -1,0 +1,185 @@
+"""The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, giving logits where they are asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pumice.models import fused
+from pumice.models.config import LlavaConfig, TextConfig
+from pumice.models.layers import Linear, parameter
+
+Cache = list[tuple[Tensor, Tensor]]
+"""Per layer: key and value, each [B, kv_heads, P, head_dim]."""
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; query, key and value are one packed projection."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.num_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        queries = self.num_heads * config.head_dim
+        packed = queries + 2 * self.kv_heads * config.head_dim
+        self.qkv = Linear(config.hidden_size, packed, bias=config.attention_bias)
+        self.o_proj = Linear(queries, config.hidden_size, bias=config.attention_bias)
+
+    def forward(
+        self, x: Tensor, past: tuple[Tensor, Tensor], places: Places
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, T, D] → [B, T, D] and the present key and value."""
+        attention, key, value = fused.group_query_attention(
+            self.qkv(x),
+            *past,
+            places.seqlens_k,
+            places.total_sequence_length,
+            places.cos_cache,
+            places.sin_cache,
+            num_heads=self.num_heads,
+            kv_num_heads=self.kv_heads,
+            present_length=places.present_length,
+        )
+        return self.o_proj(attention), (key, value)
+
+
+class MLP(nn.Module):
+    """The gated MLP."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(size, inner, bias=bias)
+        self.up_proj = Linear(size, inner, bias=bias)
+        self.activation = fused.ACTIVATIONS[config.hidden_act]
+        self.down_proj = Linear(inner, size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] → [..., D]."""
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Norm(nn.Module):
+    """RMSNorm of the residual stream, alone or with the sum that precedes it."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.weight = parameter(config.hidden_size)
+        self.epsilon = config.rms_norm_eps
+
+    def forward(self, residual: Tensor, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """residual, delta [..., D] → the normed sum, and the sum."""
+        if delta is None:
+            return fused.simplified_layer_norm(residual, self.weight, self.epsilon), residual
+        return fused.skip_simplified_layer_norm(residual, delta, self.weight, self.epsilon)
+
+
+class Block(nn.Module):
+    """A layer. What its MLP adds is left to the next norm, which sums and normalises in one operator."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm = Norm(config)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = Norm(config)
+        self.mlp = MLP(config)
+
+
+class Head(nn.Module):
+    """Hidden states to logits; the table is [V, D], as the embedding's, so that a tied one is stored once."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.weight = parameter(config.vocab_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] → [B, N, V]."""
+        return fused.matmul_transposed(x, self.weight)
+
+
+class Decoder(nn.Module):
+    """All layers, the final norm and the head."""
+
+    cos_cache: Tensor
+    sin_cache: Tensor
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.layers = nn.ModuleList(Block(text) for _ in range(text.num_hidden_layers))
+        self.norm = Norm(text)
+        self.lm_head = Head(text)
+        self.register_buffer("cos_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
+        self.register_buffer("sin_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        past_key_values: Cache,
+        num_logits_to_keep: Tensor,
+    ) -> tuple[Tensor, Cache]:
+        """Run T new tokens over P past ones.
+
+        Args:
+            inputs_embeds: float32 [B, T, D], padded on the right.
+            attention_mask: int64 [B, P + T], 1 for real tokens.
+            past_key_values: per layer a key and a value [B, kv_heads, P, head_dim].
+            num_logits_to_keep: int64 scalar; how many of each row's last real positions get logits, 0 for all T.
+
+        Returns:
+            logits float32 [B, N, V], and the cache grown to P + T. T > 1 with P > 0 asks for B = 1.
+        """
+        places = Places(self, attention_mask)
+        last_B = torch.clamp(places.seqlens_k.to(torch.int64), max=inputs_embeds.shape[1] - 1)
+        residual, delta, presents = inputs_embeds, None, []
+        for index, (layer, past) in enumerate(zip(self.layers, past_key_values, strict=True)):
+            x, residual = layer.input_layernorm(residual, delta)
+            attention, present = layer.self_attn(x, past, places)
+            presents.append(present)
+            if index == len(self.layers) - 1:  # behind the last cache write only these rows are read
+                rows_BN = kept_rows(inputs_embeds.shape, last_B, num_logits_to_keep)
+                attention, residual = take_rows(attention, rows_BN), take_rows(residual, rows_BN)
+            x, residual = layer.post_attention_layernorm(residual, attention)
+            delta = layer.mlp(x)
+        x, _ = self.norm(residual, delta)
+        return self.lm_head(x), presents
+
+
+class Places:
+    """Where in the cache each row's new tokens go, as GroupQueryAttention wants to be told."""
+
+    def __init__(self, decoder: Decoder, attention_mask: Tensor) -> None:
+        self.present_length = attention_mask.shape[1]
+        self.seqlens_k = (attention_mask.sum(dim=1) - 1).to(torch.int32)
+        self.total_sequence_length = torch.scalar_tensor(self.present_length, dtype=torch.int32)
+        self.cos_cache, self.sin_cache = decoder.cos_cache, decoder.sin_cache
+
+
+def kept_rows(shape: torch.Size, last_B: Tensor, num_to_keep: Tensor) -> Tensor:
+    """Which rows of a [B, T, D] tensor are read → indices int64 [B, N] into its B·T rows.
+
+    N rows end at `last_B`; 0 keeps all T. Positions before a prompt's first are answered with the first.
+
+        T = 5, last = 3, N = 2:   . . x x .
+    """
+    B, T, _ = shape
+    everything = num_to_keep == 0
+    length = torch.scalar_tensor(T, dtype=torch.int64)
+    count = torch.where(everything, length, torch.minimum(num_to_keep, length)).item()
+    torch._check(count >= 1)
+    end_B = torch.where(everything, length - 1, last_B)
+    rows_BN = end_B.unsqueeze(1) + torch.arange(1 - count, 1)
+    return rows_BN.clamp(min=0) + (torch.arange(B) * T).unsqueeze(1)
+
+
+def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:
+    """x [B, T, D] → [B, N, D]."""
+    return nn.functional.embedding(rows_BN, x.flatten(0, 1))
+
+
+def rotary_caches(config: TextConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin float32 [context, head_dim / 2] of the positions' angles p·θ^(−2i/K) (arXiv:2104.09864)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
+    angles = torch.outer(torch.arange(config.max_position_embeddings).float(), frequencies)
+    return angles.cos(), angles.sin()

@@ -1,0 +1,192 @@
+"""The fused operators: each an eager torch function, and the ONNX operator that it becomes when exported.
+
+While `torch.onnx.export` traces, a function emits its operator through `torch.onnx.ops.symbolic`; otherwise it computes
+in plain torch, so that every module runs, and is tested against transformers, without ONNX.
+The `com.microsoft` operators are described in ONNX Runtime's docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.onnx.ops import symbolic, symbolic_multi_out
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def simplified_layer_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last axis (arXiv:1910.07467): x [..., D], weight [D] → [..., D]."""
+    if torch.onnx.is_in_onnx_export():
+        attrs = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+        return symbolic("SimplifiedLayerNormalization", (x, weight), attrs, dtype=x.dtype, shape=x.shape)
+    variance = x.float().pow(2).mean(-1, keepdim=True)
+    return weight * (x.float() * torch.rsqrt(variance + epsilon)).to(x.dtype)
+
+
+def skip_simplified_layer_norm(
+    x: Tensor, skip: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """The residual sum and its RMSNorm in one pass: x, skip [..., D] → (norm(x + skip), x + skip)."""
+    if torch.onnx.is_in_onnx_export():
+        statistics = (*x.shape[:-1], 1)  # mean and inverse deviation: optional outputs, removed by a pass
+        normed, _, _, total = symbolic_multi_out(
+            "com.microsoft::SkipSimplifiedLayerNormalization",
+            (x, skip, weight),
+            {"epsilon": epsilon},
+            dtypes=(x.dtype, torch.float32, torch.float32, x.dtype),
+            shapes=(x.shape, statistics, statistics, x.shape),
+            version=1,
+        )
+        return normed, total
+    total = x + skip
+    return simplified_layer_norm(total, weight, epsilon), total
+
+
+def group_query_attention(
+    qkv: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    seqlens_k: Tensor,
+    total_sequence_length: Tensor,
+    cos_cache: Tensor,
+    sin_cache: Tensor,
+    *,
+    num_heads: int,
+    kv_num_heads: int,
+    present_length: int | torch.SymInt,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention with packed QKV, rotary embedding inside, over a growing cache.
+
+    Args:
+        qkv: [B, T, (num_heads + 2·kv_num_heads)·K], prompts padded on the right.
+        past_key, past_value: [B, kv_num_heads, P, K].
+        seqlens_k: int32 [B], each row's number of real tokens, past and new, less one.
+        total_sequence_length: int32 scalar, P + T; `present_length` is the same as a size.
+        cos_cache, sin_cache: [context, K/2].
+
+    Returns:
+        attention [B, T, num_heads·K], and present key and value [B, kv_num_heads, P + T, K].
+        Rows beyond a prompt's real tokens hold no meaning.
+    """
+    if torch.onnx.is_in_onnx_export():
+        B, T, _ = qkv.shape
+        head_dim = past_key.shape[-1]
+        present = (B, kv_num_heads, present_length, head_dim)
+        attention, key, value = symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            (qkv, None, None, past_key, past_value, seqlens_k, total_sequence_length, cos_cache, sin_cache),
+            {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "do_rotary": 1, "rotary_interleaved": 0},
+            dtypes=(qkv.dtype, past_key.dtype, past_value.dtype),
+            shapes=((B, T, num_heads * head_dim), present, present),
+            version=1,
+        )
+        return attention, key, value
+    return _eager_group_query_attention(
+        qkv, past_key, past_value, seqlens_k, cos_cache, sin_cache, num_heads, kv_num_heads
+    )
+
+
+def _eager_group_query_attention(
+    qkv: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    seqlens_k: Tensor,
+    cos_cache: Tensor,
+    sin_cache: Tensor,
+    num_heads: int,
+    kv_num_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, _ = qkv.shape
+    P, head_dim = past_key.shape[2:]
+    q, k, v = qkv.view(B, T, -1, head_dim).split((num_heads, kv_num_heads, kv_num_heads), dim=2)
+    first_B1 = (seqlens_k.long() + 1 - T).clamp(min=0)[:, None] if P else torch.zeros(B, 1, dtype=torch.long)
+    positions_BT = (first_B1 + torch.arange(T)).clamp(max=cos_cache.shape[0] - 1)
+    cos, sin = cos_cache[positions_BT][:, :, None], sin_cache[positions_BT][:, :, None]
+    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+
+    key, value = (F.pad(past, (0, 0, 0, T)) for past in (past_key, past_value))  # [B, kv, P+T, K]
+    at = positions_BT[:, None, :, None].expand(B, kv_num_heads, T, head_dim)
+    key, value = key.scatter(2, at, k.transpose(1, 2)), value.scatter(2, at, v.transpose(1, 2))
+
+    visible = torch.arange(P + T) <= positions_BT[:, None, :, None]  # [B, 1, T, P+T]
+    attention = F.scaled_dot_product_attention(
+        q.transpose(1, 2), key, value, attn_mask=visible, enable_gqa=num_heads != kv_num_heads
+    )
+    return attention.transpose(1, 2).reshape(B, T, -1), key, value
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding (arXiv:2104.09864), halves not interleaved: x [B, T, heads, K], cos and sin [B, T, 1, K/2]."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, num_heads: int) -> Tensor:
+    """Full attention of a vision tower: query, key, value [N, T, D] before their bias [3·D] → [N, T, D]."""
+    if torch.onnx.is_in_onnx_export():
+        return symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (query, key, value, bias),
+            {"num_heads": num_heads},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=1,
+        )
+    N, T, D = query.shape
+    heads = [
+        (x + b).view(N, T, num_heads, -1).transpose(1, 2)
+        for x, b in zip((query, key, value), bias.chunk(3), strict=True)
+    ]
+    return F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(N, T, D)
+
+
+def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., D] times a table [V, D] in its stored order → [..., V]: lets a head share the embedding's bytes."""
+    if torch.onnx.is_in_onnx_export():
+        shape = (*x.shape[:-1], weight.shape[0])
+        return symbolic(
+            "com.microsoft::FusedMatMul", (x, weight), {"transB": 1}, dtype=x.dtype, shape=shape, version=1
+        )
+    return x @ weight.T
+
+
+def quick_gelu(alpha: float) -> Activation:
+    """x·sigmoid(alpha·x) elementwise: alpha 1.702 is CLIP's quick GELU, alpha 1 is SiLU."""
+
+    def activate(x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return _elementwise("com.microsoft::QuickGelu", x, alpha=alpha)
+        return x * torch.sigmoid(alpha * x)
+
+    return activate
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x·Φ(x) elementwise (arXiv:1606.08415)."""
+    return _elementwise("com.microsoft::Gelu", x) if torch.onnx.is_in_onnx_export() else F.gelu(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation, elementwise."""
+    if torch.onnx.is_in_onnx_export():
+        return _elementwise("com.microsoft::FastGelu", x)
+    return F.gelu(x, approximate="tanh")
+
+
+def _elementwise(operator: str, x: Tensor, **attrs: float) -> Tensor:
+    return symbolic(operator, (x,), dict(attrs), dtype=x.dtype, shape=x.shape, version=1)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": quick_gelu(1.0),
+    "swish": quick_gelu(1.0),
+    "quick_gelu": quick_gelu(1.702),
+    "gelu": gelu,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_new": gelu_tanh,
+    "relu": F.relu,
+}
+"""By the names that checkpoints' `hidden_act` uses (transformers' `ACT2FN`)."""
