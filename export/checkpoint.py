@@ -1,0 +1,298 @@
+"""A checkpoint folder, read lazily: names, dtypes and shapes at once, values one tensor at a time.
+
+Enters: a folder in Hugging Face layout (`config.json`; `model.safetensors`, or shards with their index), or a
+hub id. Leaves: a `Checkpoint`. Only JSON and safetensors are opened: nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from pumice.errors import CheckpointError
+from pumice.export.hub import fetch, is_hub_id
+from pumice.export.progress import Progress, Silent
+
+SUPPORTED_MODEL_TYPES = ("llava",)
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+"""safetensors' names of the dtypes that weights may have."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_BUFFERS = ("position_ids",)
+"""Last parts of names of integer tensors that old checkpoints carry along and nobody reads."""
+_ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """Where a tensor is and what it looks like; `dtype` is safetensors' name (`F16`, `BF16`, …)."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint whose weights stay on disk until they are asked for.
+
+    `name` is the hub id or the folder's name; `config` is `config.json` as it stands; `tensors` has every
+    tensor of every shard under the checkpoint's own names.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that most weights have, by torch's name: `float16`."""
+        sizes: Counter[str] = Counter()
+        for info in self.tensors.values():
+            sizes[info.dtype] += math.prod(info.shape) if info.dtype in DTYPES else 0
+        return str(DTYPES[sizes.most_common(1)[0][0]]).removeprefix("torch.")
+
+    @property
+    def config_sha256(self) -> str:
+        """SHA-256 of the bytes of `config.json`, in lower-case hexadecimal."""
+        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that the tensor takes in the checkpoint's own dtype."""
+        info = self._info(name)
+        return math.prod(info.shape) * DTYPES[info.dtype].itemsize
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor in its own dtype and shape, in memory of its own (the file is closed again).
+
+        Raises:
+            CheckpointError: no such tensor, or its file was removed or damaged meanwhile.
+        """
+        info = self._info(name)
+        with _reading(info.file) as file:
+            return file.get_tensor(name).clone()
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` up to `stop` (along the first axis) of a large tensor; otherwise as `read`."""
+        info = self._info(name)
+        assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
+        with _reading(info.file) as file:
+            return file.get_slice(name)[start:stop].clone()
+
+    def _info(self, name: str) -> TensorInfo:
+        try:
+            info = self.tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}") from None
+        if info.dtype not in DTYPES:
+            raise CheckpointError(
+                f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {_choices()}"
+            )
+        return info
+
+
+def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = None) -> Checkpoint:
+    """Open a checkpoint folder, or fetch a hub id (`org/name`) that is no folder here and open that.
+
+    Raises:
+        CheckpointError: missing, damaged, not safetensors, quantised, with code of its own, an adapter, or of
+            an architecture that is not supported; the message is one line that says what to do.
+    """
+    path = Path(name_or_path).expanduser()
+    text = str(name_or_path)
+    if not path.exists() and is_hub_id(text):
+        path = fetch(text, _read_config, progress or Silent())
+        name = text
+    else:
+        name = path.resolve().name
+    _check_folder(path)
+    config = _read_config(path)
+    return Checkpoint(path=path, name=name, config=config, tensors=MappingProxyType(_read_headers(path)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        CheckpointError: missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}): download or convert it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}: expected an object")
+    return content
+
+
+def _check_folder(path: Path) -> None:
+    """A folder with `config.json`; what else it may be is said by its kind."""
+    if not path.exists():
+        raise CheckpointError(
+            f"no checkpoint at {path}: expected a folder with config.json and {WEIGHTS_NAME}, "
+            "or a hub id (org/name)"
+        )
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is a file: expected the folder that holds config.json and {WEIGHTS_NAME}"
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    if not names:
+        raise CheckpointError(f"{path} is empty: expected config.json and {WEIGHTS_NAME}")
+    if "adapter_config.json" in names:
+        raise CheckpointError(
+            f"{path} is an adapter (adapter_config.json): merge it into its base model first"
+        )
+    if not _safetensors(names):
+        _refuse_other_weights(path, names)
+    if "config.json" not in names:
+        raise CheckpointError(f"{path} has no config.json: expected a checkpoint in Hugging Face layout")
+
+
+def _safetensors(names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith(".safetensors") or name == INDEX_NAME]
+
+
+def _refuse_other_weights(path: Path, names: list[str]) -> None:
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        raise CheckpointError(
+            f"{path} has only pickled weights ({pickles[0]}), which can run code and are never opened: "
+            "convert it to safetensors first"
+        )
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if ggufs:
+        raise CheckpointError(
+            f"{path} holds GGUF weights ({ggufs[0]}): use the original safetensors checkpoint"
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """`config.json` of a whole that is supported, in float weights, without code of its own."""
+    where = path / "config.json"
+    config = read_json(where)
+    parts = [config] + [
+        config[key] for key in ("text_config", "vision_config") if isinstance(config.get(key), dict)
+    ]
+    for part in parts:
+        if part.get("auto_map"):
+            raise CheckpointError(
+                f"{where} asks for code of its own (auto_map): pumice never runs a checkpoint's code"
+            )
+        quantised = part.get("quantization_config") or part.get("compression_config")
+        if quantised:
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+            raise CheckpointError(
+                f"{where} says that the weights are quantised ({method or 'unknown method'}): "
+                "use the checkpoint with float weights; pumice quantises it (--precision int4)"
+            )
+    model_type = config.get("model_type")
+    if model_type not in SUPPORTED_MODEL_TYPES:
+        hint = (
+            "; of this one take the converted release (llava-hf/…)" if model_type in _ORIGINAL_LLAVA else ""
+        )
+        supported = ", ".join(SUPPORTED_MODEL_TYPES)
+        raise CheckpointError(f"{where} has model_type {model_type!r}: supported is {supported}{hint}")
+    return config
+
+
+def _read_headers(path: Path) -> dict[str, TensorInfo]:
+    """Every tensor's place, dtype and shape, from the headers of the weight files."""
+    if (path / WEIGHTS_NAME).exists():
+        tensors = _read_header(path / WEIGHTS_NAME)
+    elif (path / INDEX_NAME).exists():
+        tensors = _read_shards(path)
+    else:
+        found = _safetensors(sorted(entry.name for entry in path.iterdir()))
+        told = f"only {', '.join(found[:3])}" if found else "no weights"
+        raise CheckpointError(f"{path} has {told}: expected {WEIGHTS_NAME}, or shards with {INDEX_NAME}")
+    for name, info in tensors.items():
+        if info.dtype not in DTYPES and name.rpartition(".")[2] not in _BUFFERS:
+            raise CheckpointError(
+                f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {_choices()}"
+            )
+    if not any(info.dtype in DTYPES for info in tensors.values()):
+        raise CheckpointError(f"{path} has weight files without weights: download or convert it again")
+    return tensors
+
+
+def _read_shards(path: Path) -> dict[str, TensorInfo]:
+    """All shards that the index names; where two hold a tensor, the index says which counts."""
+    where = path / INDEX_NAME
+    weight_map = read_json(where).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{where} has no weight_map: expected an object from tensor names to shards")
+    for shard in weight_map.values():
+        plain = isinstance(shard, str) and PurePosixPath(shard).name == shard and "\\" not in shard
+        if not plain or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{where} names the shard {shard!r}: expected a .safetensors file in the same folder"
+            )
+    shards = {shard: _read_header(path / shard) for shard in sorted(set(weight_map.values()))}
+    tensors = {name: info for shard in shards.values() for name, info in shard.items()}
+    for name, shard in weight_map.items():
+        if name not in shards[shard]:
+            raise CheckpointError(
+                f"{where} says that {shard} holds {name!r}, but it does not: download it again"
+            )
+        tensors[name] = shards[shard][name]
+    return tensors
+
+
+def _read_header(file: Path) -> dict[str, TensorInfo]:
+    if not file.exists():
+        raise CheckpointError(f"{file} is missing: the checkpoint is incomplete, download it again")
+    if not file.is_file():
+        raise CheckpointError(f"{file} is not a file: expected safetensors weights")
+    tensors = {}
+    with _reading(file) as opened:
+        for name in opened.keys():  # noqa: SIM118 (the handle is no mapping)
+            part = opened.get_slice(name)
+            tensors[name] = TensorInfo(file=file, dtype=part.get_dtype(), shape=tuple(part.get_shape()))
+    return tensors
+
+
+class _reading:  # noqa: N801 (used as a function)
+    """An open safetensors file for the length of a block, its faults told as `CheckpointError`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._handle: Any = None
+
+    def __enter__(self) -> Any:
+        try:
+            self._handle = safe_open(self._file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise self._told(error) from None
+        return self._handle.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._handle.__exit__(kind, error, trace)
+        if isinstance(error, SafetensorError | OSError):
+            raise self._told(error) from None
+
+    def _told(self, error: Exception) -> CheckpointError:
+        reason = str(error).splitlines()[0].removeprefix("Error while deserializing header: ")
+        return CheckpointError(
+            f"{self._file} is not readable as safetensors ({reason}): download or convert it again"
+        )
+
+
+def _choices() -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
