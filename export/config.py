@@ -23,12 +23,45 @@ TEXT_TYPES: dict[str, type[PreTrainedConfig]] = {"llama": HfLlamaConfig}
 
 # Written by older transformers into every config, and of no effect on a forward pass.
 _LEGACY = frozenset(
-    "_name_or_path _attn_implementation_autoset torch_dtype transformers_version torchscript use_bfloat16 pruned_heads "
-    "tf_legacy_loss add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder tie_encoder_decoder "
-    "finetuning_task tokenizer_class prefix task_specific_params problem_type decoder_start_token_id sep_token_id "
-    "dropout ignore_index vocab_size projection_dim exponential_decay_length_penalty forced_bos_token_id "
-    "forced_eos_token_id suppress_tokens begin_suppress_tokens return_dict_in_generate use_cache "
-    "attn_implementation unsloth_version unsloth_fixed pad_token_id bos_token_id eos_token_id".split()
+    [
+        "_name_or_path",
+        "_attn_implementation_autoset",
+        "torch_dtype",
+        "transformers_version",
+        "torchscript",
+        "use_bfloat16",
+        "pruned_heads",
+        "tf_legacy_loss",
+        "add_cross_attention",
+        "cross_attention_hidden_size",
+        "is_decoder",
+        "is_encoder_decoder",
+        "tie_encoder_decoder",
+        "finetuning_task",
+        "tokenizer_class",
+        "prefix",
+        "task_specific_params",
+        "problem_type",
+        "decoder_start_token_id",
+        "sep_token_id",
+        "dropout",
+        "ignore_index",
+        "vocab_size",
+        "projection_dim",
+        "exponential_decay_length_penalty",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "return_dict_in_generate",
+        "use_cache",
+        "attn_implementation",
+        "unsloth_version",
+        "unsloth_fixed",
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+    ]
 )
 _ROPE = frozenset(("rope_theta", "rope_scaling", "rope_parameters"))
 

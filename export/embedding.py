@@ -1,4 +1,4 @@
-"""Exporter of the embedding merge: `input_ids` [batch, T] and `image_features` [M, D] → `inputs_embeds` [batch, T, D]."""
+"""Exporter of the embedding merge: `input_ids` [B, T] and `image_features` [M, D] → `inputs_embeds` [B, T, D]."""
 
 import torch
 from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig

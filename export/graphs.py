@@ -146,7 +146,7 @@ def _graph(
     )
 
 
-def _none(model: ir.Model, scheme: Int4) -> list[str]:
+def _none(_model: ir.Model, _scheme: Int4) -> list[str]:
     return []
 
 

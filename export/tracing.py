@@ -89,7 +89,7 @@ def _drop_unused_outputs(model: ir.Model) -> None:
 
 
 def _name_by_path(model: ir.Model) -> None:
-    """Name nodes by their module's path, as `/layers.0/mlp/down_proj/MatMul`, so that a profile reads like the model."""
+    """Name nodes by their module's path, `/layers.0/mlp/down_proj/MatMul`: a profile then reads like the model."""
     taken: dict[str, int] = {}
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))

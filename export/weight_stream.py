@@ -82,8 +82,8 @@ def write_weights(
         for parameter in parameters:
             for name, array in zip(parameter.names, parameter.make(), strict=True):
                 value = inputs[name]
-                _check_fits(value, array)
-                value.const_value = _stored(name, array, file, location, folder)
+                fitted = _fitted(value, array)
+                value.const_value = _stored(name, fitted, file, location, folder)
                 _make_initializer(model, value)
                 advance(array.nbytes)
         empty = file.tell() == 0
@@ -136,11 +136,12 @@ def _make_initializer(model: ir.Model, value: ir.Value) -> None:
     model.graph.register_initializer(value)
 
 
-def _check_fits(value: ir.Value, array: Array) -> None:
+def _fitted(value: ir.Value, array: Array) -> Array:
+    """The array in the initializer's shape: a quantised table is flat where a quantised matrix has blocks."""
     assert value.shape is not None
     assert value.dtype is not None
-    expected = (value.dtype.numpy(), tuple(value.shape.numpy()))
-    assert (array.dtype, array.shape) == expected, f"{value.name}: {array.dtype}{array.shape}, not {expected}"
+    assert array.dtype == value.dtype.numpy(), f"{value.name}: {array.dtype}, not {value.dtype}"
+    return array.reshape(value.shape.numpy())
 
 
 def _nbytes(value: ir.Value) -> int:

@@ -45,7 +45,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
-    """The whole: `vision_feature_layer` counts the tower's layers that are run; the class token is dropped if `default`."""
+    """The whole. `vision_feature_layer` counts the tower's layers that are run; `default` drops the class token."""
 
     vision: VisionConfig
     text: TextConfig

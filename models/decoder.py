@@ -1,4 +1,4 @@
-"""The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, giving logits where they are asked for."""
+"""The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, with logits where they are asked for."""
 
 from __future__ import annotations
 
