@@ -84,14 +84,16 @@ class Checkpoint:
         """
         info = self._info(name)
         with _reading(info.file) as file:
-            return file.get_tensor(name).clone()
+            tensor: torch.Tensor = file.get_tensor(name).clone()
+        return tensor
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` up to `stop` (along the first axis) of a large tensor; otherwise as `read`."""
         info = self._info(name)
         assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
         with _reading(info.file) as file:
-            return file.get_slice(name)[start:stop].clone()
+            rows: torch.Tensor = file.get_slice(name)[start:stop].clone()
+        return rows
 
     def _info(self, name: str) -> TensorInfo:
         try:

@@ -41,17 +41,17 @@ def _snapshot(hub_id: str, patterns: tuple[str, ...], progress: Progress) -> Pat
     from huggingface_hub import errors, snapshot_download
     from tqdm import tqdm
 
-    class Relay(tqdm):  # type: ignore[type-arg]
+    class Relay(tqdm):
         """tqdm's interface over `progress`: it shows nothing, and passes on the bytes written to disk."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._relays = str(kwargs.get("desc", "")).startswith("Reconstructing")
             super().__init__(*args, **{**kwargs, "disable": True})
 
-        def update(self, n: float | None = 1) -> bool | None:
+        def update(self, n: float | None = 1) -> None:
             if self._relays:
                 progress.advance(int(n or 0))
-            return super().update(n)
+            super().update(n)
 
     options: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(SUBFOLDERS)}
     try:

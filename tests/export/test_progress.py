@@ -40,7 +40,7 @@ def test_a_long_stage_gives_signs_of_life(monkeypatch):
 
 def test_an_interrupted_stage_is_not_reported_as_finished():
     stream = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), showing(stream=stream) as progress:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), showing(stream=stream) as progress:
         progress.stage("weights", steps=3)
         raise KeyboardInterrupt
     assert stream.getvalue() == ""
