@@ -1,0 +1,41 @@
+"""Fixtures that several folders of tests share. Bundles are exported once a session; tests must not change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile(
+    "default", deadline=None
+)  # machines that do other things meanwhile are slow at times
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def pebble_checkpoint() -> Path:
+    """The bundled tiny LLaVA, in Hugging Face layout."""
+    folder = Path(__file__).parent.parent / "pebble" / "checkpoint"
+    assert (folder / "model.safetensors").is_file(), f"{folder} is missing: it is part of the repository"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pebble_bundle(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pebble in float32."""
+    return _export(pebble_checkpoint, tmp_path_factory, "fp32")
+
+
+@pytest.fixture(scope="session")
+def pebble_bundle_int4(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pebble with 4-bit weights."""
+    return _export(pebble_checkpoint, tmp_path_factory, "int4")
+
+
+def _export(checkpoint: Path, folders: pytest.TempPathFactory, precision: str) -> Path:
+    from pumice.export.export import export_bundle  # imports torch: only for the tests that need it
+
+    bundle = folders.mktemp("bundles") / f"pebble-{precision}"
+    export_bundle(checkpoint, bundle, precision=precision)  # type: ignore[arg-type]
+    return bundle
