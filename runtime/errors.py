@@ -1,16 +1,16 @@
 """The exception tree. Every message says what was got, what was expected and what to do.
 
-    PumiceError                 the root: catch this
-    ├── UsageError              the call itself is wrong (arguments, options)        exit code 2
-    ├── DeviceError             the device asked for cannot be used                  exit code 3
-    ├── CheckpointError         a checkpoint cannot be read, or is not supported
-    ├── ExportError             a bundle cannot be written
-    ├── BundleError             a bundle cannot be trusted or opened
-    │   └── SchemaVersionError  it was written for a newer pumice
-    ├── ImageError              a picture cannot be read, or is too large
-    ├── PromptError             a prompt and its pictures do not fit each other
-    │   └── ContextLengthError  the prompt is longer than the model's context
-    └── GenerationError         the model produced something unusable (NaN, infinity)
+PumiceError                 the root: catch this
+├── UsageError              the call itself is wrong (arguments, options)        exit code 2
+├── DeviceError             the device asked for cannot be used                  exit code 3
+├── CheckpointError         a checkpoint cannot be read, or is not supported
+├── ExportError             a bundle cannot be written
+├── BundleError             a bundle cannot be trusted or opened
+│   └── SchemaVersionError  it was written for a newer pumice
+├── ImageError              a picture cannot be read, or is too large
+├── PromptError             a prompt and its pictures do not fit each other
+│   └── ContextLengthError  the prompt is longer than the model's context
+└── GenerationError         the model produced something unusable (NaN, infinity)
 """
 
 

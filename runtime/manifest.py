@@ -65,8 +65,8 @@ class Graphs:
 class DecoderShape:
     """What the KV cache and the logits look like.
 
-    `past_key_values.{i}.key` is [batch_size, kv_heads, past, head_dim] of dtype `kv_dtype`; `context_length` is in tokens.
-    """
+    `past_key_values.{i}.key` is [batch_size, kv_heads, past, head_dim] of dtype `kv_dtype`; `context_length` is in
+    tokens."""
 
     layers: Positive
     kv_heads: Positive
@@ -81,8 +81,10 @@ class DecoderShape:
 class ImageProcessing:
     """How a picture becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
 
-    `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width) whatever the aspect;
-    `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller. `resample` is PIL's filter number.
+    `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width)
+    whatever the aspect;
+    `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller. `resample` is
+    PIL's filter number.
     `mean` and `std` are per channel, on values already multiplied by `rescale_factor`.
     """
 
@@ -100,7 +102,8 @@ class ImageProcessing:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokens:
-    """How pictures appear in a prompt: `token` in the text stands for one picture and becomes `per_image` × `token_id`."""
+    """How pictures appear in a prompt: `token` in the text stands for one picture and becomes `per_image` ×
+    `token_id`."""
 
     token: str
     token_id: NonNegative
@@ -161,7 +164,8 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class Requires:
-    """What a reader must have: `onnxruntime` is the oldest version tried; `opset` and `ir_version` are of the graphs."""
+    """What a reader must have: `onnxruntime` is the oldest version tried; `opset` and `ir_version` are of the
+    graphs."""
 
     onnxruntime: str
     opset: Positive
@@ -198,11 +202,15 @@ def load_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST_NAME
     if not bundle.is_dir():
-        raise BundleError(f"no bundle at {bundle}: expected a folder with {MANIFEST_NAME}; make one with `pumice export`")
+        raise BundleError(
+            f"no bundle at {bundle}: expected a folder with {MANIFEST_NAME}; make one with `pumice export`"
+        )
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BundleError(f"{bundle} has no {MANIFEST_NAME}: not a pumice bundle, or its export did not finish") from None
+        raise BundleError(
+            f"{bundle} has no {MANIFEST_NAME}: not a pumice bundle, or its export did not finish"
+        ) from None
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None
     return decode_manifest(data, str(path))
@@ -236,7 +244,12 @@ def _check_names(manifest: Manifest, where: str) -> None:
     """Every file that the manifest names is listed, once, by a plain relative path inside the bundle."""
     for name in manifest.files:
         parts = PurePosixPath(name).parts
-        plain = re.fullmatch(r"[^\\:\x00-\x1f]+", name) and not name.startswith("/") and ".." not in parts and parts
+        plain = (
+            re.fullmatch(r"[^\\:\x00-\x1f]+", name)
+            and not name.startswith("/")
+            and ".." not in parts
+            and parts
+        )
         if not plain or str(PurePosixPath(name)) != name or name == MANIFEST_NAME:
             raise BundleError(f"{where} lists {name!r}: expected plain paths inside the bundle")
     graphs = (manifest.graphs.vision_encoder, manifest.graphs.embedding, manifest.graphs.decoder)

@@ -1,0 +1,99 @@
+"""Conversations in the Hugging Face form, checked.
+
+Enters: a question, or a list of `{"role", "content"}` whose content is text or a list of
+`{"type": "image"}` and `{"type": "text", "text": …}`. Leaves: `Message` objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pumice.errors import PromptError
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+MAX_TEXT = 1_000_000
+"""Characters of all texts of a conversation; a context of 128,000 tokens holds about half as many."""
+
+Content = str | tuple[str | None, ...]
+"""Text alone; or parts, where None is a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn. `content` is text alone, or a tuple of parts: texts, and None for a picture."""
+
+    role: str
+    content: Content
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts, in order."""
+        parts = (self.content,) if isinstance(self.content, str) else self.content
+        return tuple(part for part in parts if part is not None)
+
+    def as_dict(self, text: Callable[[str], str] = str) -> dict[str, Any]:
+        """The form that chat templates read, with `text` applied to each text."""
+        if isinstance(self.content, str):
+            return {"role": self.role, "content": text(self.content)}
+        parts = [{"type": "image"} if p is None else {"type": "text", "text": text(p)} for p in self.content]
+        return {"role": self.role, "content": parts}
+
+    def in_parts(self) -> Message:
+        """The same message with its text as the only part of a list."""
+        content = (self.content,) if isinstance(self.content, str) else self.content
+        return Message(role=self.role, content=content)
+
+
+def as_messages(prompt: str | Sequence[Mapping[str, Any]], pictures: int) -> list[Message]:
+    """Messages of a prompt; a plain string is a user's question about all `pictures`, which come first.
+
+    Raises:
+        PromptError: another form, an unknown role, or too much text.
+    """
+    if isinstance(prompt, str):
+        messages = [Message(role="user", content=(*[None] * pictures, prompt))]
+    elif isinstance(prompt, Sequence) and prompt and not isinstance(prompt, (bytes, bytearray)):
+        messages = [_message(message, i) for i, message in enumerate(prompt)]
+    else:
+        raise PromptError(f"expected a question or a list of messages, got {_kind(prompt)}")
+    length = sum(len(text) for message in messages for text in message.texts)
+    if length > MAX_TEXT:
+        raise PromptError(f"the conversation has {length:,} characters, at most {MAX_TEXT:,} are accepted")
+    return messages
+
+
+def _message(message: Any, index: int) -> Message:
+    where = f"message {index}"
+    if not isinstance(message, Mapping):
+        raise PromptError(f"{where} is {_kind(message)}, expected a dict with role and content")
+    unknown = {key for key, value in message.items() if value is not None} - {"role", "content"}
+    if unknown or "content" not in message:
+        keys = ", ".join(map(repr, message)) or "none"
+        raise PromptError(f"{where} has the keys {keys}; expected 'role' and 'content'")
+    role, content = message.get("role"), message["content"]
+    if role not in ROLES:
+        raise PromptError(f"{where} has the role {role!r}; expected one of {', '.join(ROLES)}")
+    if isinstance(content, str):
+        return Message(role=role, content=content)
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise PromptError(f"{where} has a content of {_kind(content)}, expected text or a list of parts")
+    return Message(role=role, content=tuple(_part(part, where) for part in content))
+
+
+def _part(part: Any, where: str) -> str | None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "image":
+        return None
+    if kind == "text" and isinstance(part.get("text"), str):
+        text: str = part["text"]
+        return text
+    raise PromptError(
+        f"{where} has a part that is neither {{'type': 'image'}} nor {{'type': 'text', 'text': '…'}}; "
+        "pictures themselves go into images=[…]"
+    )
+
+
+def _kind(value: object) -> str:
+    return "an empty list" if isinstance(value, Sequence) and not value else f"a {type(value).__name__}"

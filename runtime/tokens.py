@@ -1,0 +1,66 @@
+"""Text becomes token ids and token ids become text, with the checkpoint's own `tokenizer.json`.
+
+Enters: text, or the spans of a rendered prompt. Leaves: token ids; and text without special tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from tokenizers import Tokenizer
+
+from pumice.errors import BundleError
+from pumice.seal import SealedTokenizer, Span
+
+
+class PromptTokenizer:
+    """The tokenizer in its two forms: as published, and sealed against special tokens in users' texts.
+
+    Sealed are all tokens that `tokenizer.json` calls special, those of `reserved`, and other added tokens that the
+    chat template writes (`template`), as transformers' `sanitize_control_tokens` has it.
+    """
+
+    def __init__(self, tokenizer_json: bytes, *, reserved: Sequence[str], template: str) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+            added = msgspec.json.decode(tokenizer_json)["added_tokens"]
+            control = [t["content"] for t in added if t["special"] or t["content"] in template]
+            self._sealed = SealedTokenizer(tokenizer_json, [*control, *reserved])
+        except Exception as error:  # tokenizers raises plain Exception
+            raise BundleError(f"the bundle's tokenizer cannot be loaded: {str(error)[:200]}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        ids = {self._tokenizer.token_to_id(text) for text in [*control, *reserved]}
+        self.control_ids = frozenset(i for i in ids if i is not None)
+        self.held_ids = self.control_ids | _byte_ids(tokenizer_json)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt as it stands: special tokens are special, and those of the post-processor are added."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
+        return ids
+
+    def encode_spans(self, spans: Sequence[Span], *, add_special_tokens: bool) -> list[int]:
+        """Ids of a prompt of which only the trusted spans can make special tokens."""
+        return self._sealed.encode(spans, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+
+def _byte_ids(tokenizer_json: bytes) -> frozenset[int]:
+    """Ids of `<0x00>` … `<0xFF>` where the decoder joins such tokens to characters (byte fallback)."""
+    definition = msgspec.json.decode(tokenizer_json)
+    decoder = definition.get("decoder") or {}
+    if not any(part.get("type") == "ByteFallback" for part in [decoder, *decoder.get("decoders", [])]):
+        return frozenset()
+    vocabulary = definition["model"]["vocab"]
+    pairs = (
+        vocabulary.items()
+        if isinstance(vocabulary, dict)
+        else ((text, i) for i, (text, _) in enumerate(vocabulary))
+    )
+    names = {f"<0x{byte:02X}>" for byte in range(256)}
+    return frozenset(i for text, i in pairs if text in names)
