@@ -15,7 +15,7 @@ NUM_LOGITS = "num_logits_to_keep"
 
 def trace_decoder(config: LlavaConfig) -> Traced:
     """Trace the decoder for any batch, number of new tokens and past length."""
-    text, layers = config.text, range(config.text.num_hidden_layers)
+    text = config.text
 
     def example() -> Example:
         past = MistralDummyPastKeyValuesGenerator(
@@ -33,23 +33,22 @@ def trace_decoder(config: LlavaConfig) -> Traced:
             dynamic_shapes=(
                 {0: batch, 1: Dim("sequence_length")},
                 {0: batch} | total,
-                [(cache, cache) for _ in layers],
+                [(cache, cache)] * text.num_hidden_layers,
                 None,
             ),
             input_names=[
                 "inputs_embeds",
                 "attention_mask",
-                *cache_names("past_key_values", text),
+                *cache_names("past_key_values", text.num_hidden_layers),
                 NUM_LOGITS,
             ],
-            output_names=["logits", *cache_names("present", text)],
+            output_names=["logits", *cache_names("present", text.num_hidden_layers)],
             output_dims={"logits": ("batch_size", "num_logits", text.vocab_size)},
         )
 
     return trace(lambda: Decoder(config), example)
 
 
-def cache_names(prefix: str, text: object) -> list[str]:
+def cache_names(prefix: str, layers: int) -> list[str]:
     """`prefix.0.key`, `prefix.0.value`, `prefix.1.key`, … for every layer."""
-    layers = NormalizedTextConfigWithGQA(text).num_hidden_layers
     return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]

@@ -1,0 +1,82 @@
+"""What is trained on when: batches of packed questions, drawn by the step's own generator so that training can resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pebble.followups import CONVERSATIONS
+from pebble.packing import Packed, Packer
+from pebble.pairs import PAIR_ASKS, Pair
+from pebble.pool import Pool, normalise, patch_labels
+from pebble.questions import ASKS
+from pebble.records import Turn
+from pebble.scenes import Scene
+
+SCENES_PER_STEP, PAIRS_PER_STEP = 16, 8
+QUESTIONS_PER_SCENE, FOLLOW_UPS_PER_SCENE, QUESTIONS_PER_PAIR = 6, 2, 4
+PAIR_EVERY = 4
+"""One step in this many is on pairs of pictures."""
+WEIGHTS = {"shown": 1.0, "describe": 1.2, "colour": 0.8, "shape": 0.8, "count": 1.2, "exists": 1.4}
+"""How often a kind is asked; 1 for those not named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """`pixel_values` float32 [N, 3, H, W] in the order in which the packed rows use them."""
+
+    pixel_values: Tensor
+    packed: Packed
+
+
+def draw_batch(pool: Pool, packer: Packer, step: int, seed: int) -> Batch:
+    """The batch of a training step."""
+    rng = Random(f"{seed} step {step}")
+    if step % PAIR_EVERY == PAIR_EVERY - 1:
+        chosen = rng.sample(range(len(pool.pairs)), PAIRS_PER_STEP)
+        samples = [(2, ask_pair(pool.pairs[i], rng)) for i in chosen]
+        pixels = pool.pair_pixels[[2 * i + k for i in chosen for k in (0, 1)]]
+    else:
+        chosen = rng.sample(range(len(pool.scenes)), SCENES_PER_STEP)
+        samples = [(1, ask_scene(pool.scenes[i], rng)) for i in chosen]
+        pixels = pool.scene_pixels[chosen]
+    return Batch(pixel_values=torch.from_numpy(normalise(pixels)), packed=packer.pack(samples))
+
+
+def ask_scene(scene: Scene, rng: Random) -> list[tuple[Turn, ...]]:
+    """Conversations about one picture, of one and of two turns."""
+    kinds = list(ASKS)
+    weights = [WEIGHTS.get(kind, 1.0) for kind in kinds]
+    asked: list[tuple[Turn, ...]] = []
+    while len(asked) < QUESTIONS_PER_SCENE:
+        turn = ASKS[rng.choices(kinds, weights)[0]](scene, rng)
+        if turn is not None:
+            asked.append((turn,))
+    while len(asked) < QUESTIONS_PER_SCENE + FOLLOW_UPS_PER_SCENE:
+        turns = CONVERSATIONS[rng.choice(list(CONVERSATIONS))](scene, rng)
+        if turns is not None:
+            asked.append(turns)
+    return asked
+
+
+def ask_pair(pair: Pair, rng: Random) -> list[tuple[Turn, ...]]:
+    """Questions about two pictures; the difference is always among them."""
+    asked: list[tuple[Turn, ...]] = []
+    kinds = list(PAIR_ASKS)
+    while len(asked) < QUESTIONS_PER_PAIR:
+        turn = PAIR_ASKS["two pictures: difference" if not asked else rng.choice(kinds)](pair, rng)
+        if turn is not None:
+            asked.append((turn,))
+    return asked
+
+
+def draw_patches(pool: Pool, step: int, seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Pictures and what their patches show, for the vision tower's warm-up: [N, 3, H, W] and int64 [N, patches, 3]."""
+    rng = Random(f"{seed} patches {step}")
+    chosen = rng.sample(range(len(pool.scenes)), count)
+    labels = np.stack([patch_labels(pool.scenes[i]) for i in chosen])
+    return torch.from_numpy(normalise(pool.scene_pixels[chosen])), torch.from_numpy(labels)

@@ -1,0 +1,83 @@
+"""Pictures drawn ahead of training: scenes in, a memory-mapped array of small pictures out.
+
+Pictures are rendered at various sizes and shrunk as the image processor shrinks them; questions are drawn afresh
+each time a picture is used, so a pool can be passed over many times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pebble.architecture import IMAGE_SIZE, MEAN, PATCH_SIZE, STD
+from pebble.pairs import Pair, sample_pair
+from pebble.scenes import COLOURS, KINDS, SIZES, Scene, render, sample_scene
+
+RENDER_SIZES = (160, 224, 288)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """`pixels` uint8 [scenes or 2·pairs, size, size, 3]; the pictures of pair i are 2i and 2i + 1 of their own pool."""
+
+    scenes: tuple[Scene, ...]
+    pairs: tuple[Pair, ...]
+    scene_pixels: NDArray[np.uint8]
+    pair_pixels: NDArray[np.uint8]
+
+
+def draw_pool(folder: Path, *, scenes: int, pairs: int, seed: int, advance: Callable[[], None]) -> Pool:
+    """Draw, or open what was drawn before with the same numbers."""
+    drawn = tuple(sample_scene(Random(f"{seed} scene {i}")) for i in range(scenes))
+    paired = tuple(sample_pair(Random(f"{seed} pair {i}")) for i in range(pairs))
+    both = [scene for pair in paired for scene in (pair.first, pair.second)]
+    return Pool(
+        scenes=drawn,
+        pairs=paired,
+        scene_pixels=_pixels(folder / f"scenes-{seed}-{scenes}.npy", list(drawn), advance),
+        pair_pixels=_pixels(folder / f"pairs-{seed}-{pairs}.npy", both, advance),
+    )
+
+
+def _pixels(path: Path, scenes: list[Scene], advance: Callable[[], None]) -> NDArray[np.uint8]:
+    if not path.exists():
+        drawn = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        for i, scene in enumerate(scenes):
+            drawn[i] = shrink(render(scene, RENDER_SIZES[i % len(RENDER_SIZES)]))
+            advance()
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, drawn)
+        partial.replace(path)
+    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return pixels
+
+
+def shrink(picture: Image.Image) -> NDArray[np.uint8]:
+    """A square picture as the image processor resizes it."""
+    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+
+
+def normalise(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 [N, H, W, 3] → `pixel_values` float32 [N, 3, H, W]."""
+    scaled = (pixels_NHWC.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def patch_labels(scene: Scene) -> NDArray[np.int64]:
+    """What the middle of each patch shows → [patches, 3]: kind, colour, size, each 0 for background."""
+    side = IMAGE_SIZE // PATCH_SIZE
+    labels = np.zeros((side, side, 3), np.int64)
+    middles = (np.arange(side) + 0.5) / side
+    for shape in scene.shapes:
+        near = (
+            np.maximum(np.abs(middles[:, None] - shape.y), np.abs(middles[None, :] - shape.x)) < shape.radius
+        )
+        kind, colour = KINDS.index(shape.kind), list(COLOURS).index(shape.colour)
+        labels[near] = (kind + 1, colour + 1, list(SIZES).index(shape.size) + 1)
+    return labels.reshape(-1, 3)
