@@ -1,0 +1,80 @@
+# The verbs of this project. `make` alone lists them; hooks and CI call the same ones.
+
+PYTHON    ?= python3
+VENV      ?= .venv
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TORCH     := torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+MODEL     ?= pebble/checkpoint
+PRECISION ?= fp32
+OUT       ?= bundles/pebble-$(PRECISION)
+ARGS      ?=
+
+DEMO      := bundles/pebble-fp32
+PICTURE   ?= pebble/demo.png
+QUESTION  ?= What is in this picture?
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup export run test lint format types wheel pebble clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  variables: PYTHON, VENV, ARGS (more arguments for export, run and test)"
+
+setup: $(INSTALLED) ## create .venv and install everything (CPU torch where there is no NVIDIA GPU)
+
+# Without a GPU torch comes as a CPU wheel: from the configured indexes if they have one, else from PyTorch's own;
+# PyPI's (with CUDA libraries) works too and is the last resort.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pumice needs Python 3.11 or newer: make setup PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then :; \
+	elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then $(BIN)/pip install -q $(TORCH); \
+	else \
+		$(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || \
+		$(BIN)/pip install -q $(TORCH) --index-url $(CPU_INDEX) 2>/dev/null || \
+		$(BIN)/pip install -q $(TORCH); \
+	fi
+	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@
+
+export: $(INSTALLED) ## MODEL=<folder or hub id> PRECISION=fp32|int4 OUT=<folder>: write a bundle
+	$(BIN)/pumice export $(MODEL) $(OUT) --precision $(PRECISION) $(ARGS)
+
+run: $(DEMO)/manifest.json ## export the bundled model if needed, and ask it about the bundled picture
+	$(BIN)/pumice run $(DEMO) -i $(PICTURE) "$(QUESTION)" $(ARGS)
+
+$(DEMO)/manifest.json: pebble/checkpoint/model.safetensors | $(INSTALLED)
+	$(BIN)/pumice export pebble/checkpoint $(DEMO) --overwrite
+
+test: $(INSTALLED) ## the test suite (ARGS="-m 'not slow'" for a quick one)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Folders are not named as they are imported (runtime/ is pumice, export/ is pumice.export), so mypy gets a tree of links.
+types: $(INSTALLED) ## mypy, strict
+	@rm -rf build/types
+	@mkdir -p build/types/pumice
+	@ln -s $(addprefix $(CURDIR)/,$(filter-out runtime/__pycache__,$(wildcard runtime/*)) export models) build/types/pumice/
+	$(BIN)/mypy
+
+wheel: $(INSTALLED) ## sdist and wheel into dist/
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build --no-isolation
+
+pebble: $(INSTALLED) ## train the bundled model again (about an hour on two cores; ARGS=--restart from scratch)
+	$(BIN)/python -m pebble.train $(ARGS)
+
+clean: ## remove what was built; .venv, bundles and training state stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
