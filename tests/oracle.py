@@ -1,0 +1,78 @@
+"""transformers, the one oracle: its model of a checkpoint, and ours in plain torch beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pumice.export.checkpoint import open_checkpoint
+from pumice.export.config import read_config
+from pumice.models.config import LlavaConfig
+from pumice.models.decoder import Cache, Decoder, rotary_caches
+from pumice.models.embedding import EmbeddingMerge
+from pumice.models.vision import VisionEncoder
+from pumice.models.weights import (
+    canonical_name,
+    decoder_weights,
+    embedding_weights,
+    load_weights,
+    vision_encoder_weights,
+)
+from transformers import LlavaForConditionalGeneration
+
+ZERO, ONE = torch.tensor(0), torch.tensor(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """Our modules with a checkpoint's weights."""
+
+    config: LlavaConfig
+    vision_encoder: VisionEncoder
+    embedding: EmbeddingMerge
+    decoder: Decoder
+
+    def empty_cache(self, batch: int = 1) -> Cache:
+        text = self.config.text
+        shape = (batch, text.num_key_value_heads, 0, text.head_dim)
+        return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(text.num_hidden_layers)]
+
+    def logits(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        width = self.config.text.hidden_size
+        features = torch.zeros(0, width) if pixel_values is None else self.vision_encoder(pixel_values)
+        embeds = self.embedding(input_ids, features)
+        mask = torch.ones_like(input_ids)
+        logits, _ = self.decoder(embeds, mask, self.empty_cache(len(input_ids)), ZERO)
+        return logits
+
+
+def theirs(folder: Path) -> LlavaForConditionalGeneration:
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def ours(folder: Path) -> Ours:
+    checkpoint = open_checkpoint(folder)
+    config = read_config(checkpoint.config)
+    names = {canonical_name(name): name for name in checkpoint.tensors}
+    read: Callable[[str], torch.Tensor] = lambda name: checkpoint.read(names[name])  # noqa: E731
+    modules = VisionEncoder(config), EmbeddingMerge(config), Decoder(config)
+    tables = vision_encoder_weights(config), embedding_weights(config), decoder_weights(config)
+    for module, table in zip(modules, tables, strict=True):
+        load_weights(module, table, read)
+    modules[2].cos_cache, modules[2].sin_cache = rotary_caches(config.text)
+    return Ours(config=config, vision_encoder=modules[0], embedding=modules[1], decoder=modules[2])
+
+
+def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random `input_ids` [1, T] with `images` pictures' tokens inside, and random `pixel_values`."""
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(3, config.text.vocab_size, (4 * (images + 1),), generator=generator)
+    words[words == config.image_token_id] = 3
+    picture = torch.full((config.tokens_per_image,), config.image_token_id)
+    parts = [words[:4]]
+    for i in range(images):
+        parts += [picture, words[4 * (i + 1) : 4 * (i + 2)]]
+    size = config.vision.image_size
+    return torch.cat(parts)[None], torch.randn(images, 3, size, size, generator=generator)
