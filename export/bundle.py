@@ -47,26 +47,27 @@ def writing_bundle(destination: Path, *, overwrite: bool, needed_bytes: int | No
         ExportError: the destination exists, cannot be written, or the disk is too full (before or during the block).
     """
     destination = _resolved(destination)
-    _check_destination(destination, overwrite)
-    made = [parent for parent in destination.parents if not parent.exists()]
     folder = destination.parent / f"{_prefix(destination)}{secrets.token_hex(4)}{janitor.NEW}"
-    with _told(destination, folder, needed_bytes), _terminable(), _cleared(folder, destination, made):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(destination)
-        _check_space(destination.parent, needed_bytes)
-        with _locked(folder):
-            yield folder
-            _sync(folder)
-            _check_destination(destination, overwrite)  # it may have come into being meanwhile
-            move_into_place(folder, destination)
-            _sync_path(destination.parent)
+    with _told(destination, folder, needed_bytes):
+        _check_destination(destination, overwrite)
+        made = [parent for parent in destination.parents if not parent.exists()]
+        with _terminable(), _cleared(folder, destination, made):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(destination)
+            _check_space(destination.parent, needed_bytes)
+            with _locked(folder):
+                yield folder
+                _sync(folder)
+                _check_destination(destination, overwrite)  # it may have come into being meanwhile
+                move_into_place(folder, destination)
+                _sync_path(destination.parent)
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
     """Sizes in bytes and SHA-256 of all files in `folder` but the manifest, by relative name, sorted."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor() as threads:
         entries = dict(zip(names, threads.map(_file_entry, paths), strict=True))
     entries.pop(MANIFEST_NAME, None)
     return entries

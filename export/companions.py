@@ -114,9 +114,10 @@ def _load_processor(path: Path) -> Any:
 
 def _check_files(path: Path) -> None:
     """What must be there is, JSON files hold objects, and none asks for code of its own."""
-    contents = {
-        file.name: read_json(file) for file in sorted(path.glob("*.json")) if file.name != TOKENIZER_NAME
-    }
+    names = [
+        name for name in (*COPIED, "chat_template.json") if name.endswith(".json") and (path / name).exists()
+    ]
+    contents = {name: read_json(path / name) for name in names}
     for name, content in contents.items():
         if content.get("auto_map"):
             raise CheckpointError(
@@ -227,7 +228,7 @@ def _tokens(tokenizer: Any, checkpoint: Checkpoint) -> Tokens:
 
 def _first_ids(checkpoint: Checkpoint, key: str, otherwise: int | None) -> list[int]:
     """The ids that the first source has which says anything; one that is negative means none."""
-    text = checkpoint.config.get("text_config", {})
+    text = checkpoint.config.get("text_config") or {}
     for source in (_generation_config(checkpoint.path), checkpoint.config, text, {key: otherwise}):
         value = source.get(key)
         if value is None:

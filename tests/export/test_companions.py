@@ -209,6 +209,11 @@ def test_damaged_files(folder, name, content):
     assert name in refused(folder)
 
 
+def test_files_of_others_are_let_alone(folder):
+    (folder / "all_results.json").write_text("[1, 2")
+    described(folder)
+
+
 def test_no_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in refused(folder)
