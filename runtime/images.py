@@ -15,6 +15,7 @@ import binascii
 import os
 import re
 import stat
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +27,8 @@ from pumice.errors import ImageError
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
+_ONE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
@@ -34,6 +37,17 @@ MAX_SIDE = 65_535
 pixels."""
 
 _UNREADABLE = "cannot be read: expected an undamaged JPEG, PNG, WebP or GIF"
+
+
+def image_list(images: Sequence[ImageInput] | ImageInput | None) -> list[ImageInput]:
+    """A list of pictures, given as one, as several, or as none."""
+    if images is None:
+        return []
+    if isinstance(images, _ONE):
+        return [images]
+    if isinstance(images, Sequence):
+        return list(images)
+    raise ImageError(f"pictures were given as {type(images).__name__}, expected a list of them")
 
 
 def open_image(source: ImageInput) -> Image.Image:
@@ -48,8 +62,8 @@ def open_image(source: ImageInput) -> Image.Image:
         return _check_size(source)
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), "the picture")
+    if isinstance(source, bytes):
+        return _decode(source, "the picture")
     if isinstance(source, str) and source.startswith("data:"):
         return _decode(_data_uri(source), "the picture of the data URI")
     if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)):

@@ -57,26 +57,32 @@ class PromptBuilder:
         self._template = template
 
     def prepare(self, prompt: Prompt, images: Sequence[ImageInput] = (), *, raw: bool = False) -> Prepared:
-        """Token ids and pixel values of a prompt.
-
-        Everything about the text is checked before the first picture is opened.
+        """Token ids and pixel values of a prompt; the text is checked before the first picture is opened.
 
         Raises:
             PromptError: no chat template, messages of another form, placeholders and pictures that differ in number, …
             ContextLengthError: longer than the model's context.
             ImageError: a picture cannot be read.
         """
-        ids = self._raw_ids(prompt, len(images)) if raw else self._chat_ids(prompt, len(images))
+        return Prepared(
+            input_ids=np.array([self.ids(prompt, len(images), raw=raw)], np.int64),
+            pixel_values=self.pixels(images),
+            image_tokens=len(images) * self._manifest.image_tokens.per_image,
+        )
+
+    def ids(self, prompt: Prompt, pictures: int, *, raw: bool = False) -> list[int]:
+        """Token ids of a prompt with so many pictures. Raises as `prepare`."""
+        ids = self._raw_ids(prompt, pictures) if raw else self._chat_ids(prompt, pictures)
         context = self._manifest.decoder.context_length
         if len(ids) > context:
             raise ContextLengthError(
                 f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
             )
-        return Prepared(
-            input_ids=np.array([ids], np.int64),
-            pixel_values=preprocess(images, self._manifest.image),
-            image_tokens=len(images) * self._manifest.image_tokens.per_image,
-        )
+        return ids
+
+    def pixels(self, images: Sequence[ImageInput]) -> NDArray[np.float32]:
+        """Pixel values of pictures, float32 [N, 3, H, W]."""
+        return preprocess(images, self._manifest.image)
 
     def _raw_ids(self, prompt: Prompt, pictures: int) -> list[int]:
         if not isinstance(prompt, str):

@@ -1,0 +1,74 @@
+"""The interactive conversation of `pumice run`.
+
+Ctrl-C stops an answer, Ctrl-D leaves. Failures are shown in a line, and the conversation goes on as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from pumice.errors import PumiceError
+
+if TYPE_CHECKING:
+    from pumice.chat import Chat
+
+HELP = """\
+/image PATH   add a picture to the next question
+/reset        begin anew
+/help         this
+/quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+def run_chat(chat: Chat, images: list[str], *, max_new_tokens: int | None) -> int:
+    """Talk until the person leaves; `images` belong to the first question."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  line editing and history for input()
+    print("Ask away; /help lists the commands.", file=sys.stderr)
+    pictures = list(images)
+    while True:
+        line = _read_line(len(pictures))
+        if line is None or line == "/quit":
+            return 0
+        if line.startswith("/"):
+            _obey(line, chat, pictures)
+        elif line:
+            try:
+                _answer(chat, line, pictures, max_new_tokens)
+                pictures.clear()
+            except PumiceError as error:
+                print("pumice: error:", error, file=sys.stderr)
+
+
+def _read_line(pictures: int) -> str | None:
+    """What was typed; empty after Ctrl-C, None at the end of input."""
+    try:
+        return input(f"[{pictures} picture{'s' * (pictures > 1)}] > " if pictures else "> ").strip()
+    except KeyboardInterrupt:
+        print()
+        return ""
+    except EOFError:
+        print()
+        return None
+
+
+def _obey(line: str, chat: Chat, pictures: list[str]) -> None:
+    command, _, argument = line.partition(" ")
+    if command == "/image" and argument.strip():
+        pictures.append(argument.strip())
+    elif command == "/reset":
+        chat.reset()
+        pictures.clear()
+    elif command == "/help":
+        print(HELP)
+    else:
+        print(f"pumice: no such command: {line}; /help lists them", file=sys.stderr)
+
+
+def _answer(chat: Chat, text: str, pictures: list[str], max_new_tokens: int | None) -> None:
+    with chat.stream(text, pictures, max_new_tokens=max_new_tokens) as stream:
+        with contextlib.suppress(KeyboardInterrupt):
+            for piece in stream:
+                print(piece, end="", flush=True)
+        print()

@@ -1,0 +1,101 @@
+"""Arguments in, one call, an exit code out.
+
+Enters: `sys.argv`. Leaves: 0; 2 for bad use, 3 for an unusable device, 1 for any other failure, 130 for Ctrl-C.
+A failure is one line on standard error; `PUMICE_DEBUG=1` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import pumice
+from pumice.cli.info import add_info_arguments, run_info
+from pumice.cli.run import add_run_arguments, run_run
+from pumice.errors import PumiceError, UsageError
+from pumice.export.command import add_export_arguments, add_verify_arguments, run_export, run_verify
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+COMMANDS: dict[
+    str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
+] = {
+    "run": ("ask a bundle about pictures; without a prompt, chat with it", add_run_arguments, run_run),
+    "info": ("show what is inside a bundle", add_info_arguments, run_info),
+    "export": ("turn a LLaVA checkpoint into a bundle", add_export_arguments, run_export),
+    "verify": ("compare a bundle with its checkpoint in transformers", add_verify_arguments, run_verify),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    _log_to_stderr()
+    try:
+        args = _parse(sys.argv[1:] if argv is None else list(argv))
+        code = COMMANDS[args.command][2](args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("PUMICE_DEBUG"):
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """The failure in one line, and its exit code."""
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pumice"):
+        error = UsageError(
+            f"exporting needs the export extra: pip install 'pumice[export]' (no {error.name})"
+        )
+    if isinstance(error, PumiceError):
+        message, code = str(error), error.exit_code
+    else:
+        message, code = f"{type(error).__name__}: {error} (PUMICE_DEBUG=1 shows more)", 1
+    print("pumice: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad use is a `UsageError` of one line, like every other failure."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="pumice", description="LLaVA-style vision-language models on ONNX Runtime, without PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=f"pumice {pumice.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (summary, add_arguments, _) in COMMANDS.items():
+        description = summary[0].upper() + summary[1:] + "."
+        add_arguments(commands.add_parser(name, help=summary, description=description))
+    args, rest = parser.parse_known_args(argv)
+    if args.command == "run" and args.prompt is None and len(rest) == 1 and not rest[0].startswith("--"):
+        args.prompt = (
+            rest.pop()
+        )  # argparse overlooks an optional PROMPT after an option: run BUNDLE -i PICTURE PROMPT
+    if rest:
+        commands.choices[args.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
+def _log_to_stderr() -> None:
+    """What pumice's modules log, a line each."""
+    logger = logging.getLogger("pumice")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("pumice: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,125 @@
+"""Where the graphs run: which execution provider, and how many threads.
+
+Enters: `auto`, `cpu` or `cuda`, and the process's CPU set. Leaves: provider names for ONNX Runtime, a thread count.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime
+
+from pumice.errors import DeviceError, UsageError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda")
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+MAX_THREADS = 1024
+
+logger = logging.getLogger("pumice")
+_said: set[str] = set()
+
+
+def choose_device(name: str) -> Literal["cpu", "cuda"]:
+    """The device to try; `auto` is `cuda` where it seems usable.
+
+    Raises:
+        UsageError: not one of `DEVICES`.
+        DeviceError: `cuda` was asked for and cannot be used; the message says why.
+    """
+    if name not in DEVICES:
+        raise UsageError(f"device is {name!r}, expected one of {', '.join(DEVICES)}")
+    if name == "cpu":
+        return "cpu"
+    obstacle = cuda_obstacle()
+    if obstacle is None:
+        return "cuda"
+    if name == "cuda":
+        raise DeviceError(f"device 'cuda' cannot be used: {obstacle}")
+    explain_fallback(obstacle, level=logging.INFO)
+    return "cpu"
+
+
+def explain_fallback(obstacle: str, *, level: int) -> None:
+    """Say once in this process that `auto` means the CPU, and why."""
+    if obstacle not in _said:
+        _said.add(obstacle)
+        logger.log(level, "running on the CPU: %s", obstacle)
+
+
+def cuda_obstacle() -> str | None:
+    """Why CUDA cannot be used, as far as can be told without creating a session; None if nothing speaks against it."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return (
+            f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider "
+            "(pip install 'pumice[cuda]' in place of pumice[cpu])"
+        )
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver shows no device (is CUDA_VISIBLE_DEVICES set?)"
+    return None
+
+
+def choose_threads(threads: int | None) -> int:
+    """Threads of a session: as asked, or as many as the process may use CPUs.
+
+    Raises:
+        UsageError: outside 1 … `MAX_THREADS`.
+    """
+    if threads is None:
+        return usable_cpus()
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
+    return threads
+
+
+def usable_cpus() -> int:
+    """CPUs of the process's CPU set, or fewer where its control group has a smaller quota of time."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, min(allowed, math.ceil(quota)) if quota is not None else allowed)
+
+
+def _cgroup_quota(membership: Path, root: Path) -> float | None:
+    """CPUs' worth of time that control groups (version 2, or 1) grant; None without a limit."""
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    quotas = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            quotas += [_quota(folder / "cpu.max") for folder in _ancestors(root, path)]
+        elif "cpu" in controllers.split(","):
+            for mount in (controllers, "cpu"):
+                quotas += [
+                    _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+                    for folder in _ancestors(root / mount, path)
+                ]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _ancestors(root: Path, path: str) -> list[Path]:
+    """The group's folder and those above it, up to the root; a container often sees the root only."""
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return [root.joinpath(*parts[:length]) for length in range(len(parts) + 1)]
+
+
+def _quota(*files: Path) -> float | None:
+    """`quota period` in microseconds, from one file or two; `max` and -1 mean no limit."""
+    try:
+        words = " ".join(file.read_text() for file in files).split()
+        quota, period = float(words[0]), float(words[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None
