@@ -13,8 +13,8 @@ OUT       ?= bundles/pebble-$(PRECISION)
 ARGS      ?=
 
 DEMO      := bundles/pebble-fp32
-PICTURE   ?= pebble/demo.png
-QUESTION  ?= What is in this picture?
+PICTURE   ?= pebble/heldout/stop-sign.png
+QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
