@@ -9,9 +9,11 @@ its own row and nothing is copied:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
 from pumice.errors import GenerationError
@@ -29,24 +31,17 @@ class KVCache:
         self._device = device
         self.length = 0
         self.capacity = self._rounded(capacity)
-        self.buffers = self._allocate(self.capacity)
+        nothing = np.zeros((1, shape.kv_heads, 0, shape.head_dim), shape.kv_dtype)
+        layers = range(2 * shape.layers)  # key and value of layer 0, of layer 1, …
+        self.buffers = [self._filled(nothing, self.capacity) for _ in layers]
 
     def reserve(self, capacity: int) -> None:
         """Make room for so many positions; keeps what is filled, by copying it once where the buffers must grow."""
         if capacity <= self.capacity:
             return
-        self.capacity = self._rounded(max(capacity, 2 * self.capacity))
-        kept = [buffer.numpy()[:, :, : self.length] for buffer in self.buffers]
-        self.buffers = self._allocate(self.capacity)
-        for buffer, filled in zip(self.buffers, kept, strict=True):
-            whole = (
-                np.zeros(self._buffer_shape(self.capacity), filled.dtype)
-                if self._device != "cpu"
-                else buffer.numpy()
-            )
-            whole[:, :, : self.length] = filled
-            if self._device != "cpu":
-                buffer.update_inplace(whole)
+        grown = self._rounded(max(capacity, 2 * self.capacity))
+        self.buffers = [self._filled(buffer.numpy()[:, :, : self.length], grown) for buffer in self.buffers]
+        self.capacity = grown
 
     def rewind(self, length: int) -> None:
         """Forget all positions from `length` on; the next tokens overwrite them."""
@@ -55,17 +50,15 @@ class KVCache:
     def _rounded(self, capacity: int) -> int:
         return min(self._shape.context_length, -(-capacity // _STEP) * _STEP)
 
-    def _buffer_shape(self, capacity: int) -> tuple[int, int, int, int]:
-        return (1, self._shape.kv_heads, capacity, self._shape.head_dim)
-
-    def _allocate(self, capacity: int) -> list[Any]:
-        """Key and value of layer 0, of layer 1, …; zeros cost no memory until they are written."""
-        count, shape = 2 * self._shape.layers, self._buffer_shape(capacity)
+    def _filled(self, kept: NDArray[Any], capacity: int) -> Any:
+        """A buffer that begins with `kept` [1, kv_heads, length, head_dim]; zeros cost no memory until written."""
+        shape = (1, self._shape.kv_heads, capacity, self._shape.head_dim)
         try:
-            arrays = [np.zeros(shape, self._shape.kv_dtype) for _ in range(count)]
-            return [OrtValue.ortvalue_from_numpy(array, self._device, 0) for array in arrays]
+            array = np.zeros(shape, self._shape.kv_dtype)
+            array[:, :, : kept.shape[2]] = kept
+            return OrtValue.ortvalue_from_numpy(array, self._device, 0)
         except (MemoryError, RuntimeError):
-            size = count * np.dtype(self._shape.kv_dtype).itemsize * int(np.prod(shape))
+            size = 2 * self._shape.layers * np.dtype(self._shape.kv_dtype).itemsize * math.prod(shape)
             raise GenerationError(
                 f"no memory for the keys and values of {capacity:,} tokens ({size / 2**20:,.0f} MiB): "
                 "shorten the prompt or lower max_new_tokens"

@@ -9,6 +9,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from pumice.cli.run import print_stream
 from pumice.errors import PumiceError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _obey(line: str, chat: Chat, pictures: list[str]) -> None:
 
 def _answer(chat: Chat, text: str, pictures: list[str], max_new_tokens: int | None) -> None:
     with chat.stream(text, pictures, max_new_tokens=max_new_tokens) as stream:
-        with contextlib.suppress(KeyboardInterrupt):
-            for piece in stream:
-                print(piece, end="", flush=True)
-        print()
+        try:
+            print_stream(stream)
+        except KeyboardInterrupt:
+            print()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 
 from pumice.errors import UsageError
 
@@ -52,11 +54,22 @@ def run_run(args: argparse.Namespace) -> int:
 
         return run_chat(model.chat(), args.image, max_new_tokens=args.max_new_tokens)
     stream = model.stream(prompt, args.image, max_new_tokens=args.max_new_tokens, raw=args.raw)
-    for piece in stream:
-        if not args.json:
-            print(piece, end="", flush=True)
-    print(json.dumps(dataclasses.asdict(stream.result), ensure_ascii=False) if args.json else "")
+    if args.json:
+        collections.deque(stream, maxlen=0)
+        print(json.dumps(dataclasses.asdict(stream.result), ensure_ascii=False))
+    else:
+        print_stream(stream)
     return 0
+
+
+def print_stream(stream: Iterable[str]) -> None:
+    """Print pieces as they come, without the space that an answer often begins with."""
+    begun = False
+    for piece in stream:
+        shown = piece if begun else piece.lstrip()
+        begun = begun or bool(shown)
+        print(shown, end="", flush=True)
+    print()
 
 
 def _prompt(given: str | None) -> str | None:

@@ -1,0 +1,299 @@
+"""Oracle: transformers' LLaVA in float32. Tolerances: greedy tokens and texts equal, logits within 2e-4."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pumice
+from pumice.decoder import DecodeStep
+from pumice.errors import ContextLengthError, GenerationError, ImageError, PromptError, UsageError
+from pumice.model import Model
+
+LOGIT_TOLERANCE = 2e-4
+QUESTIONS = ("What is in this picture?", "How many shapes are there?", "Ünïcode 🙂 </s> <image>?")
+
+
+@pytest.fixture(scope="session")
+def model(pebble_bundle: Path) -> Model:
+    return pumice.load(pebble_bundle, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def oracle(pebble_checkpoint: Path) -> Any:
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+
+    class Oracle:
+        def __init__(self) -> None:
+            self.model = LlavaForConditionalGeneration.from_pretrained(
+                pebble_checkpoint, dtype="float32"
+            ).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(pebble_checkpoint)
+
+        def inputs(self, prepared: pumice.Prepared) -> dict[str, Any]:
+            import torch
+
+            ids = torch.from_numpy(prepared.input_ids)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if len(prepared.pixel_values):
+                inputs["pixel_values"] = torch.from_numpy(prepared.pixel_values)
+            return inputs
+
+        def tokens(self, prepared: pumice.Prepared, count: int) -> list[int]:
+            out = self.model.generate(**self.inputs(prepared), max_new_tokens=count, do_sample=False)
+            tokens: list[int] = out[0, prepared.tokens :].tolist()
+            return tokens
+
+        def logits(self, prepared: pumice.Prepared) -> np.ndarray:
+            import torch
+
+            with torch.no_grad():
+                logits: np.ndarray = self.model(**self.inputs(prepared)).logits[0].numpy()
+            return logits
+
+    return Oracle()
+
+
+def picture(seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40 + seed, 60, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_tokens_text_and_logits_are_those_of_transformers(
+    model: Model, oracle: Any, question: str, pictures: int
+) -> None:
+    images = [picture(i) for i in range(pictures)]
+    prepared = model.prepare(question, images)
+    expected = oracle.tokens(prepared, 24)
+    result = model.generate(question, images, max_new_tokens=24)
+    assert result.token_ids == expected
+    assert result.text == oracle.tokenizer.decode(expected, skip_special_tokens=True)
+    logits_TV = model.logits(question, images)
+    assert logits_TV.dtype == np.float32
+    assert logits_TV.shape == (prepared.tokens, model.manifest.decoder.vocab_size)
+    assert np.abs(logits_TV - oracle.logits(prepared)).max() < LOGIT_TOLERANCE
+
+
+def test_raw_prompts(model: Model, oracle: Any) -> None:
+    prompt = "USER: <image>\nWhat is in this picture? ASSISTANT:"
+    expected = oracle.tokens(model.prepare(prompt, [picture()], raw=True), 16)
+    assert model.generate(prompt, [picture()], raw=True, max_new_tokens=16).token_ids == expected
+
+
+def test_a_stream_is_the_answer_in_pieces(model: Model) -> None:
+    stream = model.stream(QUESTIONS[0], [picture()], max_new_tokens=24)
+    with pytest.raises(UsageError, match="has not ended"):
+        _ = stream.result
+    pieces = list(stream)
+    whole = model.generate(QUESTIONS[0], [picture()], max_new_tokens=24)
+    assert "".join(pieces) == stream.result.text == whole.text
+    assert stream.result.token_ids == whole.token_ids
+    assert list(stream) == []
+
+
+def test_counts_and_times(model: Model) -> None:
+    result = model.generate(QUESTIONS[0], [picture()], max_new_tokens=3)
+    usage, timings = result.usage, result.timings
+    assert usage.prompt_tokens == model.prepare(QUESTIONS[0], [picture()]).tokens
+    assert usage.image_tokens == model.manifest.image_tokens.per_image
+    assert usage.completion_tokens == len(result.token_ids) <= 3
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    parts = timings.preprocess + timings.vision + timings.prefill
+    assert 0 < parts <= timings.time_to_first_token
+    assert timings.load > 0
+    assert timings.tokens_per_second > 0
+
+
+def force(monkeypatch: pytest.MonkeyPatch, *tokens: int) -> None:
+    """Let the sampler give these tokens, the last one for ever."""
+    given = list(tokens)
+    monkeypatch.setattr(
+        "pumice.answerer.greedy", lambda logits, rng: given.pop(0) if len(given) > 1 else given[0]
+    )
+
+
+def test_the_end_token_stops_an_answer_and_is_no_text(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = model.manifest.tokens.eos_ids[0]
+    force(monkeypatch, 300, end, 301)
+    result = model.generate("Hi")
+    assert result.token_ids == [300, end]
+    assert result.finish_reason == "stop"
+    assert result.text == model.stream("x")._detokenizer._decode([300])
+
+
+def test_the_limit_ends_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, 300)
+    result = model.generate("Hi", max_new_tokens=5)
+    assert result.token_ids == [300] * 5
+    assert result.finish_reason == "length"
+    assert len(model.generate("Hi").token_ids) == (model.manifest.generation.max_new_tokens or 256)
+
+
+def test_the_context_ends_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, 300)
+    context = model.context_length
+    prompt = "a" * (context - 20)
+    result = model.generate(prompt, raw=True, max_new_tokens=context)
+    assert result.usage.prompt_tokens > context - 60
+    assert result.usage.total_tokens == context
+    assert result.finish_reason == "length"
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(model: Model) -> None:
+    context = model.context_length
+    with pytest.raises(ContextLengthError, match=rf"context is {context:,}"):
+        model.prepare("word " * context)
+    full = ("?" * n for n in range(context, 0, -1))
+    prompt = next(text for text in full if len(model._answerer.tokenizer.encode(text)) == context)
+    assert model.prepare(prompt, raw=True).tokens == context
+    with pytest.raises(ContextLengthError, match=rf"{context:,} leaves no room"):
+        model.generate(prompt, raw=True)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**9, 1.5, "3", True])
+def test_limits_outside_their_interval_are_refused(model: Model, limit: int) -> None:
+    with pytest.raises(UsageError, match=rf"expected 1 to {model.context_length}"):
+        model.generate("Hi", max_new_tokens=limit)
+
+
+def test_a_cancelled_stream_has_what_was_said_so_far(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, 300)
+    with model.stream("Hi") as stream:
+        first = next(stream)
+    assert stream.result.finish_reason == "cancelled"
+    assert stream.result.text.startswith(first)
+    assert list(stream) == []
+
+
+def test_ctrl_c_leaves_a_stream_that_can_be_cancelled(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(logits: np.ndarray, rng: np.random.Generator) -> int:
+        if len(said) == 3:
+            raise KeyboardInterrupt
+        said.append(300)
+        return 300
+
+    said: list[int] = []
+    monkeypatch.setattr("pumice.answerer.greedy", interrupted)
+    stream = model.stream("Hi")
+    with pytest.raises(KeyboardInterrupt):
+        list(stream)
+    assert list(stream) == []
+    assert stream.result.finish_reason == "cancelled"
+    assert stream.result.token_ids == [300] * 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("when", ["prefill", "decode"])
+def test_logits_that_are_not_finite_are_an_error(
+    model: Model, value: float, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model.generate("Hi", max_new_tokens=4)
+    calls = []
+
+    def spoiled(session: Any, binding: Any) -> None:
+        original(session, binding)
+        calls.append(session)
+        decodes = calls.count(model._answerer.decoder.sessions.decoder)
+        if session is model._answerer.decoder.sessions.decoder and decodes == (1 if when == "prefill" else 2):
+            next(o for o in binding.get_outputs() if o.shape()[-1] == vocabulary).numpy()[..., 7] = value
+
+    vocabulary = model.manifest.decoder.vocab_size
+    original = pumice.decoder._run_bound  # type: ignore[attr-defined]
+    monkeypatch.setattr("pumice.decoder._run_bound", spoiled)
+    stream = model.stream("Hi", max_new_tokens=4)
+    with pytest.raises(GenerationError, match="not finite"):
+        list(stream)
+    assert list(stream) == []
+    with pytest.raises(UsageError):
+        _ = stream.result
+    monkeypatch.undo()
+    assert model.generate("Hi", max_new_tokens=4).token_ids == before.token_ids
+
+
+def test_several_prompts_give_several_answers(model: Model) -> None:
+    questions = ["What is in this picture?", "How many shapes are there?"]
+    alone = [model.generate(q, [picture(i)], max_new_tokens=6) for i, q in enumerate(questions)]
+    together = model.generate(questions, [[picture(0)], [picture(1)]], max_new_tokens=6)
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    messages = [[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]] * 2
+    assert len(model.generate(messages, max_new_tokens=2)) == 2
+    for images in ([picture()], [[picture()]], picture()):
+        with pytest.raises(UsageError, match="2 lists of pictures"):
+            model.generate(questions, images)  # type: ignore[call-overload]
+
+
+def test_one_picture_need_not_be_in_a_list(model: Model) -> None:
+    single = model.generate("What?", picture(), max_new_tokens=3)
+    assert single.token_ids == model.generate("What?", [picture()], max_new_tokens=3).token_ids
+
+
+def test_bad_pictures_and_prompts_are_told_before_computing(model: Model) -> None:
+    with pytest.raises(ImageError):
+        model.stream("What?", ["missing.png"])
+    with pytest.raises(PromptError, match="1 <image> placeholder, but 0 pictures"):
+        model.stream("<image>", raw=True)
+
+
+def test_threads_may_generate_at_once(model: Model) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(i: int) -> list[int]:
+        return model.generate(QUESTIONS[i % 2], [picture(i % 3)], max_new_tokens=8).token_ids
+
+    alone = [ask(i) for i in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(6))) == alone
+
+
+def test_a_token_allocates_nothing_that_stays(model: Model) -> None:
+    decoder = model._answerer.decoder
+    cache = decoder.new_cache(600)
+    decoder.prefill([5, 6, 7], np.zeros((0, decoder.shape.hidden_size), np.float32), cache)
+    decode_one = DecodeStep(decoder, cache)
+    buffers = [buffer.data_ptr() for buffer in cache.buffers]
+    for token in range(20, 40):
+        decode_one(token)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for token in range(20, 276):
+        decode_one(token)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 8_000
+    assert [buffer.data_ptr() for buffer in cache.buffers] == buffers
+    assert cache.length == 3 + 20 + 256
+
+
+def test_decoding_in_one_buffer_equals_reading_at_once(model: Model) -> None:
+    decoder = model._answerer.decoder
+    none = np.zeros((0, decoder.shape.hidden_size), np.float32)
+    ids = [int(i) for i in np.random.default_rng(0).integers(10, 400, 90)]
+    whole_TV = decoder.all_logits(ids, none)
+    cache = decoder.new_cache(len(ids))
+    decoder.prefill(ids[:30], none, cache)
+    again_V = decoder.prefill(ids[30:60], none, cache)  # several tokens over a past
+    assert np.abs(again_V - whole_TV[59]).max() < LOGIT_TOLERANCE
+    decode_one = DecodeStep(decoder, cache)
+    for position in range(60, 90):
+        assert np.abs(decode_one(ids[position]) - whole_TV[position]).max() < LOGIT_TOLERANCE
+    cache.rewind(40)
+    assert np.abs(decoder.prefill(ids[40:70], none, cache) - whole_TV[69]).max() < LOGIT_TOLERANCE
+
+
+def test_a_cache_keeps_its_contents_when_it_grows(model: Model) -> None:
+    decoder = model._answerer.decoder
+    none = np.zeros((0, decoder.shape.hidden_size), np.float32)
+    ids = list(range(20, 140))
+    cache = decoder.new_cache(64)
+    decoder.prefill(ids[:60], none, cache)
+    cache.reserve(120)
+    assert cache.capacity >= 120
+    assert (
+        np.abs(decoder.prefill(ids[60:], none, cache) - decoder.all_logits(ids, none)[-1]).max()
+        < LOGIT_TOLERANCE
+    )
