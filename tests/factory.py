@@ -84,8 +84,8 @@ class Text:
         return self.head_dim or self.width // self.heads
 
 
-BILLION = Text(width=2048, layers=18, heads=16, kv_heads=8, mlp=5632, vocab_size=32064, context=4096)
-"""About 1.0 billion parameters."""
+BILLION = Text(width=2048, layers=19, heads=16, kv_heads=8, mlp=5632, vocab_size=32064, context=4096)
+"""1.03 billion parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
