@@ -15,10 +15,9 @@ import binascii
 import os
 import re
 import stat
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,8 +25,6 @@ from PIL import Image, ImageOps
 from pumice.errors import ImageError
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
-
-_ONE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_BYTES = 20 * 2**20
@@ -39,15 +36,11 @@ pixels."""
 _UNREADABLE = "cannot be read: expected an undamaged JPEG, PNG, WebP or GIF"
 
 
-def image_list(images: Sequence[ImageInput] | ImageInput | None) -> list[ImageInput]:
-    """A list of pictures, given as one, as several, or as none."""
+def image_list(images: Any) -> list[ImageInput]:
+    """A list of pictures, given as a list or tuple, as one, or as None."""
     if images is None:
         return []
-    if isinstance(images, _ONE):
-        return [images]
-    if isinstance(images, Sequence):
-        return list(images)
-    raise ImageError(f"pictures were given as {type(images).__name__}, expected a list of them")
+    return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
 def open_image(source: ImageInput) -> Image.Image:

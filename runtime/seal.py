@@ -33,11 +33,10 @@ class Span:
 class SealedTokenizer:
     """Encodes spans; only trusted ones can make special tokens.
 
-    `sealed` are the texts of the tokens to protect; those that the tokenizer does not have are ignored.
+    `definition` is `tokenizer.json`; `sealed` are the texts of the tokens to protect (unknown ones are ignored).
     """
 
-    def __init__(self, tokenizer_json: bytes, sealed: Collection[str]) -> None:
-        definition = msgspec.json.decode(tokenizer_json)
+    def __init__(self, definition: dict[str, Any], sealed: Collection[str]) -> None:
         nonce = secrets.token_hex(16)
         known = {token["content"] for token in definition["added_tokens"]}
         self._names = {text: f"{nonce}{i:06}" for i, text in enumerate(sorted(known & set(sealed)))}

@@ -11,6 +11,7 @@ where the texts stand; filling them in must give the first.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections import Counter
@@ -93,7 +94,7 @@ class _Skeleton:
                         following.setdefault(position + len(variant), (*spans, span))
             reached = following
         spans_to_end = reached.get(len(rendered))
-        return None if spans_to_end is None else [span for span in spans_to_end if span.text]
+        return None if spans_to_end is None else _joined(spans_to_end)
 
     def _pieces(self) -> Iterator[tuple[bool, str]]:
         """The template's words (False) and texts (True) in turn."""
@@ -101,8 +102,31 @@ class _Skeleton:
             yield (True, self._texts[int(piece)]) if i % 2 else (False, piece)
 
 
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """The spans without empty ones, the template's own joined where nothing stands between them."""
+    groups = itertools.groupby((span for span in spans if span.text), key=lambda span: span.trusted)
+    return [Span(text="".join(span.text for span in group), trusted=trusted) for trusted, group in groups]
+
+
 def _variants(text: str) -> list[str]:
-    return list(dict.fromkeys([text, text.strip(), text.rstrip(), text.lstrip()]))
+    """The text as templates may show it: whole, or stripped at its ends of Python's white space or of Rust's."""
+    separators = "\x1c\x1d\x1e\x1f"  # white space to Python only
+    white = "".join(
+        character for character in set(text) if character.isspace() and character not in separators
+    )
+    return list(
+        dict.fromkeys(
+            [
+                text,
+                text.strip(),
+                text.rstrip(),
+                text.lstrip(),
+                text.strip(white),
+                text.rstrip(white),
+                text.lstrip(white),
+            ]
+        )
+    )
 
 
 def _control_tokens(tokenizer: PromptTokenizer, text: str) -> Counter[int]:

@@ -6,6 +6,7 @@ Enters: text, or the spans of a rendered prompt. Leaves: token ids; and text wit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from tokenizers import Tokenizer
@@ -24,16 +25,18 @@ class PromptTokenizer:
     def __init__(self, tokenizer_json: bytes, *, reserved: Sequence[str], template: str) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-            added = msgspec.json.decode(tokenizer_json)["added_tokens"]
+            definition = msgspec.json.decode(tokenizer_json)
+            added = definition["added_tokens"]
             control = [t["content"] for t in added if t["special"] or t["content"] in template]
-            self._sealed = SealedTokenizer(tokenizer_json, [*control, *reserved])
+            self._sealed = SealedTokenizer(definition, [*control, *reserved])
+            byte_ids = _byte_ids(definition)
         except Exception as error:  # tokenizers raises plain Exception
             raise BundleError(f"the bundle's tokenizer cannot be loaded: {str(error)[:200]}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         ids = {self._tokenizer.token_to_id(text) for text in [*control, *reserved]}
         self.control_ids = frozenset(i for i in ids if i is not None)
-        self.held_ids = self.control_ids | _byte_ids(tokenizer_json)
+        self.held_ids = self.control_ids | byte_ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of a prompt as it stands: special tokens are special, and those of the post-processor are added."""
@@ -50,9 +53,8 @@ class PromptTokenizer:
         return text
 
 
-def _byte_ids(tokenizer_json: bytes) -> frozenset[int]:
+def _byte_ids(definition: dict[str, Any]) -> frozenset[int]:
     """Ids of `<0x00>` … `<0xFF>` where the decoder joins such tokens to characters (byte fallback)."""
-    definition = msgspec.json.decode(tokenizer_json)
     decoder = definition.get("decoder") or {}
     if not any(part.get("type") == "ByteFallback" for part in [decoder, *decoder.get("decoders", [])]):
         return frozenset()

@@ -5,6 +5,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -223,3 +225,18 @@ def test_several_threads_share_a_template() -> None:
 def test_huge_templates_are_refused() -> None:
     with pytest.raises(PromptError, match="characters"):
         ChatTemplate("x" * 1_000_001, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts children's memory as Linux does")
+def test_a_greedy_template_gets_little_memory() -> None:
+    program = """
+import resource
+from pumice.chat_template import ChatTemplate
+from pumice.errors import PromptError
+try:
+    ChatTemplate("{{ '%2000000000d' | format(1) }}", {}).render([])
+except PromptError:
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 100

@@ -113,7 +113,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(10_000, 5_001), (65_536, 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_huge_pictures_are_refused_before_decoding(size: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match=r"too large|too long|cannot be read"):
+    with pytest.raises(ImageError, match=r"too large|too long"):
         open_image(bomb(*size))
 
 
