@@ -1,4 +1,4 @@
-"""What is trained on when: batches of packed questions, drawn by the step's own generator so that training can resume."""
+"""What is trained on when: batches drawn by the step's own generator, so that training can resume anywhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from random import Random
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pebble.followups import CONVERSATIONS
@@ -17,34 +18,42 @@ from pebble.questions import ASKS
 from pebble.records import Turn
 from pebble.scenes import Scene
 
-SCENES_PER_STEP, PAIRS_PER_STEP = 16, 8
+SCENES_PER_STEP, PAIRS_PER_STEP = 12, 8
 QUESTIONS_PER_SCENE, FOLLOW_UPS_PER_SCENE, QUESTIONS_PER_PAIR = 6, 2, 4
 PAIR_EVERY = 4
 """One step in this many is on pairs of pictures."""
-WEIGHTS = {"shown": 1.0, "describe": 1.2, "colour": 0.8, "shape": 0.8, "count": 1.2, "exists": 1.4}
+WEIGHTS = {"count": 1.2, "exists": 1.4, "side": 1.4, "compare": 1.4}
 """How often a kind is asked; 1 for those not named."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """`pixel_values` float32 [N, 3, H, W] in the order in which the packed rows use them."""
+class Seen:
+    """The tower's features of a pool's pictures, float16 [pictures, tokens, D]."""
 
-    pixel_values: Tensor
+    scenes: NDArray[np.float16]
+    pairs: NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """`features` float32 [N, tokens, D] in the order in which the packed rows use their pictures."""
+
+    features: Tensor
     packed: Packed
 
 
-def draw_batch(pool: Pool, packer: Packer, step: int, seed: int) -> Batch:
+def draw_batch(pool: Pool, seen: Seen, packer: Packer, step: int, seed: int) -> Batch:
     """The batch of a training step."""
     rng = Random(f"{seed} step {step}")
     if step % PAIR_EVERY == PAIR_EVERY - 1:
         chosen = rng.sample(range(len(pool.pairs)), PAIRS_PER_STEP)
         samples = [(2, ask_pair(pool.pairs[i], rng)) for i in chosen]
-        pixels = pool.pair_pixels[[2 * i + k for i in chosen for k in (0, 1)]]
+        features = seen.pairs[[2 * i + k for i in chosen for k in (0, 1)]]
     else:
         chosen = rng.sample(range(len(pool.scenes)), SCENES_PER_STEP)
         samples = [(1, ask_scene(pool.scenes[i], rng)) for i in chosen]
-        pixels = pool.scene_pixels[chosen]
-    return Batch(pixel_values=torch.from_numpy(normalise(pixels)), packed=packer.pack(samples))
+        features = seen.scenes[chosen]
+    return Batch(features=torch.from_numpy(features.astype(np.float32)), packed=packer.pack(samples))
 
 
 def ask_scene(scene: Scene, rng: Random) -> list[tuple[Turn, ...]]:
@@ -75,7 +84,7 @@ def ask_pair(pair: Pair, rng: Random) -> list[tuple[Turn, ...]]:
 
 
 def draw_patches(pool: Pool, step: int, seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """Pictures and what their patches show, for the vision tower's warm-up: [N, 3, H, W] and int64 [N, patches, 3]."""
+    """Pictures and what their patches show, for the vision tower: [N, 3, H, W] and int64 [N, patches, 4]."""
     rng = Random(f"{seed} patches {step}")
     chosen = rng.sample(range(len(pool.scenes)), count)
     labels = np.stack([patch_labels(pool.scenes[i]) for i in chosen])

@@ -62,7 +62,7 @@ def _opened_by_colour(scene: Scene, chosen: Shape, rng: Random) -> Opening | Non
     return Turn(question=question, answer=f"The {chosen.kind}."), _colour_it
 
 
-def _opened_by_place(scene: Scene, chosen: Shape, rng: Random) -> Opening | None:
+def _opened_by_place(_scene: Scene, chosen: Shape, rng: Random) -> Opening | None:
     question = rng.choice(questions.AT).format(place=chosen.place)
     return Turn(question=question, answer=questions.sentence(questions.a(chosen.name))), _where_it
 

@@ -1,4 +1,4 @@
-"""Many questions about one picture in one sequence: a prefix with its pictures, then questions that do not see each other.
+"""Many questions about one picture in one sequence: a prefix, then questions blind to each other.
 
     prefix                      question 1           question 2
     <s> USER: <image>…<image>\\n  What is …? … Red.</s>  How many …? … Two.</s>
@@ -25,11 +25,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """`input_ids`, `position_ids`, `labels` int64 [B, T] and `visible` bool [B, 1, T, T]; labels are those of the next token."""
+    """`input_ids`, `position_ids`, `labels` int64 [B, T], `weights` float32 [B, T], `visible` bool [B, 1, T, T].
+
+    Labels are those of the next token; a conversation's weights are 1/√n for n tokens to learn.
+    """
 
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor
+    weights: Tensor
     visible: Tensor
 
 
@@ -62,17 +66,22 @@ class Packer:
         rows = [self._row(images, conversations) for images, conversations in samples]
         length = max(len(ids) for ids, *_ in rows)
         shape = (len(rows), length)
-        input_ids, labels = torch.full(shape, PAD), torch.full(shape, IGNORED)
+        input_ids, labels, weights = torch.full(shape, PAD), torch.full(shape, IGNORED), torch.zeros(shape)
         positions, part = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
         for row, (ids, wanted, places, parts) in enumerate(rows):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             labels[row, : len(ids) - 1] = torch.tensor(wanted[1:])
             positions[row, : len(ids)] = torch.tensor(places)
             part[row, : len(ids)] = torch.tensor(parts)
+            for number in range(1, max(parts) + 1):
+                of = part[row] == number
+                weights[row, of] = float((labels[row, of] != IGNORED).sum()) ** -0.5
         same = (part[:, :, None] == part[:, None, :]) | (part[:, None, :] == 0)
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         visible = (same & causal)[:, None]
-        return Packed(input_ids=input_ids, position_ids=positions, labels=labels, visible=visible)
+        return Packed(
+            input_ids=input_ids, position_ids=positions, labels=labels, weights=weights, visible=visible
+        )
 
     def _row(self, images: int, conversations: list[tuple[Turn, ...]]) -> tuple[list[int], ...]:
         prefix = self.prefix(images)

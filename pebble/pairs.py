@@ -31,7 +31,7 @@ class Pair:
 
 
 def sample_pair(rng: Random, *, held_out: bool = False) -> Pair:
-    """A scene and an edited copy: one shape recoloured, taken away or added. Both are training layouts, or both held out."""
+    """A scene and an edited copy: one shape recoloured, taken away or added. Both are held out, or neither."""
     while True:
         first = sample_scene(rng, held_out=held_out, most=MOST)
         edited = rng.choice((_recoloured, _without_one, _with_one_more))(first, rng)

@@ -70,14 +70,12 @@ def normalise(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def patch_labels(scene: Scene) -> NDArray[np.int64]:
-    """What the middle of each patch shows → [patches, 3]: kind, colour, size, each 0 for background."""
+    """What stands in the grid cell of each patch → [patches, 4]: kind, colour, size (0 for nothing), and the cell."""
     side = IMAGE_SIZE // PATCH_SIZE
-    labels = np.zeros((side, side, 3), np.int64)
-    middles = (np.arange(side) + 0.5) / side
+    cells = np.zeros((3, 3, 4), np.int64)
+    cells[..., 3] = np.arange(9).reshape(3, 3)
     for shape in scene.shapes:
-        near = (
-            np.maximum(np.abs(middles[:, None] - shape.y), np.abs(middles[None, :] - shape.x)) < shape.radius
-        )
         kind, colour = KINDS.index(shape.kind), list(COLOURS).index(shape.colour)
-        labels[near] = (kind + 1, colour + 1, list(SIZES).index(shape.size) + 1)
-    return labels.reshape(-1, 3)
+        cells[shape.row, shape.column, :3] = (kind + 1, colour + 1, list(SIZES).index(shape.size) + 1)
+    third = 3 * np.arange(side) // side
+    return cells[third[:, None], third].reshape(-1, 4)

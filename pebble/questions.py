@@ -1,6 +1,6 @@
 """Questions about one scene: a `Scene` and a random generator in, `Turn`s with exactly one right answer out.
 
-A kind of question is a function `(scene, rng) -> Turn | None`; None where the scene allows no unambiguous question of that kind.
+A kind of question is a function `(scene, rng) -> Turn | None`; None where the scene allows no unambiguous question.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Question records: JSON lines in, `Record`s, chat messages and accuracy tables out. Knows no model and imports no torch."""
+"""Question records: JSON lines in; messages and accuracy tables out. Knows no model, imports no torch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One line of `questions.jsonl`: `{"id", "kind", "images": ["x.png", ...], "turns": [{"question", "answer"}, ...]}`.
+    """One line of `questions.jsonl`: `{"id", "kind", "images": ["x.png"], "turns": [{"question", "answer"}]}`.
 
-    `images` are file names beside the JSON lines. Only the last turn's answer is scored; earlier ones are given as history.
+    `images` are file names beside the JSON lines. Only the last answer is scored; earlier ones are history.
     """
 
     id: str

@@ -1,8 +1,7 @@
 """Scenes of coloured shapes: a seeded random generator in, a frozen `Scene` or a picture of it out.
 
 A scene lives on the unit square, divided into a 3x3 grid of cells with at most one shape each. That is what keeps
-questions unambiguous: shapes in different rows or columns are apart by a quarter of the picture or more, and no two shapes share
-both colour and kind.
+questions unambiguous: shapes in different rows or columns are well apart, and no two share both colour and kind.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Shapes in reading order (row by row, left to right) on a background; `noise` is a standard deviation in grey levels."""
+    """Shapes in reading order (row by row, left to right) on a background; `noise` is a deviation in grey levels."""
 
     shapes: tuple[Shape, ...]
     background: str
@@ -88,7 +87,7 @@ class Scene:
 
     @property
     def key(self) -> str:
-        """What is in the picture and where, without jitter and background: scenes with equal keys are the same question."""
+        """What is in the picture and where, without jitter and background: equal keys, equal questions."""
         return "; ".join(shape.layout for shape in self.shapes)
 
     @property

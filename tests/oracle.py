@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import LlavaForConditionalGeneration
+
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
 from pumice.models.config import LlavaConfig
@@ -20,7 +22,6 @@ from pumice.models.weights import (
     load_weights,
     vision_encoder_weights,
 )
-from transformers import LlavaForConditionalGeneration
 
 ZERO, ONE = torch.tensor(0), torch.tensor(1)
 

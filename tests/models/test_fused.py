@@ -13,8 +13,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from pumice.models import fused
 from torch import Tensor, nn
+
+from pumice.models import fused
 
 
 class Wrapped(nn.Module):
@@ -55,7 +56,10 @@ def _seeded() -> None:
 def test_simplified_layer_norm() -> None:
     x, weight = torch.randn(2, 5, 48) * 3, torch.randn(48)
     check(
-        lambda a, b: fused.simplified_layer_norm(a, b, 1e-5), x, weight, operator="SimplifiedLayerNormalization"
+        lambda a, b: fused.simplified_layer_norm(a, b, 1e-5),
+        x,
+        weight,
+        operator="SimplifiedLayerNormalization",
     )
 
 
@@ -87,7 +91,9 @@ def test_multi_head_attention(heads: int) -> None:
 def test_activations(name: str) -> None:
     operators = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
     check(
-        lambda a: fused.ACTIVATIONS[name](a), torch.randn(3, 50) * 4, operator=operators.get(name, "QuickGelu")
+        lambda a: fused.ACTIVATIONS[name](a),
+        torch.randn(3, 50) * 4,
+        operator=operators.get(name, "QuickGelu"),
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from pumice.models.config import LlavaConfig
-from pumice.models.decoder import kept_rows
 from transformers import LlavaForConditionalGeneration
 
+from pumice.models.config import LlavaConfig
+from pumice.models.decoder import kept_rows
 from tests import oracle
 from tests.factory import Text, Vision, make_checkpoint
 from tests.oracle import ONE, ZERO, Ours

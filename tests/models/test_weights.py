@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
@@ -20,7 +21,6 @@ from pumice.models.weights import (
     embedding_weights,
     vision_encoder_weights,
 )
-
 from tests import oracle
 from tests.factory import Layout, Text, make_checkpoint
 
@@ -71,7 +71,10 @@ def test_surplus_tensors_are_listed(
     config_and_shapes: tuple[LlavaConfig, dict[str, tuple[int, ...]]],
 ) -> None:
     config, shapes = config_and_shapes
-    surplus = {"language_model.layers.0.self_attn.q_proj.bias": (64,), "vision_tower.encoder.layers.9.x": (1,)}
+    surplus = {
+        "language_model.layers.0.self_attn.q_proj.bias": (64,),
+        "vision_tower.encoder.layers.9.x": (1,),
+    }
     with pytest.raises(CheckpointError, match=r"not understood: .*q_proj\.bias, vision_tower") as caught:
         check_names(config, shapes | surplus)
     assert "missing" not in str(caught.value)
