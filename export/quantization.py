@@ -146,4 +146,4 @@ def _put_instead(graph: ir.Graph, old: ir.Node, new: ir.Node, parameter: ir.Valu
 
 def _static(value: ir.Value) -> tuple[int, ...]:
     assert value.shape is not None
-    return tuple(int(dim) for dim in value.shape)
+    return value.shape.numpy()

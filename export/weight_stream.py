@@ -125,7 +125,7 @@ def _stored(name: str, array: Array, file: BinaryIO, location: str, folder: Path
     if array.nbytes >= ALIGNMENT:
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
     offset = file.tell()
-    file.write(memoryview(np.ascontiguousarray(array)).cast("B"))  # ndarray.tofile hides errno
+    file.write(np.ascontiguousarray(array).data.cast("B"))  # ndarray.tofile hides errno
     dtype = ir.DataType.from_numpy(array.dtype)
     shape = ir.Shape(array.shape)
     return ir.ExternalTensor(location, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=folder)

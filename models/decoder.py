@@ -83,6 +83,25 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(config)
         self.mlp = MLP(config)
 
+    def forward(
+        self,
+        residual: Tensor,
+        delta: Tensor | None,
+        past: tuple[Tensor, Tensor],
+        places: Places,
+        rows_BN: Tensor | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """The stream [B, T, D] and what the layer before adds to it → the same two, and the present key and value.
+
+        With `rows_BN`, only those rows leave: behind the last cache write no others are read.
+        """
+        x, residual = self.input_layernorm(residual, delta)
+        attention, present = self.self_attn(x, past, places)
+        if rows_BN is not None:
+            attention, residual = take_rows(attention, rows_BN), take_rows(residual, rows_BN)
+        x, residual = self.post_attention_layernorm(residual, attention)
+        return residual, self.mlp(x), present
+
 
 class Head(nn.Module):
     """Hidden states to logits; the table is [V, D], as the embedding's, so that a tied one is stored once."""
@@ -131,16 +150,13 @@ class Decoder(nn.Module):
         """
         places = Places(self, attention_mask)
         last_B = torch.clamp(places.seqlens_k.to(torch.int64), max=inputs_embeds.shape[1] - 1)
+        rows_BN = kept_rows(inputs_embeds.shape, last_B, num_logits_to_keep)
         residual, delta, presents = inputs_embeds, None, []
+        last = len(self.layers) - 1
         for index, (layer, past) in enumerate(zip(self.layers, past_key_values, strict=True)):
-            x, residual = layer.input_layernorm(residual, delta)
-            attention, present = layer.self_attn(x, past, places)
+            rows = rows_BN if index == last else None
+            residual, delta, present = layer(residual, delta, past, places, rows)
             presents.append(present)
-            if index == len(self.layers) - 1:  # behind the last cache write only these rows are read
-                rows_BN = kept_rows(inputs_embeds.shape, last_B, num_logits_to_keep)
-                attention, residual = take_rows(attention, rows_BN), take_rows(residual, rows_BN)
-            x, residual = layer.post_attention_layernorm(residual, attention)
-            delta = layer.mlp(x)
         x, _ = self.norm(residual, delta)
         return self.lm_head(x), presents
 

@@ -20,8 +20,13 @@ Activation = Callable[[Tensor], Tensor]
 def simplified_layer_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """RMSNorm over the last axis (arXiv:1910.07467): x [..., D], weight [D] → [..., D]."""
     if torch.onnx.is_in_onnx_export():
-        attrs = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
-        return symbolic("SimplifiedLayerNormalization", (x, weight), attrs, dtype=x.dtype, shape=x.shape)
+        return symbolic(
+            "SimplifiedLayerNormalization",
+            (x, weight),
+            {"axis": -1, "epsilon": epsilon, "stash_type": 1},
+            dtype=x.dtype,
+            shape=x.shape,
+        )
     variance = x.float().pow(2).mean(-1, keepdim=True)
     return weight * (x.float() * torch.rsqrt(variance + epsilon)).to(x.dtype)
 
@@ -136,11 +141,11 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor
             version=1,
         )
     N, T, D = query.shape
-    heads = [
+    q, k, v = (
         (x + b).view(N, T, num_heads, -1).transpose(1, 2)
         for x, b in zip((query, key, value), bias.chunk(3), strict=True)
-    ]
-    return F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(N, T, D)
+    )
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, T, D)
 
 
 def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:

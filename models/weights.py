@@ -36,7 +36,8 @@ class Weight:
 
 def vision_encoder_weights(config: LlavaConfig) -> dict[str, Weight]:
     """Parameters of `VisionEncoder`."""
-    vision, table = config.vision, {}
+    vision = config.vision
+    table: dict[str, Weight] = {}
     size, positions = vision.hidden_size, vision.num_patches + 1
     patch = (size, vision.num_channels, vision.patch_size, vision.patch_size)
     table["tower.embeddings.patch_embedding"] = _plain(
@@ -64,7 +65,8 @@ def embedding_weights(config: LlavaConfig) -> dict[str, Weight]:
 
 def decoder_weights(config: LlavaConfig) -> dict[str, Weight]:
     """Parameters of `Decoder`, without its rotary caches, which are computed."""
-    text, table = config.text, {}
+    text = config.text
+    table: dict[str, Weight] = {}
     for index in range(text.num_hidden_layers):
         table |= _text_block(f"layers.{index}", f"language_model.layers.{index}", text)
     table["norm.weight"] = _plain("language_model.norm.weight", text.hidden_size)

@@ -65,7 +65,8 @@ def shrink(picture: Image.Image) -> NDArray[np.uint8]:
 
 def normalise(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """uint8 [N, H, W, 3] → `pixel_values` float32 [N, 3, H, W]."""
-    scaled = (pixels_NHWC.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    scaled = (pixels_NHWC.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

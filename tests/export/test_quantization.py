@@ -26,7 +26,7 @@ def test_same_bytes_as_onnxruntime(rows: int, columns: int, block: int) -> None:
     their_scales = np.zeros(scales.size, np.float32)
     zero_points = np.zeros(rows * (-(-scales.shape[1] // 2)), np.uint8)
     transposed = np.ascontiguousarray(weights.T)
-    quantize_matmul_4bits(theirs, transposed, their_scales, zero_points, block, columns, rows, True)
+    quantize_matmul_4bits(theirs, transposed, their_scales, zero_points, block, rows, columns, True)
     assert np.array_equal(packed, theirs)
     assert np.array_equal(scales.ravel(), their_scales)
 

@@ -109,6 +109,15 @@ def test_a_new_question_stops_the_answer_under_way(model: Model, monkeypatch: py
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
 
 
+def test_reset_stops_the_answer_under_way(model: Model) -> None:
+    chat = model.chat()
+    stream = chat.stream("One?")
+    next(stream)
+    chat.reset()
+    assert chat.messages == ()
+    assert list(stream) == []
+
+
 def test_reset_forgets(model: Model) -> None:
     chat = model.chat()
     alone = chat.send("Hi", max_new_tokens=6)

@@ -258,6 +258,13 @@ def test_placeholders_and_pictures_must_be_equal(
 def test_a_prompt_longer_than_the_context_gives_both_numbers(pair: Pair) -> None:
     with pytest.raises(ContextLengthError, match=r"has [\d,]+ tokens.* context is 500"):
         pair.builders["llava-1.5"].prepare("a b c d " * 1000, ["missing picture"])
+    with pytest.raises(ContextLengthError, match=r"1000 pictures have 4,000 tokens.* context is 500"):
+        pair.builders["llava-1.5"].prepare("What?", ["missing picture"] * 1000)
+    for raw in (True, False):
+        with pytest.raises(ContextLengthError, match=r"has 8,000,000 characters.* context of 500"):
+            pair.builders["llava-1.5"].prepare("a b c d " * 1_000_000, raw=raw)
+    with pytest.raises(ContextLengthError, match=r"context is 500"):
+        pair.builders["llava-1.5"].prepare("🙂" * 1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +283,7 @@ def test_a_prompt_longer_than_the_context_gives_both_numbers(pair: Pair) -> None
         [{"role": "user", "content": [{"type": "text"}]}],
         [{"role": "user", "content": "x", "tool_calls": []}],
         "lone surrogate \ud800",
-        "x" * 1_000_001,
+        [turn("user", "lone surrogate \udfff")],
     ],
 )
 def test_prompts_of_other_forms_are_refused(pair: Pair, prompt: Any) -> None:
