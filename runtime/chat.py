@@ -33,11 +33,13 @@ class Chat:
 
     def __init__(self, answerer: Answerer) -> None:
         self._answerer = answerer
+        self._stream: TextStream | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forget all turns."""
-        self._stream: TextStream | None = None
+        """Forget all turns; an answer under way is cancelled."""
+        if self._stream is not None:
+            self._stream.cancel()
         self._messages: list[dict[str, Any]] = []
         self._features: list[Floats] = []
         self._ids: list[int] = []

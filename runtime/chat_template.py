@@ -64,7 +64,7 @@ class ChatTemplate:
             "documents": None,
             **self._variables,
         }
-        request = json.dumps({"template": self._template, "variables": variables})
+        request = json.dumps({"template": self._template, "variables": variables}, ensure_ascii=False)
         with self._lock:
             answer = self._ready_worker().ask(request)
         if answer is None:

@@ -65,8 +65,9 @@ class Graphs:
 class DecoderShape:
     """What the KV cache and the logits look like.
 
-    `past_key_values.{i}.key` is [batch_size, kv_heads, past, head_dim] of dtype `kv_dtype`; `context_length` is in
-    tokens."""
+    `past_key_values.{i}.key` is [batch_size, kv_heads, past, head_dim] of dtype `kv_dtype`; `context_length` counts
+    tokens.
+    """
 
     layers: Positive
     kv_heads: Positive
@@ -81,11 +82,10 @@ class DecoderShape:
 class ImageProcessing:
     """How a picture becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
 
-    `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width)
-    whatever the aspect;
-    `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller. `resample` is
-    PIL's filter number.
-    `mean` and `std` are per channel, on values already multiplied by `rescale_factor`.
+    `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width) whatever
+    the aspect; `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller.
+    `resample` is PIL's filter number. `mean` and `std` are per channel, on values already multiplied by
+    `rescale_factor`.
     """
 
     convert_rgb: bool
@@ -102,8 +102,7 @@ class ImageProcessing:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokens:
-    """How pictures appear in a prompt: `token` in the text stands for one picture and becomes `per_image` ×
-    `token_id`."""
+    """How pictures appear in a prompt: `token` stands for one picture and becomes `per_image` × `token_id`."""
 
     token: str
     token_id: NonNegative
@@ -164,8 +163,7 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class Requires:
-    """What a reader must have: `onnxruntime` is the oldest version tried; `opset` and `ir_version` are of the
-    graphs."""
+    """What a reader must have: `onnxruntime` at least; `opset` and `ir_version` are of the graphs."""
 
     onnxruntime: str
     opset: Positive

@@ -13,8 +13,6 @@ from typing import Any
 from pumice.errors import PromptError
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
-MAX_TEXT = 1_000_000
-"""Characters of all texts of a conversation; a context of 128,000 tokens holds about half as many."""
 
 Content = str | tuple[str | None, ...]
 """Text alone; or parts, where None is a picture."""
@@ -50,18 +48,13 @@ def as_messages(prompt: str | Sequence[Mapping[str, Any]], pictures: int) -> lis
     """Messages of a prompt; a plain string is a user's question about all `pictures`, which come first.
 
     Raises:
-        PromptError: another form, an unknown role, or too much text.
+        PromptError: another form, or an unknown role.
     """
     if isinstance(prompt, str):
-        messages = [Message(role="user", content=(*[None] * pictures, prompt))]
-    elif isinstance(prompt, Sequence) and prompt and not isinstance(prompt, (bytes, bytearray)):
-        messages = [_message(message, i) for i, message in enumerate(prompt)]
-    else:
-        raise PromptError(f"expected a question or a list of messages, got {_kind(prompt)}")
-    length = sum(len(text) for message in messages for text in message.texts)
-    if length > MAX_TEXT:
-        raise PromptError(f"the conversation has {length:,} characters, at most {MAX_TEXT:,} are accepted")
-    return messages
+        return [Message(role="user", content=(*[None] * pictures, prompt))]
+    if isinstance(prompt, Sequence) and prompt and not isinstance(prompt, (bytes, bytearray)):
+        return [_message(message, i) for i, message in enumerate(prompt)]
+    raise PromptError(f"expected a question or a list of messages, got {_kind(prompt)}")
 
 
 def _message(message: Any, index: int) -> Message:

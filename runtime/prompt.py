@@ -21,13 +21,15 @@ from pumice.chat_template import ChatTemplate
 from pumice.errors import ContextLengthError, PromptError
 from pumice.images import ImageInput
 from pumice.manifest import Manifest
-from pumice.messages import Message, as_messages
+from pumice.messages import as_messages
 from pumice.preprocess import preprocess
-from pumice.seal import Span
 from pumice.spans import render_spans
 from pumice.tokens import PromptTokenizer
 
 Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+
+_MAX_TEXT = 1_000_000
+"""Characters of a prompt, where the context is not of that order itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,13 @@ class PromptBuilder:
 
     def ids(self, prompt: Prompt, pictures: int, *, raw: bool = False) -> list[int]:
         """Token ids of a prompt with so many pictures. Raises as `prepare`."""
-        ids = self._raw_ids(prompt, pictures) if raw else self._chat_ids(prompt, pictures)
         context = self._manifest.decoder.context_length
+        image_tokens = pictures * self._manifest.image_tokens.per_image
+        if image_tokens > context:
+            raise ContextLengthError(
+                f"the prompt's {pictures} pictures have {image_tokens:,} tokens, but the model's context is {context:,}"
+            )
+        ids = self._raw_ids(prompt, pictures) if raw else self._chat_ids(prompt, pictures)
         if len(ids) > context:
             raise ContextLengthError(
                 f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
@@ -87,7 +94,7 @@ class PromptBuilder:
     def _raw_ids(self, prompt: Prompt, pictures: int) -> list[int]:
         if not isinstance(prompt, str):
             raise PromptError(f"a raw prompt is a string, got {type(prompt).__name__}")
-        _check_text(prompt)
+        self._check_texts([prompt])
         image = self._manifest.image_tokens
         self._check_placeholders(prompt.count(image.token), pictures)
         ids = self._tokenizer.encode(prompt.replace(image.token, image.token * image.per_image))
@@ -96,7 +103,9 @@ class PromptBuilder:
     def _chat_ids(self, prompt: Prompt, pictures: int) -> list[int]:
         if self._template is None:
             raise PromptError("this bundle has no chat template: pass a prompt of your own with raw=True")
-        spans = self._chat_spans(as_messages(prompt, pictures))
+        messages = as_messages(prompt, pictures)
+        self._check_texts([text for message in messages for text in message.texts])
+        spans = render_spans(self._template, messages, self._tokenizer)
         image = self._manifest.image_tokens
         self._check_placeholders(sum(s.text.count(image.token) for s in spans if s.trusted), pictures)
         expanded = [
@@ -108,12 +117,21 @@ class PromptBuilder:
         ids = self._tokenizer.encode_spans(expanded, add_special_tokens=not starts_with_bos)
         return self._checked(ids, pictures)
 
-    def _chat_spans(self, messages: Sequence[Message]) -> list[Span]:
-        assert self._template is not None
-        for message in messages:
-            for text in message.texts:
-                _check_text(text)
-        return render_spans(self._template, messages, self._tokenizer)
+    def _check_texts(self, texts: Sequence[str]) -> None:
+        """Before any work is done: not so long that no tokenizer could make it fit, and Unicode."""
+        length, context = sum(map(len, texts)), self._manifest.decoder.context_length
+        if length > max(_MAX_TEXT, 16 * context):
+            raise ContextLengthError(
+                f"the prompt has {length:,} characters, too many for the model's context of {context:,} tokens: "
+                "shorten it"
+            )
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise PromptError(
+                    f"the prompt is not valid Unicode: a lone surrogate at position {error.start}"
+                ) from None
 
     def _check_placeholders(self, placeholders: int, pictures: int) -> None:
         if placeholders != pictures:
@@ -135,12 +153,3 @@ class PromptBuilder:
         if not ids:
             raise PromptError("the prompt is empty")
         return ids
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"the prompt is not valid Unicode: a lone surrogate at position {error.start}"
-        ) from None

@@ -39,7 +39,7 @@ def render_spans(
     if skeleton.missing and any(isinstance(message.content, str) for message in messages):
         messages = [message.in_parts() for message in messages]
         skeleton = _Skeleton(template, messages)
-    if messages[-1].texts and len(messages[-1].texts) == len(skeleton.missing_of(messages[-1])):
+    if skeleton.leaves_out(messages[-1]):
         raise PromptError(
             f"the chat template leaves out the text of the last message ({messages[-1].role!r})"
         )
@@ -61,19 +61,15 @@ class _Skeleton:
     def __init__(self, template: ChatTemplate, messages: Sequence[Message]) -> None:
         self._nonce = "k" + secrets.token_hex(12)
         self._texts: list[str] = []
-        self._numbers: dict[int, list[int]] = {}
-        dicts = []
-        for message in messages:
-            first = len(self._texts)
-            dicts.append(message.as_dict(self._word))
-            self._numbers[id(message)] = [i for i in range(first, len(self._texts)) if self._texts[i].strip()]
-        self.text = template.render(dicts)
+        self.text = template.render([message.as_dict(self._word) for message in messages])
         found = {int(number) for number in re.findall(f"{self._nonce}(\\d{{6}})x", self.text, re.IGNORECASE)}
         self.missing = {i for i, text in enumerate(self._texts) if text.strip()} - found
 
-    def missing_of(self, message: Message) -> set[int]:
-        """Numbers of the message's texts that the template leaves out."""
-        return self.missing & set(self._numbers[id(message)])
+    def leaves_out(self, last: Message) -> bool:
+        """Whether nothing of the last message's texts is in the rendering."""
+        first = len(self._texts) - len(last.texts)
+        spoken = {i for i in range(first, len(self._texts)) if self._texts[i].strip()}
+        return bool(spoken) and spoken <= self.missing
 
     def _word(self, text: str) -> str:
         self._texts.append(text)

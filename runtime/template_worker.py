@@ -23,6 +23,9 @@ FUEL = 500_000
 COMPUTING_S = 0.06
 """Processor time of a rendering; usual ones take a thousandth of a second."""
 
+BYTES_PER_S = 10_000_000
+"""Long messages get more time."""
+
 MAX_TEXT = 16 * 2**20
 """Characters of a rendered prompt."""
 
@@ -33,10 +36,11 @@ def main() -> None:
     sys.path.append(sys.argv[1])
     environment = _environment()
     for line in sys.stdin.buffer:
-        _limit_time(COMPUTING_S)
-        answer = json.dumps(_answer(environment, json.loads(line)))
+        request = json.loads(line)
+        _limit_time(COMPUTING_S + len(line) / BYTES_PER_S)
+        answer = _answer(environment, request)
         _limit_time(0)
-        sys.stdout.buffer.write(answer.encode() + b"\n")
+        sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
         sys.stdout.buffer.flush()
 
 

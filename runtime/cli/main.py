@@ -7,6 +7,7 @@ A failure is one line on standard error; `PUMICE_DEBUG=1` shows where it came fr
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -35,6 +36,8 @@ COMMANDS: dict[
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _log_to_stderr()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without the answer's letters shows the others
     try:
         args = _parse(sys.argv[1:] if argv is None else list(argv))
         code = COMMANDS[args.command][2](args)

@@ -76,6 +76,8 @@ def _prompt(given: str | None) -> str | None:
     """The prompt as given or piped; None where a person sits at the terminal."""
     if given is not None and given != "-":
         return given
+    if sys.stdin is None:
+        raise UsageError("there is no standard input: give the prompt as an argument")
     if given is None and sys.stdin.isatty():
         return None
     try:
