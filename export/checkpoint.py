@@ -120,7 +120,8 @@ def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = Non
         path = fetch(text, _read_config, progress or Silent())
         name = text
     else:
-        name = path.resolve().name
+        resolved = path.resolve()
+        name = f"{resolved.parent.name}/{resolved.name}"
     _check_folder(path)
     config = _read_config(path)
     return Checkpoint(path=path, name=name, config=config, tensors=MappingProxyType(_read_headers(path)))

@@ -21,9 +21,8 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block-size",
         type=int,
-        default=32,
         metavar="N",
-        help="int4: columns that share a scale, 16 to 256 (%(default)s)",
+        help="int4: columns that share a scale, 16 to 256 (32)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
     parser.add_argument(

@@ -151,9 +151,9 @@ def _text(config: Any) -> TextConfig:
             f"text_config.num_attention_heads {normal.num_attention_heads} is not divisible by "
             f"num_key_value_heads {normal.num_key_value_heads}"
         )
-    if config.head_dim % 8:  # GroupQueryAttention's rotary kernels work on vectors of eight
+    if config.head_dim % 2:
         raise CheckpointError(
-            f"text_config.head_dim is {config.head_dim}: only multiples of 8 are supported by ONNX Runtime"
+            f"text_config.head_dim is {config.head_dim}: rotary embedding asks for an even number"
         )
     return TextConfig(
         hidden_size=normal.hidden_size,
@@ -162,6 +162,7 @@ def _text(config: Any) -> TextConfig:
         num_attention_heads=normal.num_attention_heads,
         num_key_value_heads=normal.num_key_value_heads,
         head_dim=config.head_dim,
+        rotary_dim=config.head_dim,
         vocab_size=normal.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         hidden_act=_one_of(config, "hidden_act", "text_config.", ACTIVATIONS),

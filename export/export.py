@@ -19,6 +19,7 @@ from pumice.export.bundle import file_entries, write_manifest, writing_bundle
 from pumice.export.checkpoint import Checkpoint, open_checkpoint
 from pumice.export.config import read_config
 from pumice.export.graphs import Graph, decoder_graph, embedding_graph, vision_encoder_graph, write_graph
+from pumice.export.padding import pad_heads
 from pumice.export.progress import Progress, showing
 from pumice.export.quantization import Int4
 from pumice.export.tracing import OPSET
@@ -56,6 +57,7 @@ class Plan:
 
     checkpoint: Checkpoint
     config: LlavaConfig
+    read: Read
     precision: PrecisionName
     scheme: Int4 | None
 
@@ -65,7 +67,7 @@ def export_bundle(
     bundle: Path,
     *,
     precision: PrecisionName = "fp32",
-    block_size: int = 32,
+    block_size: int | None = None,
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -76,7 +78,7 @@ def export_bundle(
         checkpoint: folder in Hugging Face layout with safetensors, or `org/name` on the hub.
         bundle: where the bundle goes; it appears there whole, or not at all.
         precision: `fp32`, or `int4` for 4-bit weights of the decoder and the embedding table.
-        block_size: columns that share a scale in `int4`: 16, 32, 64, 128 or 256.
+        block_size: columns that share a scale in `int4`: 16, 32 (the default), 64, 128 or 256.
         overwrite: replace a bundle that is there already.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify`).
         quiet: show no progress on stderr.
@@ -87,17 +89,26 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be read or is not supported.
         ExportError: the destination exists, the disk is full, or a graph could not be made.
-        UsageError: an unknown precision or block size.
+        UsageError: an unknown precision or block size, or a block size without `int4`.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    scheme = Int4(block_size=block_size) if precision == "int4" else None
+    scheme = _scheme(precision, block_size)
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
         config = read_config(opened.config)
         _check_tensors(opened, config)
-        plan = Plan(checkpoint=opened, config=config, precision=precision, scheme=scheme)
+        config, read = pad_heads(config, _reader(opened))
+        plan = Plan(checkpoint=opened, config=config, read=read, precision=precision, scheme=scheme)
         return _export(plan, bundle, overwrite, verify, progress)
+
+
+def _scheme(precision: PrecisionName, block_size: int | None) -> Int4 | None:
+    if precision == "int4":
+        return Int4() if block_size is None else Int4(block_size=block_size)
+    if block_size is not None:
+        raise UsageError(f"a block size is for int4: the precision is {precision}")
+    return None
 
 
 def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: Progress) -> Manifest:
@@ -130,10 +141,10 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
 
 
 def _trace(plan: Plan, progress: Progress) -> tuple[Graph, Graph, Graph]:
-    read, graphs = _reader(plan.checkpoint), []
+    graphs = []
     progress.stage("tracing decoder, embedding, vision_encoder", steps=3)
     for make in (decoder_graph, embedding_graph, vision_encoder_graph):
-        graph = make(plan.config, read, plan.scheme)
+        graph = make(plan.config, plan.read, plan.scheme)
         counts = graph.counts
         progress.note(
             f"{graph.name}: {counts.traced} nodes traced, {counts.optimized} after onnxscript, "

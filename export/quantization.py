@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from pumice.errors import ExportError
+from pumice.errors import UsageError
 
 ZERO_POINT = 8
 """Of 4-bit blocks without stored zero points."""
@@ -31,7 +31,7 @@ class Int4:
 
     def __post_init__(self) -> None:
         if self.block_size not in (16, 32, 64, 128, 256):
-            raise ExportError(f"block size is {self.block_size}, expected 16, 32, 64, 128 or 256")
+            raise UsageError(f"block size is {self.block_size}, expected 16, 32, 64, 128 or 256")
 
 
 def quantize_rows(

@@ -26,7 +26,11 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """A Llama decoder. `max_position_embeddings` is the context length in tokens."""
+    """A Llama decoder. `max_position_embeddings` is the context length in tokens.
+
+    `rotary_dim` is the checkpoint's own head width; `head_dim` is the width that is computed with, which
+    `pumice.export.padding` may have rounded up.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -34,6 +38,7 @@ class TextConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
+    rotary_dim: int
     vocab_size: int
     max_position_embeddings: int
     hidden_act: str

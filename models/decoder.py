@@ -19,6 +19,7 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.num_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.scale = config.rotary_dim**-0.5
         queries = self.num_heads * config.head_dim
         packed = queries + 2 * self.kv_heads * config.head_dim
         self.qkv = Linear(config.hidden_size, packed, bias=config.attention_bias)
@@ -37,6 +38,7 @@ class Attention(nn.Module):
             places.sin_cache,
             num_heads=self.num_heads,
             kv_num_heads=self.kv_heads,
+            scale=self.scale,
             present_length=places.present_length,
         )
         return self.o_proj(attention), (key, value)
@@ -194,8 +196,13 @@ def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:
 
 
 def rotary_caches(config: TextConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin float32 [context, head_dim / 2] of the positions' angles p·θ^(−2i/K) (arXiv:2104.09864)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
+    """cos and sin float32 [context, head_dim / 2] of the positions' angles p·θ^(−2i/K) (arXiv:2104.09864).
+
+    Columns that pad a head beyond its `rotary_dim` K stay at angle 0.
+    """
+    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.int64).float() / config.rotary_dim
+    frequencies = nn.functional.pad(
+        1.0 / (config.rope_theta**exponents), (0, config.head_dim // 2 - len(exponents))
+    )
     angles = torch.outer(torch.arange(config.max_position_embeddings).float(), frequencies)
     return angles.cos(), angles.sin()

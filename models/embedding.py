@@ -24,12 +24,14 @@ class EmbeddingMerge(nn.Module):
     def forward(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """`input_ids` int64 [B, T], `image_features` [M, D] with M ≥ 0 rows → `inputs_embeds` [B, T, D].
 
-        M is to be the number of image tokens in `input_ids`: surplus rows are not used.
+        Image tokens beyond M keep the table's row, as transformers' do where there is no picture; surplus rows are
+        not used.
         """
         embeds = nn.functional.embedding(input_ids, self.weight)
         is_image = input_ids == self.image_token_id
         # A row of zeros in front keeps the gather valid for M = 0; the others are counted from 1.
         rows = torch.cat((image_features.new_zeros(1, image_features.shape[1]), image_features))
         order = torch.cumsum(is_image.flatten().to(torch.int64), dim=0).view_as(input_ids)
+        is_image = is_image & (order <= image_features.shape[0])
         features = nn.functional.embedding(order * is_image, rows)
         return torch.where(is_image[..., None], features, embeds)

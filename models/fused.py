@@ -61,6 +61,7 @@ def group_query_attention(
     *,
     num_heads: int,
     kv_num_heads: int,
+    scale: float,
     present_length: int | torch.SymInt,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention with packed QKV, rotary embedding inside, over a growing cache.
@@ -71,6 +72,7 @@ def group_query_attention(
         seqlens_k: int32 [B], each row's number of real tokens, past and new, less one.
         total_sequence_length: int32 scalar, P + T; `present_length` is the same as a size.
         cos_cache, sin_cache: [context, K/2].
+        scale: what scores are multiplied by before the softmax.
 
     Returns:
         attention [B, T, num_heads·K], and present key and value [B, kv_num_heads, P + T, K].
@@ -83,14 +85,14 @@ def group_query_attention(
         attention, key, value = symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
             (qkv, None, None, past_key, past_value, seqlens_k, total_sequence_length, cos_cache, sin_cache),
-            {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "do_rotary": 1, "rotary_interleaved": 0},
+            {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "scale": scale, "do_rotary": 1},
             dtypes=(qkv.dtype, past_key.dtype, past_value.dtype),
             shapes=((B, T, num_heads * head_dim), present, present),
             version=1,
         )
         return attention, key, value
     return _eager_group_query_attention(
-        qkv, past_key, past_value, seqlens_k, cos_cache, sin_cache, num_heads, kv_num_heads
+        qkv, past_key, past_value, seqlens_k, cos_cache, sin_cache, num_heads, kv_num_heads, scale
     )
 
 
@@ -103,6 +105,7 @@ def _eager_group_query_attention(
     sin_cache: Tensor,
     num_heads: int,
     kv_num_heads: int,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, _ = qkv.shape
     P, head_dim = past_key.shape[2:]
@@ -118,7 +121,7 @@ def _eager_group_query_attention(
 
     visible = torch.arange(P + T) <= positions_BT[:, None, :, None]  # [B, 1, T, P+T]
     attention = F.scaled_dot_product_attention(
-        q.transpose(1, 2), key, value, attn_mask=visible, enable_gqa=num_heads != kv_num_heads
+        q.transpose(1, 2), key, value, attn_mask=visible, scale=scale, enable_gqa=num_heads != kv_num_heads
     )
     return attention.transpose(1, 2).reshape(B, T, -1), key, value
 

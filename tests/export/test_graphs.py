@@ -81,7 +81,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graphs]:
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, Any]:
     heads, kv_heads = draw(st.sampled_from([(1, 1), (4, 2), (6, 3), (5, 5), (8, 1)]))
-    head_dim = draw(st.sampled_from([8, 16, 24, 40]))
+    head_dim = draw(st.sampled_from([6, 8, 16, 24, 40]))
     vision_heads = draw(st.sampled_from([1, 2, 5]))
     vision_layers = draw(st.integers(1, 3))
     text = Text(
@@ -121,14 +121,37 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(options=shapes())
 def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Within the tolerance of transformers in float64; in float32, transformers' own rounding comes on top.
+
+    Random models a few channels wide can be so ill-conditioned that the latter alone exceeds the tolerance.
+    """
     checkpoint, graphs = exported(tmp_path_factory.mktemp("any"), **options)
-    theirs = oracle.theirs(checkpoint)
+    single, double = oracle.theirs(checkpoint), oracle.theirs(checkpoint).double()
     config = read_config(open_checkpoint(checkpoint).config)
     for images in (0, 1, 2):
         ids, pixels = oracle.prompt(config, images=images)
+        given = pixels if images else None
         with torch.no_grad():
-            expected = theirs(input_ids=ids, pixel_values=pixels if images else None).logits.numpy()
-        assert np.abs(graphs.logits(ids, pixels if images else None) - expected).max() <= TOLERANCE
+            rounded = single(input_ids=ids, pixel_values=given).logits.numpy()
+            exact = double(
+                input_ids=ids, pixel_values=None if given is None else given.double()
+            ).logits.numpy()
+        logits = graphs.logits(ids, given)
+        assert np.abs(logits - exact).max() <= TOLERANCE
+        assert np.abs(logits - rounded).max() <= TOLERANCE + np.abs(rounded - exact).max()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_heads_are_padded_to_a_width_that_runs(precision: PrecisionName, tmp_path: Path) -> None:
+    """GroupQueryAttention takes heads of 16, 32, …; this checkpoint's are 10 wide, with biases."""
+    text = Text(width=96, heads=4, kv_heads=2, head_dim=10, mlp=96, attention_bias=True)
+    checkpoint, graphs = exported(tmp_path, precision, text=text)
+    assert graphs.manifest.decoder.head_dim == 16
+    ids, pixels = oracle.prompt(read_config(open_checkpoint(checkpoint).config))
+    with torch.no_grad():
+        expected = oracle.theirs(checkpoint)(input_ids=ids, pixel_values=pixels).logits.numpy()
+    error = np.abs(graphs.logits(ids, pixels) - expected)
+    assert error.max() <= TOLERANCE if precision == "fp32" else error.mean() < expected.std() / 2
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -198,6 +221,16 @@ def test_several_tokens_over_a_past(plain: tuple[Path, Graphs]) -> None:
     np.testing.assert_allclose(rest, whole[:, 4:], atol=1e-4)
 
 
+def test_image_tokens_without_pictures_are_words(plain: tuple[Path, Graphs]) -> None:
+    """A model may well generate its image token: it is then looked up as any other."""
+    checkpoint, graphs = plain
+    token = read_config(open_checkpoint(checkpoint).config).image_token_id
+    ids = torch.tensor([[5, token, 7]])
+    with torch.no_grad():
+        expected = oracle.theirs(checkpoint)(input_ids=ids).logits.numpy()
+    assert np.abs(graphs.logits(ids, None) - expected).max() <= TOLERANCE
+
+
 def test_names_that_third_parties_rely_on(plain: tuple[Path, Graphs]) -> None:
     """Transformers.js builds its empty cache from `batch_size` and static heads; see shared contracts."""
     _, graphs = plain
@@ -258,6 +291,6 @@ def test_past_and_present_may_share_a_buffer(plain: tuple[Path, Graphs]) -> None
                 bind(name, buffer)
         binding.bind_output("logits")
         session.run_with_iobinding(binding)
-    logits = binding.get_outputs()[[o.name for o in session.get_outputs()].index("logits")].numpy()
+    logits = binding.get_outputs()[-1].numpy()  # in the order of binding
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert (buffers[0].numpy()[:, :, 6:] == 7).all()

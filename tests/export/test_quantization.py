@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
-from pumice.errors import ExportError
+from pumice.errors import UsageError
 from pumice.export.quantization import Int4, dequantize_rows, quantize_rows
 
 
@@ -73,5 +73,5 @@ def test_rows_can_be_quantised_apart() -> None:
 
 @pytest.mark.parametrize("block", [0, 8, 33, 512])
 def test_block_sizes_are_checked(block: int) -> None:
-    with pytest.raises(ExportError, match=f"block size is {block}, expected 16, 32"):
+    with pytest.raises(UsageError, match=f"block size is {block}, expected 16, 32"):
         Int4(block_size=block)

@@ -116,7 +116,7 @@ def test_group_query_attention(heads: int, kv_heads: int, past: int, new: int, l
 
     def attend(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return fused.group_query_attention(
-            *args, num_heads=heads, kv_num_heads=kv_heads, present_length=total
+            *args, num_heads=heads, kv_num_heads=kv_heads, scale=0.3, present_length=total
         )
 
     args = (qkv, key, value, seqlens, torch.tensor(total, dtype=torch.int32), *caches)
