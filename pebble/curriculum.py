@@ -20,9 +20,20 @@ from pebble.scenes import Scene
 
 SCENES_PER_STEP, PAIRS_PER_STEP = 12, 8
 QUESTIONS_PER_SCENE, FOLLOW_UPS_PER_SCENE, QUESTIONS_PER_PAIR = 6, 2, 4
-PAIR_EVERY = 4
+LATE = 3_000
+"""From this step on, what is harder to learn is asked more often: it is then that the rest is known."""
+PAIR_EVERY, PAIR_EVERY_LATE = 4, 3
 """One step in this many is on pairs of pictures."""
 WEIGHTS = {"count": 1.2, "exists": 1.4, "side": 1.4, "compare": 1.4}
+WEIGHTS_LATE = {
+    "where": 3.0,
+    "side": 2.5,
+    "compare": 2.5,
+    "shown": 0.4,
+    "describe": 0.5,
+    "size": 0.6,
+    "count": 0.6,
+}
 """How often a kind is asked; 1 for those not named."""
 
 
@@ -45,24 +56,25 @@ class Batch:
 def draw_batch(pool: Pool, seen: Seen, packer: Packer, step: int, seed: int) -> Batch:
     """The batch of a training step."""
     rng = Random(f"{seed} step {step}")
-    if step % PAIR_EVERY == PAIR_EVERY - 1:
+    every, weights = (PAIR_EVERY, WEIGHTS) if step < LATE else (PAIR_EVERY_LATE, WEIGHTS_LATE)
+    if step % every == every - 1:
         chosen = rng.sample(range(len(pool.pairs)), PAIRS_PER_STEP)
         samples = [(2, ask_pair(pool.pairs[i], rng)) for i in chosen]
         features = seen.pairs[[2 * i + k for i in chosen for k in (0, 1)]]
     else:
         chosen = rng.sample(range(len(pool.scenes)), SCENES_PER_STEP)
-        samples = [(1, ask_scene(pool.scenes[i], rng)) for i in chosen]
+        samples = [(1, ask_scene(pool.scenes[i], rng, weights)) for i in chosen]
         features = seen.scenes[chosen]
     return Batch(features=torch.from_numpy(features.astype(np.float32)), packed=packer.pack(samples))
 
 
-def ask_scene(scene: Scene, rng: Random) -> list[tuple[Turn, ...]]:
+def ask_scene(scene: Scene, rng: Random, weights: dict[str, float] | None = None) -> list[tuple[Turn, ...]]:
     """Conversations about one picture, of one and of two turns."""
     kinds = list(ASKS)
-    weights = [WEIGHTS.get(kind, 1.0) for kind in kinds]
+    shares = [(weights or WEIGHTS).get(kind, 1.0) for kind in kinds]
     asked: list[tuple[Turn, ...]] = []
     while len(asked) < QUESTIONS_PER_SCENE:
-        turn = ASKS[rng.choices(kinds, weights)[0]](scene, rng)
+        turn = ASKS[rng.choices(kinds, shares)[0]](scene, rng)
         if turn is not None:
             asked.append((turn,))
     while len(asked) < QUESTIONS_PER_SCENE + FOLLOW_UPS_PER_SCENE:
