@@ -20,21 +20,13 @@ from pebble.scenes import Scene
 
 SCENES_PER_STEP, PAIRS_PER_STEP = 12, 8
 QUESTIONS_PER_SCENE, FOLLOW_UPS_PER_SCENE, QUESTIONS_PER_PAIR = 6, 2, 4
-LATE = 3_000
-"""From this step on, what is harder to learn is asked more often: it is then that the rest is known."""
-PAIR_EVERY, PAIR_EVERY_LATE = 4, 3
-"""One step in this many is on pairs of pictures."""
 WEIGHTS = {"count": 1.2, "exists": 1.4, "side": 1.4, "compare": 1.4}
-WEIGHTS_LATE = {
-    "where": 3.0,
-    "side": 2.5,
-    "compare": 2.5,
-    "shown": 0.4,
-    "describe": 0.5,
-    "size": 0.6,
-    "count": 0.6,
-}
+RARELY = {"shown": 0.4, "describe": 0.5, "size": 0.6}
+WEIGHTS_LATE = RARELY | {"where": 3.0, "side": 2.5, "compare": 2.5, "count": 0.6}
+WEIGHTS_LAST = RARELY | {"where": 3.5, "side": 4.0, "compare": 4.0, "count": 1.5, "colour": 0.5, "shape": 0.5}
 """How often a kind is asked; 1 for those not named."""
+STAGES = ((6_000, 4, WEIGHTS_LAST), (3_000, 3, WEIGHTS_LATE), (0, 4, WEIGHTS))
+"""(first step, one step in this many is on pairs, weights): what is harder is asked more once the rest is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +48,7 @@ class Batch:
 def draw_batch(pool: Pool, seen: Seen, packer: Packer, step: int, seed: int) -> Batch:
     """The batch of a training step."""
     rng = Random(f"{seed} step {step}")
-    every, weights = (PAIR_EVERY, WEIGHTS) if step < LATE else (PAIR_EVERY_LATE, WEIGHTS_LATE)
+    every, weights = next((every, weights) for first, every, weights in STAGES if step >= first)
     if step % every == every - 1:
         chosen = rng.sample(range(len(pool.pairs)), PAIRS_PER_STEP)
         samples = [(2, ask_pair(pool.pairs[i], rng)) for i in chosen]

@@ -110,9 +110,10 @@ def _look(trainer: Trainer, pool: Pool, bars: Progress) -> Seen:
 
 def _learn_to_answer(trainer: Trainer, pool: Pool, seen: Seen, tokenizer: Tokenizer, bars: Progress) -> None:
     recipe, packer = trainer.recipe, Packer(tokenizer)
-    task = bars.add_task("answering", total=recipe.answering_steps, completed=trainer.answering_step)
+    total = recipe.answering_steps + recipe.polishing_steps
+    task = bars.add_task("answering", total=total, completed=trainer.answering_step)
     losses: list[float] = []
-    while trainer.answering_step < recipe.answering_steps:
+    while trainer.answering_step < total:
         batch = draw_batch(pool, seen, packer, trainer.answering_step, recipe.seed)
         losses.append(trainer.learn_to_answer(batch))
         bars.advance(task)

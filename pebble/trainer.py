@@ -25,7 +25,10 @@ PATCH_CLASSES = (len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, 9)
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the outcome. Rates rise over `warm_up` steps and fall as a cosine to a fiftieth."""
+    """Everything that decides the outcome. Rates rise over `warm_up` steps and fall as a cosine to a fiftieth.
+
+    Answering is learned in two such rounds, the second of `polishing_steps` and on what is hardest.
+    """
 
     seed: int = 7
     scenes: int = 40_000
@@ -35,6 +38,8 @@ class Recipe:
     seeing_rate: float = 1e-3
     answering_steps: int = 6_000
     answering_rate: float = 1e-3
+    polishing_steps: int = 3_200
+    polishing_rate: float = 8e-4
     warm_up: int = 200
     weight_decay: float = 0.02
     ema: float = 0.998
@@ -85,7 +90,7 @@ class Trainer:
         recipe, step = self.recipe, self.answering_step
         with torch.autocast("cpu", torch.bfloat16):
             loss = answer_loss(self.model, batch)
-        self._update(1, loss, recipe.answering_rate * self._schedule(step, recipe.answering_steps))
+        self._update(1, loss, self._answering_rate(step))
         self.answering_step += 1
         decay = min(recipe.ema, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -93,6 +98,13 @@ class Trainer:
                 if name in self.average:
                     self.average[name].lerp_(value, 1 - decay)
         return float(loss.detach())
+
+    def _answering_rate(self, step: int) -> float:
+        recipe = self.recipe
+        if step < recipe.answering_steps:
+            return recipe.answering_rate * self._schedule(step, recipe.answering_steps)
+        polished = step - recipe.answering_steps
+        return recipe.polishing_rate * self._schedule(polished, recipe.polishing_steps)
 
     def _schedule(self, step: int, steps: int) -> float:
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
