@@ -151,10 +151,6 @@ def _text(config: Any) -> TextConfig:
             f"text_config.num_attention_heads {normal.num_attention_heads} is not divisible by "
             f"num_key_value_heads {normal.num_key_value_heads}"
         )
-    if config.head_dim % 2:
-        raise CheckpointError(
-            f"text_config.head_dim is {config.head_dim}: rotary embedding asks for an even number"
-        )
     return TextConfig(
         hidden_size=normal.hidden_size,
         intermediate_size=config.intermediate_size,

@@ -111,7 +111,7 @@ def test_rope_theta_in_both_places(raw: dict[str, Any]) -> None:
         ("vision_config.image_size", 7, "smaller than one patch"),
         ("vision_config.num_channels", 1, r"only 3 \(RGB\)"),
         ("vision_config", [], "vision_config is list"),
-        ("text_config.head_dim", 7, "even number"),
+        ("text_config.head_dim", 7, "even rotary dimension"),
     ],
 )
 def test_refused(raw: dict[str, Any], path: str, value: Any, said: str) -> None:
