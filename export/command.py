@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from pumice.errors import UsageError
-
-PRECISIONS = ("fp32", "int4")
+from pumice.export.precision import PRECISIONS
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
@@ -20,6 +19,7 @@ from pumice.export.checkpoint import Checkpoint, open_checkpoint
 from pumice.export.config import read_config
 from pumice.export.graphs import Graph, decoder_graph, embedding_graph, vision_encoder_graph, write_graph
 from pumice.export.padding import pad_heads
+from pumice.export.precision import PRECISIONS, PrecisionName
 from pumice.export.progress import Progress, showing
 from pumice.export.quantization import Int4
 from pumice.export.tracing import OPSET
@@ -43,8 +43,6 @@ from pumice.models.weights import (
     vision_encoder_weights,
 )
 
-PrecisionName = Literal["fp32", "int4"]
-PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 MINIMUM_ONNXRUNTIME = "1.23.0"
 IR_VERSION = 10
 MANIFEST_BYTES = 1 << 20

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
 from pumice.export.decoder import cache_names
-from pumice.export.export import PrecisionName, export_bundle
+from pumice.export.export import export_bundle
+from pumice.export.precision import PrecisionName
 from pumice.export.quantization import dequantize_rows, quantize_rows
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
