@@ -35,13 +35,9 @@ from pumice.manifest import (
     Source,
 )
 from pumice.models.config import LlavaConfig
-from pumice.models.weights import (
-    canonical_name,
-    check_names,
-    decoder_weights,
-    embedding_weights,
-    vision_encoder_weights,
-)
+from pumice.models.tensor_names import canonical_name, check_names
+from pumice.models.text_weights import decoder_weights, embedding_weights
+from pumice.models.vision_weights import vision_encoder_weights
 
 MINIMUM_ONNXRUNTIME = "1.23.0"
 IR_VERSION = 10

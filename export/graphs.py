@@ -32,7 +32,9 @@ from pumice.export.weight_stream import (
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
-from pumice.models.weights import Weight, decoder_weights, embedding_weights, vision_encoder_weights
+from pumice.models.text_weights import decoder_weights, embedding_weights
+from pumice.models.vision_weights import vision_encoder_weights
+from pumice.models.weights import Weight
 
 HEAD, TABLE = "lm_head.weight", "weight"
 """The head's parameter in the decoder, and the embedding table's in the merge: one and the same in a tied model."""

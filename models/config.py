@@ -6,8 +6,13 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """A CLIP vision tower. `image_size` and `patch_size` are in pixels, for both sides."""
+    """A vision tower. `image_size` and `patch_size` are in pixels, for both sides.
 
+    `tower` names the module that is built (`pumice.models.vision`). A Pixtral takes pictures of any size up to
+    `image_size` on the longer side, and is the only one with rotary embedding (`rope_theta`).
+    """
+
+    tower: Literal["clip", "siglip", "pixtral"]
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -17,19 +22,22 @@ class VisionConfig:
     patch_size: int
     hidden_act: str
     layer_norm_eps: float
+    rope_theta: float | None = None
 
     @property
     def num_patches(self) -> int:
-        """Patches of one picture, without the class token."""
+        """Patches of one picture, without the class token; of the largest one where pictures vary."""
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """A Llama decoder. `max_position_embeddings` is the context length in tokens.
+    """A decoder of the Llama line. `max_position_embeddings` is the context length in tokens.
 
     `rotary_dim` is the checkpoint's own head width; `head_dim` is the width that is computed with, which
-    `pumice.export.padding` may have rounded up.
+    `pumice.export.padding` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]` radians a
+    position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token sees,
+    itself included, or None for all.
     """
 
     hidden_size: int
@@ -43,26 +51,50 @@ class TextConfig:
     max_position_embeddings: int
     hidden_act: str
     rms_norm_eps: float
-    rope_theta: float
-    attention_bias: bool
+    inv_freq: tuple[float, ...]
+    rotary_scale: float
+    sliding_windows: tuple[int | None, ...]
+    qkv_bias: bool
+    o_bias: bool
     mlp_bias: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
-    """The whole. `vision_feature_layer` counts the tower's layers that are run; `default` drops the class token."""
+    """The whole.
+
+    `vision_feature_layers` are hidden states of the tower, counted from 0 (its embeddings), in the order in which they
+    are concatenated; `default` drops the class token, or whatever comes first. `projector_layer_norm_eps` is of
+    ViP-LLaVA's projector, None where there is no norm. `rotated`: the residual stream is turned by
+    `pumice.export.rotation`.
+    """
 
     vision: VisionConfig
     text: TextConfig
-    vision_feature_layer: int
+    vision_feature_layers: tuple[int, ...]
     vision_feature_select_strategy: Literal["default", "full"]
     projector_hidden_act: str
     multimodal_projector_bias: bool
+    projector_layer_norm_eps: float | None
     image_token_id: int
     tie_word_embeddings: bool
+    rotated: bool = False
 
     @property
-    def tokens_per_image(self) -> int:
-        """Rows of `image_features` that one picture gives."""
-        class_token = 0 if self.vision_feature_select_strategy == "default" else 1
-        return self.vision.num_patches + class_token
+    def vision_layers(self) -> int:
+        """Layers of the tower that are run: what lies behind the last feature layer is never read."""
+        return max(self.vision_feature_layers)
+
+    @property
+    def feature_width(self) -> int:
+        """Channels that enter the projector."""
+        return self.vision.hidden_size * len(self.vision_feature_layers)
+
+    @property
+    def tokens_per_image(self) -> int | None:
+        """Rows of `image_features` that one picture gives; None where pictures vary in size."""
+        if self.vision.tower == "pixtral":
+            return None
+        dropped = 1 if self.vision_feature_select_strategy == "default" else 0
+        class_token = 1 if self.vision.tower == "clip" else 0
+        return self.vision.num_patches + class_token - dropped

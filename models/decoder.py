@@ -1,4 +1,7 @@
-"""The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, with logits where they are asked for."""
+"""The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, with logits where they are asked for.
+
+Mistral and Qwen2 differ from it by biases and sliding windows only, which the config has.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,15 @@ Cache = list[tuple[Tensor, Tensor]]
 class Attention(nn.Module):
     """Grouped-query attention; query, key and value are one packed projection."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, sliding_window: int | None) -> None:
         super().__init__()
         self.num_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.sliding_window = sliding_window
         self.scale = config.rotary_dim**-0.5
         queries = self.num_heads * config.head_dim
         packed = queries + 2 * self.kv_heads * config.head_dim
-        self.qkv = Linear(config.hidden_size, packed, bias=config.attention_bias)
-        self.o_proj = Linear(queries, config.hidden_size, bias=config.attention_bias)
+        self.qkv = Linear(config.hidden_size, packed, bias=config.qkv_bias)
+        self.o_proj = Linear(queries, config.hidden_size, bias=config.o_bias)
 
     def forward(
         self, x: Tensor, past: tuple[Tensor, Tensor], places: Places
@@ -39,6 +43,7 @@ class Attention(nn.Module):
             num_heads=self.num_heads,
             kv_num_heads=self.kv_heads,
             scale=self.scale,
+            sliding_window=self.sliding_window,
             present_length=places.present_length,
         )
         return self.o_proj(attention), (key, value)
@@ -78,10 +83,10 @@ class Norm(nn.Module):
 class Block(nn.Module):
     """A layer. What its MLP adds is left to the next norm, which sums and normalises in one operator."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, sliding_window: int | None) -> None:
         super().__init__()
         self.input_layernorm = Norm(config)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, sliding_window)
         self.post_attention_layernorm = Norm(config)
         self.mlp = MLP(config)
 
@@ -126,8 +131,10 @@ class Decoder(nn.Module):
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
         text = config.text
-        self.layers = nn.ModuleList(Block(text) for _ in range(text.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
         self.norm = Norm(text)
+        tied = config.rotated and config.tie_word_embeddings
+        self.head_rotation = Linear(text.hidden_size, text.hidden_size, bias=False) if tied else None
         self.lm_head = Head(text)
         self.register_buffer("cos_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
         self.register_buffer("sin_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
@@ -160,6 +167,8 @@ class Decoder(nn.Module):
             residual, delta, present = layer(residual, delta, past, places, rows)
             presents.append(present)
         x, _ = self.norm(residual, delta)
+        if self.head_rotation is not None:  # a tied table cannot take up the final norm's weight
+            x = self.head_rotation(x)
         return self.lm_head(x), presents
 
 
@@ -196,13 +205,11 @@ def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:
 
 
 def rotary_caches(config: TextConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin float32 [context, head_dim / 2] of the positions' angles p·θ^(−2i/K) (arXiv:2104.09864).
+    """cos and sin float32 [context, head_dim / 2] of position · frequency (arXiv:2104.09864), times the scale.
 
-    Columns that pad a head beyond its `rotary_dim` K stay at angle 0.
+    Columns that pad a head beyond its `rotary_dim` stay at angle 0.
     """
-    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.int64).float() / config.rotary_dim
-    frequencies = nn.functional.pad(
-        1.0 / (config.rope_theta**exponents), (0, config.head_dim // 2 - len(exponents))
-    )
+    frequencies = torch.tensor(config.inv_freq, dtype=torch.float32)
+    frequencies = nn.functional.pad(frequencies, (0, config.head_dim // 2 - len(frequencies)))
     angles = torch.outer(torch.arange(config.max_position_embeddings).float(), frequencies)
-    return angles.cos(), angles.sin()
+    return angles.cos() * config.rotary_scale, angles.sin() * config.rotary_scale

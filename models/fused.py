@@ -62,6 +62,7 @@ def group_query_attention(
     num_heads: int,
     kv_num_heads: int,
     scale: float,
+    sliding_window: int | None,
     present_length: int | torch.SymInt,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention with packed QKV, rotary embedding inside, over a growing cache.
@@ -73,6 +74,7 @@ def group_query_attention(
         total_sequence_length: int32 scalar, P + T; `present_length` is the same as a size.
         cos_cache, sin_cache: [context, K/2].
         scale: what scores are multiplied by before the softmax.
+        sliding_window: how many tokens a token sees, itself included; None for all before it.
 
     Returns:
         attention [B, T, num_heads·K], and present key and value [B, kv_num_heads, P + T, K].
@@ -82,17 +84,29 @@ def group_query_attention(
         B, T, _ = qkv.shape
         head_dim = past_key.shape[-1]
         present = (B, kv_num_heads, present_length, head_dim)
+        attributes = {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "scale": scale, "do_rotary": 1}
+        if sliding_window is not None:
+            attributes["local_window_size"] = sliding_window
         attention, key, value = symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
             (qkv, None, None, past_key, past_value, seqlens_k, total_sequence_length, cos_cache, sin_cache),
-            {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "scale": scale, "do_rotary": 1},
+            attributes,
             dtypes=(qkv.dtype, past_key.dtype, past_value.dtype),
             shapes=((B, T, num_heads * head_dim), present, present),
             version=1,
         )
         return attention, key, value
     return _eager_group_query_attention(
-        qkv, past_key, past_value, seqlens_k, cos_cache, sin_cache, num_heads, kv_num_heads, scale
+        qkv,
+        past_key,
+        past_value,
+        seqlens_k,
+        cos_cache,
+        sin_cache,
+        num_heads,
+        kv_num_heads,
+        scale,
+        sliding_window,
     )
 
 
@@ -106,6 +120,7 @@ def _eager_group_query_attention(
     num_heads: int,
     kv_num_heads: int,
     scale: float,
+    sliding_window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, _ = qkv.shape
     P, head_dim = past_key.shape[2:]
@@ -119,7 +134,10 @@ def _eager_group_query_attention(
     at = positions_BT[:, None, :, None].expand(B, kv_num_heads, T, head_dim)
     key, value = key.scatter(2, at, k.transpose(1, 2)), value.scatter(2, at, v.transpose(1, 2))
 
-    visible = torch.arange(P + T) <= positions_BT[:, None, :, None]  # [B, 1, T, P+T]
+    distance = positions_BT[:, None, :, None] - torch.arange(P + T)  # [B, 1, T, P+T]
+    visible = distance >= 0
+    if sliding_window is not None:
+        visible = visible & (distance < sliding_window)
     attention = F.scaled_dot_product_attention(
         q.transpose(1, 2), key, value, attn_mask=visible, scale=scale, enable_gqa=num_heads != kv_num_heads
     )

@@ -104,7 +104,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
-        self.tower = ClipTower(config.vision, config.vision_feature_layer)
+        self.tower = ClipTower(config.vision, config.vision_layers)
         self.drop_class_token = config.vision_feature_select_strategy == "default"
         self.projector = Projector(config)
 

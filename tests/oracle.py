@@ -11,17 +11,15 @@ from transformers import LlavaForConditionalGeneration
 
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
+from pumice.export.weight_stream import Read
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge
+from pumice.models.tensor_names import canonical_name
+from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
-from pumice.models.weights import (
-    canonical_name,
-    decoder_weights,
-    embedding_weights,
-    load_weights,
-    vision_encoder_weights,
-)
+from pumice.models.vision_weights import vision_encoder_weights
+from pumice.models.weights import load_weights
 
 ZERO, ONE = torch.tensor(0), torch.tensor(1)
 
@@ -53,15 +51,19 @@ def theirs(folder: Path) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def ours(folder: Path) -> Ours:
+def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, Read]] | None = None) -> Ours:
+    """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.rotation.rotate`."""
     checkpoint = open_checkpoint(folder)
     config = read_config(checkpoint.config)
     names = {canonical_name(name): name for name in checkpoint.tensors}
-    read: Callable[[str], torch.Tensor] = lambda name: checkpoint.read(names[name])  # noqa: E731
+    read: Read = lambda name, start, stop: checkpoint.read_rows(names[name], start, stop)  # noqa: E731
+    if change is not None:
+        config, read = change(config, read)
     modules = VisionEncoder(config), EmbeddingMerge(config), Decoder(config)
     tables = vision_encoder_weights(config), embedding_weights(config), decoder_weights(config)
     for module, table in zip(modules, tables, strict=True):
-        load_weights(module, table, read)
+        rows = {name: shape[0] for weight in table.values() for name, shape in weight.sources}
+        load_weights(module, table, lambda name, rows=rows: read(name, 0, rows[name]))  # type: ignore[misc]
     modules[2].cos_cache, modules[2].sin_cache = rotary_caches(config.text)
     return Ours(config=config, vision_encoder=modules[0], embedding=modules[1], decoder=modules[2])
 

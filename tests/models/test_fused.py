@@ -107,7 +107,10 @@ def test_matmul_transposed() -> None:
     [(0, 6, [6]), (0, 6, [6, 2, 5]), (5, 1, [6]), (5, 1, [6, 3, 1]), (4, 3, [7])],
     ids=["prompt", "ragged prompts", "token", "ragged tokens", "several over a past"],
 )
-def test_group_query_attention(heads: int, kv_heads: int, past: int, new: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize("window", [None, 1, 3, 64], ids="window {}".format)
+def test_group_query_attention(
+    heads: int, kv_heads: int, past: int, new: int, lengths: list[int], window: int | None
+) -> None:
     batch, head_dim, total = len(lengths), 16, past + new
     caches = torch.randn(2, 64, head_dim // 2)
     qkv = torch.randn(batch, new, (heads + 2 * kv_heads) * head_dim)
@@ -116,7 +119,12 @@ def test_group_query_attention(heads: int, kv_heads: int, past: int, new: int, l
 
     def attend(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return fused.group_query_attention(
-            *args, num_heads=heads, kv_num_heads=kv_heads, scale=0.3, present_length=total
+            *args,
+            num_heads=heads,
+            kv_num_heads=kv_heads,
+            scale=0.3,
+            sliding_window=window,
+            present_length=total,
         )
 
     args = (qkv, key, value, seqlens, torch.tensor(total, dtype=torch.int32), *caches)

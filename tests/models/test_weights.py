@@ -13,14 +13,10 @@ from pumice.export.config import read_config
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder
 from pumice.models.embedding import EmbeddingMerge
+from pumice.models.tensor_names import canonical_name, check_names
+from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
-from pumice.models.weights import (
-    canonical_name,
-    check_names,
-    decoder_weights,
-    embedding_weights,
-    vision_encoder_weights,
-)
+from pumice.models.vision_weights import vision_encoder_weights
 from tests import oracle
 from tests.factory import Layout, Text, make_checkpoint
 
