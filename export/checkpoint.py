@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pumice.errors import CheckpointError
+from pumice.export.architecture import refuse_other_architectures, refuse_other_kinds
 from pumice.export.hub import fetch, is_hub_id
 from pumice.export.progress import Progress, Silent
 
-SUPPORTED_MODEL_TYPES = ("llava",)
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -33,7 +33,6 @@ DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BUFFERS = ("position_ids",)
 """Last parts of names of integer tensors that old checkpoints carry along and nobody reads."""
-_ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +157,7 @@ def _check_folder(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir())
     if not names:
         raise CheckpointError(f"{path} is empty: expected config.json and {WEIGHTS_NAME}")
-    if "adapter_config.json" in names:
-        raise CheckpointError(
-            f"{path} is an adapter (adapter_config.json): merge it into its base model first"
-        )
+    refuse_other_kinds(path, names)
     if not _safetensors(names):
         _refuse_other_weights(path, names)
     if "config.json" not in names:
@@ -188,30 +184,8 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """`config.json` of a whole that is supported, in float weights, without code of its own."""
-    where = path / "config.json"
-    config = read_json(where)
-    parts = [config] + [
-        config[key] for key in ("text_config", "vision_config") if isinstance(config.get(key), dict)
-    ]
-    for part in parts:
-        if part.get("auto_map"):
-            raise CheckpointError(
-                f"{where} asks for code of its own (auto_map): pumice never runs a checkpoint's code"
-            )
-        quantised = part.get("quantization_config") or part.get("compression_config")
-        if quantised:
-            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-            raise CheckpointError(
-                f"{where} says that the weights are quantised ({method or 'unknown method'}): "
-                "use the checkpoint with float weights; pumice quantises it (--precision int4)"
-            )
-    model_type = config.get("model_type")
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        hint = (
-            "; of this one take the converted release (llava-hf/…)" if model_type in _ORIGINAL_LLAVA else ""
-        )
-        supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise CheckpointError(f"{where} has model_type {model_type!r}: supported is {supported}{hint}")
+    config = read_json(path / "config.json")
+    refuse_other_architectures(path / "config.json", config)
     return config
 
 

@@ -197,7 +197,41 @@ def test_shards_without_index(shards):
 def test_other_architectures(copy, model_type):
     message = refused(change_config(copy, model_type=model_type))
     assert f"model_type {model_type!r}" in message
-    assert "supported is llava" in message
+    assert "supported are LLaVA (llava) and ViP-LLaVA (vipllava)" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+            "a text-only model (LlamaForCausalLM)",
+        ),
+        ({"model_type": "qwen2_vl", "vision_config": {}}, "another vision-language architecture"),
+        ({"model_type": "internvl_chat", "vision_config": {}}, "another vision-language architecture"),
+        ({"model_type": "llava_next", "vision_config": {}}, "LLaVA-NeXT, which cuts pictures into tiles"),
+        ({"model_type": "llava_qwen", "mm_vision_tower": "x"}, "take the converted release"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "(BertModel)"),
+        ({"architectures": "LlavaForConditionalGeneration"}, "model_type None"),
+    ],
+    ids=str,
+)
+def test_others_are_told_what_they_are(copy, config, told):
+    (copy / "config.json").write_text(json.dumps(config))
+    assert told in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("adapter_model.safetensors", "is an adapter"),
+        ("quantize_config.json", "GPTQ-quantised"),
+        ("quant_config.json", "AWQ-quantised"),
+    ],
+)
+def test_folders_of_other_kinds(copy, name, told):
+    (copy / name).write_text("{}")
+    assert told in refused(copy)
 
 
 @pytest.mark.parametrize("part", [None, "text_config", "vision_config"])

@@ -1,0 +1,75 @@
+"""Which checkpoints are exported, and what the others are: told before anything else is read.
+
+Enters: a folder's file names and its parsed `config.json`. Leaves: nothing, or a `CheckpointError` of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pumice.errors import CheckpointError
+
+SUPPORTED_MODEL_TYPES = ("llava", "vipllava")
+SUPPORTED = "supported are LLaVA (llava) and ViP-LLaVA (vipllava)"
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_QUANTISED_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+_ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
+_RELATIVES = {
+    "llava_next": "LLaVA-NeXT, which cuts pictures into tiles",
+    "llava_next_video": "LLaVA-NeXT-Video",
+    "llava_onevision": "LLaVA-OneVision, which cuts pictures into tiles",
+    "video_llava": "Video-LLaVA",
+    "mistral3": "Mistral 3, which merges patches",
+}
+
+
+def refuse_other_kinds(path: Path, names: Collection[str]) -> None:
+    """Folders that their file names tell to be adapters or quantised; raises CheckpointError."""
+    adapters = [name for name in _ADAPTER_FILES if name in names]
+    if adapters:
+        raise CheckpointError(f"{path} is an adapter ({adapters[0]}): merge it into its base model first")
+    for name, method in _QUANTISED_FILES.items():
+        if name in names:
+            raise CheckpointError(f"{path} has {method}-quantised weights ({name}): {_FLOAT_INSTEAD}")
+
+
+def refuse_other_architectures(where: Path, config: Mapping[str, Any]) -> None:
+    """Code of its own, quantised weights, and models that are no LLaVA; raises CheckpointError."""
+    parts = [config]
+    parts += [config[key] for key in ("text_config", "vision_config") if isinstance(config.get(key), dict)]
+    for part in parts:
+        if part.get("auto_map"):
+            raise CheckpointError(
+                f"{where} asks for code of its own (auto_map, trust_remote_code): pumice never runs a checkpoint's code"
+            )
+        quantised = part.get("quantization_config") or part.get("compression_config")
+        if quantised:
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+            raise CheckpointError(
+                f"{where} says that the weights are quantised ({method or 'unknown method'}): {_FLOAT_INSTEAD}"
+            )
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in SUPPORTED_MODEL_TYPES:
+        raise CheckpointError(f"{where} has model_type {model_type!r}{_described(config)}: {SUPPORTED}")
+
+
+_FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
+
+
+def _described(config: Mapping[str, Any]) -> str:
+    """What a model of another type is, as far as its config tells."""
+    model_type = config.get("model_type")
+    if model_type in _ORIGINAL_LLAVA:
+        return ", the original LLaVA's own layout (take the converted release, llava-hf/…)"
+    if isinstance(model_type, str) and model_type in _RELATIVES:
+        return f" ({_RELATIVES[model_type]})"
+    if any(key in config for key in ("vision_config", "visual", "vision_tower", "mm_vision_tower")):
+        return ", another vision-language architecture"
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else None
+    if isinstance(named, str) and named.endswith("ForCausalLM"):
+        return f", a text-only model ({named})"
+    return f" ({named})" if isinstance(named, str) else ""
