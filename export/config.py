@@ -14,13 +14,22 @@ from transformers import PreTrainedConfig, VipLlavaConfig
 
 from pumice.errors import CheckpointError
 from pumice.export import text_config, vision_config
-from pumice.export.config_checks import one_of, refuse_unknown_keys
+from pumice.export.config_checks import (
+    one_of,
+    refuse_beyond_belief,
+    refuse_other_dtypes,
+    refuse_unknown_keys,
+    require_epsilon,
+    require_flag,
+)
 from pumice.export.text_config import TEXT_TYPES, read_text_config
 from pumice.export.vision_config import VISION_TYPES, read_vision_config
+from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import LlavaConfig, VisionConfig
-from pumice.models.fused import ACTIVATIONS
 
 MODEL_TYPES: dict[str, type[PreTrainedConfig]] = {"llava": HfLlavaConfig, "vipllava": VipLlavaConfig}
+MAX_FEATURE_LAYERS = 64
+"""Of a list, which may name a layer twice."""
 _EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
 
 
@@ -33,7 +42,9 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
     config = _as_transformers_reads_it(raw)
     vision, text = read_vision_config(config.vision_config), read_text_config(config.text_config)
     vip = isinstance(config, VipLlavaConfig)
-    strategy = "default" if vip else one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
+    strategy: Any = (
+        "default" if vip else one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
+    )
     _check_selection(vision, strategy, vip)
     return LlavaConfig(
         vision=vision,
@@ -41,10 +52,10 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         vision_feature_layers=_feature_layers(config.vision_feature_layer, vision.num_hidden_layers),
         vision_feature_select_strategy=strategy,
         projector_hidden_act=one_of(config, "projector_hidden_act", "", ACTIVATIONS),
-        multimodal_projector_bias=True if vip else config.multimodal_projector_bias,
-        projector_layer_norm_eps=float(config.projector_layernorm_eps) if vip else None,
+        multimodal_projector_bias=vip or require_flag(config, "", "multimodal_projector_bias"),
+        projector_layer_norm_eps=require_epsilon(config, "", "projector_layernorm_eps") if vip else None,
         image_token_id=_image_token(config),
-        tie_word_embeddings=config.tie_word_embeddings,
+        tie_word_embeddings=require_flag(config, "", "tie_word_embeddings"),
     )
 
 
@@ -60,11 +71,16 @@ def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
         vision_raw, vision_type, "vision_config.", extra=vision_config.EXTRA_KEYS[vision_name]
     )
     refuse_unknown_keys(text_raw, text_type, "text_config.", extra=text_config.EXTRA_KEYS)
+    for part, where in ((raw, ""), (vision_raw, "vision_config."), (text_raw, "text_config.")):
+        refuse_beyond_belief(part, where)
+        refuse_other_dtypes(part, where)
     try:
         return kind.from_dict(dict(raw))
     except Exception as error:  # transformers raises whatever its validators raise
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"config.json is not a valid LLaVA config: {reason}") from None
+        reason = f"{type(error).__name__} {' '.join(str(error).split())[:400]}"
+        raise CheckpointError(
+            f"config.json is not a valid LLaVA config: transformers ends with {reason}"
+        ) from None
 
 
 def _check_selection(vision: VisionConfig, strategy: str, vip: bool) -> None:
@@ -80,8 +96,10 @@ def _feature_layers(given: object, layers: int) -> tuple[int, ...]:
     """Which of the tower's hidden states are read, as numbers of layers run (0: the embeddings)."""
     listed = list(given) if isinstance(given, (list, tuple)) else [given]
     whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in listed)
-    if not listed or not whole:
-        raise CheckpointError(f"vision_feature_layer is {given!r}, expected a layer or a list of layers")
+    if not 1 <= len(listed) <= MAX_FEATURE_LAYERS or not whole:
+        raise CheckpointError(
+            f"vision_feature_layer is {str(given)[:200]}, expected a layer or a list of at most {MAX_FEATURE_LAYERS}"
+        )
     numbers = [int(str(layer)) for layer in listed]
     for layer in numbers:
         if not -layers - 1 <= layer <= layers:

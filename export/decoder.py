@@ -1,10 +1,13 @@
 """Exporter of the decoder: `inputs_embeds` and `past_key_values.*` → `logits` and `present.*`."""
 
+from dataclasses import replace
+
 import torch
 from optimum.utils import NormalizedTextConfigWithGQA
 from optimum.utils.input_generators import MistralDummyPastKeyValuesGenerator
 from torch.export import Dim
 
+from pumice.export.repetition import equal_runs, repeat_layers
 from pumice.export.tracing import Example, Traced, trace
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder
@@ -14,7 +17,20 @@ NUM_LOGITS = "num_logits_to_keep"
 
 
 def trace_decoder(config: LlavaConfig) -> Traced:
-    """Trace the decoder for any batch, number of new tokens and past length."""
+    """The decoder for any batch, number of new tokens and past length."""
+    windows = config.text.sliding_windows
+    runs = equal_runs(windows)
+    text = replace(
+        config.text,
+        num_hidden_layers=len(runs),
+        sliding_windows=tuple(windows[run.start] for run in runs),
+    )
+    traced = trace_every_layer(replace(config, text=text))
+    return repeat_layers(traced, runs, ("/layers.", "layers.", "past_key_values.", "present."))
+
+
+def trace_every_layer(config: LlavaConfig) -> Traced:
+    """What `trace_decoder` gives, slowly."""
     text = config.text
 
     def example() -> Example:

@@ -27,6 +27,8 @@ from pumice.models.config import LlavaConfig
 from pumice.models.text_weights import EMBEDDING_TABLE, HEAD_ROTATION
 
 SEED = 0
+CACHED = 1 << 18
+"""Elements that are turned at a time: what stays in a core's cache is turned three times as quickly."""
 SLAB_COLUMNS = 2048
 """Columns of a matrix whose rows are turned that are in memory as float32 twice at a time."""
 
@@ -59,17 +61,23 @@ class Rotation:
 
     def turn(self, x: Tensor) -> Tensor:
         """x·Q of float32 [..., width]."""
-        parts = (x * self._signs).view(-1, len(self._odd), len(self._outer), len(self._inner))
-        turned = self._outer @ (parts @ self._inner)
-        if len(self._odd) > 1:
-            turned = self._odd.T @ turned.flatten(2)
-        return turned.reshape(x.shape)
+        rows = x.reshape(-1, self.width)
+        turned = torch.empty_like(rows)
+        for start in range(0, len(rows), step := max(1, CACHED // self.width)):
+            block = rows[start : start + step] * self._signs
+            parts = block.view(-1, len(self._odd), len(self._outer), len(self._inner))
+            parts = self._outer @ (parts @ self._inner)
+            if len(self._odd) > 1:
+                parts = self._odd.T @ parts.flatten(2)
+            turned[start : start + step] = parts.view(-1, self.width)
+        return turned.view(x.shape)
 
     def turn_back(self, x: Tensor) -> Tensor:
         """x·Qᵀ of float32 [..., width]."""
         parts = self._odd @ x.reshape(-1, len(self._odd), self.width // len(self._odd))
         parts = parts.view(-1, len(self._odd), len(self._outer), len(self._inner))
-        return (self._outer @ parts @ self._inner).reshape(x.shape) * self._signs
+        back: Tensor = (self._outer @ parts @ self._inner).reshape(x.shape) * self._signs
+        return back
 
 
 def rotate(config: LlavaConfig, read: Read, rotation: Rotation | None = None) -> tuple[LlavaConfig, Read]:

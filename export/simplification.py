@@ -38,7 +38,9 @@ def simplify(traced: Traced) -> tuple[ir.Model, NodeCounts]:
     counted.append(len(simplified.graph))
     _restore_interface(simplified, model)
     _forget_inner_shapes(simplified)
+    _drop_unused_outputs(simplified)
     _name_new_nodes(simplified)
+    _name_constants(simplified)
     return simplified, NodeCounts(traced=counted[0], optimized=counted[1], simplified=counted[2])
 
 
@@ -61,6 +63,15 @@ def _restore_interface(model: ir.Model, original: ir.Model) -> None:
             )
         for value, before in zip(values, originals, strict=True):
             value.shape, value.type = before.shape, before.type
+
+
+def _drop_unused_outputs(model: ir.Model) -> None:
+    """Optional outputs of fused operators that nobody reads lose their names, so that they are not computed."""
+    kept = set(model.graph.outputs)
+    for node in model.graph:
+        for output in node.outputs:
+            if node.domain == "com.microsoft" and not output.uses() and output not in kept:
+                output.name = ""
 
 
 def _forget_inner_shapes(model: ir.Model) -> None:
@@ -86,3 +97,13 @@ def _name_new_nodes(model: ir.Model) -> None:
         while node.name in taken:
             node.name, suffix = f"{path}_{suffix}", suffix + 1
         taken.add(node.name)
+
+
+def _name_constants(model: ir.Model) -> None:
+    """Constants take the name of the first input that reads them: the passes only number them."""
+    constants = list(model.graph.initializers.values())
+    model.graph.initializers.clear()
+    for value in constants:
+        for use in list(value.uses())[:1]:
+            value.name = f"{use.node.name}_input_{use.idx}"
+            model.graph.register_initializer(value)

@@ -5,6 +5,7 @@ Defaults come from transformers' config classes, frequencies from transformers' 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pumice.errors import CheckpointError
-from pumice.export.config_checks import one_of, require_positive
+from pumice.export.config_checks import one_of, require_epsilon, require_flag, require_positive
+from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import TextConfig
-from pumice.models.fused import ACTIVATIONS
 
 TEXT_TYPES: dict[str, type[PreTrainedConfig]] = {
     "llama": LlamaConfig,
@@ -55,13 +56,13 @@ def read_text_config(config: Any) -> TextConfig:
         vocab_size=normal.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         hidden_act=one_of(config, "hidden_act", where, ACTIVATIONS),
-        rms_norm_eps=config.rms_norm_eps,
+        rms_norm_eps=require_epsilon(config, where, "rms_norm_eps"),
         inv_freq=inv_freq,
         rotary_scale=scale,
         sliding_windows=_sliding_windows(config),
-        qkv_bias=config.attention_bias if llama else isinstance(config, Qwen2Config),
-        o_bias=config.attention_bias if llama else False,
-        mlp_bias=config.mlp_bias if llama else False,
+        qkv_bias=require_flag(config, where, "attention_bias") if llama else isinstance(config, Qwen2Config),
+        o_bias=require_flag(config, where, "attention_bias") if llama else False,
+        mlp_bias=require_flag(config, where, "mlp_bias") if llama else False,
     )
 
 
@@ -103,9 +104,9 @@ def _rotary(config: Any, head_dim: int) -> tuple[tuple[float, ...], float]:
         raise CheckpointError(
             f"text_config.rope_parameters {parameters} cannot be used: {type(error).__name__} {error}"
         ) from None
-    if not bool(torch.isfinite(frequencies).all()):
+    if not bool(torch.isfinite(frequencies).all()) or not math.isfinite(scale):
         raise CheckpointError(
-            f"text_config.rope_parameters {parameters} give frequencies that are not finite"
+            f"text_config.rope_parameters {parameters} give frequencies or a scale that are not finite"
         )
     return tuple(frequencies.tolist()), float(scale)
 
@@ -121,8 +122,9 @@ def _require_numbers(parameters: dict[str, Any]) -> None:
 
 def _sliding_windows(config: Any) -> tuple[int | None, ...]:
     """For each layer how many tokens a token sees, None for all."""
-    layers, context = config.num_hidden_layers, config.max_position_embeddings
-    window = getattr(config, "sliding_window", None)
+    layers: int = config.num_hidden_layers
+    context: int = config.max_position_embeddings
+    window: int | None = getattr(config, "sliding_window", None)
     if window is None:
         return (None,) * layers
     require_positive(config, "text_config.", "sliding_window")

@@ -64,7 +64,6 @@ def trace(build: Callable[[], torch.nn.Module], example: Callable[[], Example]) 
     model = program.model
     for name, dims in call.output_dims.items():
         next(o for o in model.graph.outputs if o.name == name).shape = ir.Shape(dims)
-    _drop_unused_outputs(model)
     _name_by_path(model)
     return Traced(model=model, inputs=tuple(call.input_names), parameters=_lift_parameters(model))
 
@@ -79,18 +78,13 @@ def _lift_parameters(model: ir.Model) -> tuple[str, ...]:
     return tuple(value.name for value in used if value.name)
 
 
-def _drop_unused_outputs(model: ir.Model) -> None:
-    """Optional outputs of fused operators that nobody reads lose their names, so that they are not computed."""
-    kept = set(model.graph.outputs)
-    for node in model.graph:
-        for output in node.outputs:
-            if node.domain == "com.microsoft" and not output.uses() and output not in kept:
-                output.name = ""
-
-
 def _name_by_path(model: ir.Model) -> None:
-    """Name nodes by their module's path, `/layers.0/mlp/down_proj/MatMul`: a profile then reads like the model."""
+    """Name nodes by their module's path, `/layers.0/mlp/down_proj/MatMul`: a profile then reads like the model.
+
+    What a node computes is named after it: `pumice.export.repetition` knows by that which layer it is of.
+    """
     taken: dict[str, int] = {}
+    kept = set(model.graph.outputs)
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
         module = next((scope for scope in reversed(scopes[:-1]) if not scope.startswith("_empty")), "")
@@ -98,6 +92,9 @@ def _name_by_path(model: ir.Model) -> None:
         taken[path] = taken.get(path, 0) + 1
         node.name = path if taken[path] == 1 else f"{path}_{taken[path]}"
         node.metadata_props.clear()
+        for index, output in enumerate(node.outputs):
+            if output not in kept:
+                output.name = f"{node.name}_output_{index}"
 
 
 @contextlib.contextmanager

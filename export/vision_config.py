@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from optimum.utils import NormalizedVisionConfig
 from transformers import CLIPVisionConfig, PixtralVisionConfig, PreTrainedConfig, SiglipVisionConfig
 
 from pumice.errors import CheckpointError
-from pumice.export.config_checks import one_of, require_positive
+from pumice.export.config_checks import one_of, require_epsilon, require_positive
+from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import VisionConfig
-from pumice.models.fused import ACTIVATIONS
 
 VISION_TYPES: dict[str, type[PreTrainedConfig]] = {
     "clip_vision_model": CLIPVisionConfig,
@@ -18,12 +19,12 @@ VISION_TYPES: dict[str, type[PreTrainedConfig]] = {
     "pixtral": PixtralVisionConfig,
 }
 EXTRA_KEYS = {
-    "clip_vision_model": (),
+    "clip_vision_model": ("tie_word_embeddings",),
     # a pooling head is never read by a LLaVA
-    "siglip_vision_model": ("vision_use_head",),
-    "pixtral": ("rope_theta", "rope_parameters", "rope_scaling"),
+    "siglip_vision_model": ("tie_word_embeddings", "vision_use_head"),
+    "pixtral": ("tie_word_embeddings", "rope_theta", "rope_parameters", "rope_scaling"),
 }
-"""Keys that checkpoints have beside the config classes' own fields."""
+"""Keys that checkpoints have beside the config classes' own fields; towers have no embeddings to tie."""
 
 PIXTRAL_NORM_EPS = 1e-5
 """Fixed in transformers' modules."""
@@ -59,7 +60,7 @@ def read_vision_config(config: Any) -> VisionConfig:
         image_size=size,
         patch_size=patch,
         hidden_act=one_of(config, "hidden_act", where, ACTIVATIONS),
-        layer_norm_eps=PIXTRAL_NORM_EPS if pixtral else config.layer_norm_eps,
+        layer_norm_eps=PIXTRAL_NORM_EPS if pixtral else require_epsilon(config, where, "layer_norm_eps"),
         rope_theta=_pixtral_theta(config) if pixtral else None,
     )
 
@@ -78,6 +79,6 @@ def _pixtral_theta(config: Any) -> float:
         raise CheckpointError(
             f"vision_config's heads are {head_dim} wide (hidden_size / num_attention_heads), expected a multiple of 4"
         )
-    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or theta <= 0:
-        raise CheckpointError(f"vision_config has rope_theta {theta!r}, expected a number above 0")
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta < math.inf:
+        raise CheckpointError(f"vision_config has rope_theta {theta!r}, expected a finite number above 0")
     return float(theta)

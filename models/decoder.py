@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pumice.models import fused
+from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.layers import Linear, parameter
 
@@ -57,7 +58,7 @@ class MLP(nn.Module):
         size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_proj = Linear(size, inner, bias=bias)
         self.up_proj = Linear(size, inner, bias=bias)
-        self.activation = fused.ACTIVATIONS[config.hidden_act]
+        self.activation = ACTIVATIONS[config.hidden_act]
         self.down_proj = Linear(inner, size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

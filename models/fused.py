@@ -7,14 +7,10 @@ The `com.microsoft` operators are described in ONNX Runtime's docs/ContribOperat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.onnx.ops import symbolic, symbolic_multi_out
-
-Activation = Callable[[Tensor], Tensor]
 
 
 def simplified_layer_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -84,13 +80,11 @@ def group_query_attention(
         B, T, _ = qkv.shape
         head_dim = past_key.shape[-1]
         present = (B, kv_num_heads, present_length, head_dim)
-        attributes = {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "scale": scale, "do_rotary": 1}
-        if sliding_window is not None:
-            attributes["local_window_size"] = sliding_window
+        window = {} if sliding_window is None else {"local_window_size": sliding_window}
         attention, key, value = symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
             (qkv, None, None, past_key, past_value, seqlens_k, total_sequence_length, cos_cache, sin_cache),
-            attributes,
+            {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "scale": scale, "do_rotary": 1, **window},
             dtypes=(qkv.dtype, past_key.dtype, past_value.dtype),
             shapes=((B, T, num_heads * head_dim), present, present),
             version=1,
@@ -150,23 +144,40 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, num_heads: int) -> Tensor:
-    """Full attention of a vision tower: query, key, value [N, T, D] before their bias [3·D] → [N, T, D]."""
+def multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, num_heads: int
+) -> Tensor:
+    """Full attention of a vision tower: query, key, value [N, T, D] before their bias [3·D], if any → [N, T, D]."""
     if torch.onnx.is_in_onnx_export():
         return symbolic(
             "com.microsoft::MultiHeadAttention",
-            (query, key, value, bias),
+            (query, key, value) if bias is None else (query, key, value, bias),
             {"num_heads": num_heads},
             dtype=query.dtype,
             shape=query.shape,
             version=1,
         )
     N, T, D = query.shape
-    q, k, v = (
-        (x + b).view(N, T, num_heads, -1).transpose(1, 2)
-        for x, b in zip((query, key, value), bias.chunk(3), strict=True)
-    )
+    parts: tuple[Tensor, ...] = (query, key, value)
+    if bias is not None:
+        parts = tuple(x + b for x, b in zip(parts, bias.chunk(3), strict=True))
+    q, k, v = (x.view(N, T, num_heads, -1).transpose(1, 2) for x in parts)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, T, D)
+
+
+def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn every head of x [N, T, heads·K] by the angles of its token; cos and sin [T, K/2] → [N, T, heads·K]."""
+    if torch.onnx.is_in_onnx_export():
+        first = torch.zeros(1, dtype=torch.int64)  # a single number: tokens are counted from there
+        return symbolic(
+            "com.microsoft::RotaryEmbedding",
+            (x, first, cos, sin),
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+        )
+    heads = x.unflatten(-1, (-1, 2 * cos.shape[-1]))
+    return _rotate(heads, cos[:, None], sin[:, None]).flatten(-2)
 
 
 def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
@@ -177,42 +188,3 @@ def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
             "com.microsoft::FusedMatMul", (x, weight), {"transB": 1}, dtype=x.dtype, shape=shape, version=1
         )
     return x @ weight.T
-
-
-def quick_gelu(alpha: float) -> Activation:
-    """x·sigmoid(alpha·x) elementwise: alpha 1.702 is CLIP's quick GELU, alpha 1 is SiLU."""
-
-    def activate(x: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
-            return _elementwise("com.microsoft::QuickGelu", x, alpha=alpha)
-        return x * torch.sigmoid(alpha * x)
-
-    return activate
-
-
-def gelu(x: Tensor) -> Tensor:
-    """x·Φ(x) elementwise (arXiv:1606.08415)."""
-    return _elementwise("com.microsoft::Gelu", x) if torch.onnx.is_in_onnx_export() else F.gelu(x)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation, elementwise."""
-    if torch.onnx.is_in_onnx_export():
-        return _elementwise("com.microsoft::FastGelu", x)
-    return F.gelu(x, approximate="tanh")
-
-
-def _elementwise(operator: str, x: Tensor, **attrs: float) -> Tensor:
-    return symbolic(operator, (x,), dict(attrs), dtype=x.dtype, shape=x.shape, version=1)
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "silu": quick_gelu(1.0),
-    "swish": quick_gelu(1.0),
-    "quick_gelu": quick_gelu(1.702),
-    "gelu": gelu,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "gelu_new": gelu_tanh,
-    "relu": F.relu,
-}
-"""By the names that checkpoints' `hidden_act` uses (transformers' `ACT2FN`)."""

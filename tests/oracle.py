@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
@@ -47,8 +47,11 @@ class Ours:
         return logits
 
 
-def theirs(folder: Path) -> LlavaForConditionalGeneration:
-    return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+def theirs(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A `LlavaForConditionalGeneration`, or ViP-LLaVA's, with every weight from the checkpoint."""
+    model, report = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    assert not any(report.values()), report
+    return model.eval()
 
 
 def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, Read]] | None = None) -> Ours:
@@ -69,13 +72,20 @@ def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, 
 
 
 def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random `input_ids` [1, T] with `images` pictures' tokens inside, and random `pixel_values`."""
+    """Random `input_ids` [1, T] with `images` pictures' tokens inside, and random `pixel_values` of one size."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(3, config.text.vocab_size, (4 * (images + 1),), generator=generator)
     words[words == config.image_token_id] = 3
-    picture = torch.full((config.tokens_per_image,), config.image_token_id)
+    height, width = size = picture_size(config)
+    tokens = config.tokens_per_image or (height * width) // config.vision.patch_size**2
+    picture = torch.full((tokens,), config.image_token_id)
     parts = [words[:4]]
     for i in range(images):
         parts += [picture, words[4 * (i + 1) : 4 * (i + 2)]]
-    size = config.vision.image_size
-    return torch.cat(parts)[None], torch.randn(images, 3, size, size, generator=generator)
+    return torch.cat(parts)[None], torch.randn(images, 3, *size, generator=generator)
+
+
+def picture_size(config: LlavaConfig) -> tuple[int, int]:
+    """Height and width in pixels that the tower takes; 3 × 4 patches where any would do."""
+    patch, side = config.vision.patch_size, config.vision.image_size
+    return (3 * patch, 4 * patch) if config.vision.tower == "pixtral" else (side, side)

@@ -160,7 +160,7 @@ def test_sliding_windows(raw: dict[str, Any]) -> None:
         ("text_config.model_type", "gemma", "text model of type 'gemma'.*supported: llama, mistral, qwen2"),
         ("model_type", "llava_next", "whole model of type 'llava_next'"),
         ("text_config.model_type", ["llama"], r"text model of type \['llama'\]"),
-        ("text_config.hidden_act", "mish", "hidden_act is 'mish'; supported: silu"),
+        ("text_config.hidden_act", "prelu", "hidden_act is 'prelu'; supported: silu"),
         ("vision_config.hidden_act", "tanhshrink", "vision_config.hidden_act is 'tanhshrink'"),
         ("projector_hidden_act", "elu", "projector_hidden_act is 'elu'"),
         (

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import AutoProcessor
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
-from tests.factory import Layout, Text, Vision, make_checkpoint
+from pumice.export.checkpoint import open_checkpoint
+from pumice.export.config import read_config
+from pumice.export.processor import load_processor
+from tests import oracle
+from tests.factory import FAMILIES, Layout, Text, Vision, make_checkpoint
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is shown?"}]}]
 PLAIN: dict[str, object] = {}
@@ -60,3 +65,40 @@ def test_shards_cover_every_tensor_once(tmp_path):
     assert len(sizes) > 2
     assert set(index["weight_map"].values()) == {path.name for path in folder.glob("model-*.safetensors")}
     assert sum(sizes) > index["metadata"]["total_size"]
+
+
+@pytest.mark.parametrize("layout", ["released", "saved", "new"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_in_transformers(family, layout, tmp_path):
+    """No tensor is missing or left over, and the tokenizer's ids lie inside of the embedding table."""
+    folder = FAMILIES[family](tmp_path, layout=layout)
+    model = oracle.theirs(folder)
+    processor = load_processor(folder, read_config(open_checkpoint(folder).config))
+    assert len(processor.tokenizer) <= model.config.text_config.vocab_size
+    assert processor.image_token_id == model.config.image_token_id
+    text = processor.apply_chat_template(MESSAGES, add_generation_prompt=True)
+    assert processor.image_token in text
+
+
+def test_families_have_the_released_names(tmp_path):
+    """Some names of the public checkpoints, by family."""
+    names = {}
+    for family in ("llava-1.5", "llava-interleave", "vip-llava", "pixtral"):
+        with safe_open(FAMILIES[family](tmp_path / family) / "model.safetensors", "pt") as file:
+            names[family] = set(file.keys())
+    vit = "vision_tower.vision_model.encoder.layers.0.self_attn.out_proj.bias"
+    assert {vit, "vision_tower.vision_model.pre_layrnorm.weight"} <= names["llava-1.5"]
+    assert {vit, "vision_tower.vision_model.embeddings.patch_embedding.bias"} <= names["llava-interleave"]
+    assert "language_model.model.layers.0.self_attn.k_proj.bias" in names["llava-interleave"]
+    assert "multi_modal_projector.projector_layernorm.bias" in names["vip-llava"]
+    assert {
+        "vision_tower.patch_conv.weight",
+        "vision_tower.ln_pre.weight",
+        "vision_tower.transformer.layers.0.attention.o_proj.weight",
+        "vision_tower.transformer.layers.0.attention_norm.weight",
+        "vision_tower.transformer.layers.0.feed_forward.gate_proj.weight",
+        "vision_tower.transformer.layers.0.ffn_norm.weight",
+        "language_model.model.embed_tokens.weight",
+        "language_model.lm_head.weight",
+    } <= names["pixtral"]
+    assert not any(name.startswith("vision_tower.vision_model") for name in names["pixtral"])

@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
@@ -21,7 +20,8 @@ from pumice.export.precision import PrecisionName
 from pumice.export.quantization import dequantize_rows, quantize_rows
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
-from tests.factory import Text, Vision, make_checkpoint
+from tests.factory import FAMILIES, Text, make_checkpoint
+from tests.shapes import checkpoints
 
 TOLERANCE = 2e-4
 
@@ -79,55 +79,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graphs]:
     return exported(tmp_path_factory.mktemp("plain"))
 
 
-@st.composite
-def shapes(draw: st.DrawFn) -> dict[str, Any]:
-    heads, kv_heads = draw(st.sampled_from([(1, 1), (4, 2), (6, 3), (5, 5), (8, 1)]))
-    head_dim = draw(st.sampled_from([6, 8, 16, 24, 40]))
-    vision_heads = draw(st.sampled_from([1, 2, 5]))
-    vision_layers = draw(st.integers(1, 3))
-    text = Text(
-        width=heads * draw(st.sampled_from([8, 24])),
-        layers=draw(st.integers(1, 4)),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        mlp=draw(st.integers(1, 12)) * 9,
-        rope_theta=draw(st.sampled_from([1e4, 1e6])),
-        tied=draw(st.booleans()),
-        attention_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
-    )
-    vision = Vision(
-        width=vision_heads * draw(st.sampled_from([8, 12])),
-        layers=vision_layers,
-        heads=vision_heads,
-        mlp=draw(st.integers(1, 9)) * 7,
-        image_size=draw(st.sampled_from([28, 30, 45])),
-        patch_size=draw(st.sampled_from([7, 14])),
-        act=draw(st.sampled_from(["quick_gelu", "gelu"])),
-    )
-    return {
-        "text": text,
-        "vision": vision,
-        "feature_layer": draw(st.integers(-vision_layers, -1)),
-        "strategy": draw(st.sampled_from(["default", "full"])),
-        "projector_bias": draw(st.booleans()),
-        "layout": draw(st.sampled_from(["released", "new"])),
-        "dtype": draw(st.sampled_from(["float32", "bfloat16"])),
-        "seed": draw(st.integers(0, 99)),
-    }
-
-
 @pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
-@given(options=shapes())
+@given(options=checkpoints())
 def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Within the tolerance of transformers in float64; in float32, transformers' own rounding comes on top.
 
     Random models a few channels wide can be so ill-conditioned that the latter alone exceeds the tolerance.
     """
     checkpoint, graphs = exported(tmp_path_factory.mktemp("any"), **options)
-    single, double = oracle.theirs(checkpoint), oracle.theirs(checkpoint).double()
+    single, double = oracle.theirs(checkpoint), oracle.theirs(checkpoint, torch.float64)
     config = read_config(open_checkpoint(checkpoint).config)
     for images in (0, 1, 2):
         ids, pixels = oracle.prompt(config, images=images)
@@ -140,6 +101,47 @@ def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.T
         logits = graphs.logits(ids, given)
         assert np.abs(logits - exact).max() <= TOLERANCE
         assert np.abs(logits - rounded).max() <= TOLERANCE + np.abs(rounded - exact).max()
+
+
+def test_pixtral_takes_pictures_of_any_size(tmp_path: Path) -> None:
+    """Several of one size at once, and of several sizes one by one: as transformers packs them all together."""
+    checkpoint = FAMILIES["pixtral"](tmp_path / "checkpoint")
+    export_bundle(checkpoint, tmp_path / "bundle", precision="fp32")
+    encoder = Graphs(tmp_path / "bundle").sessions["vision_encoder"]
+    patch = read_config(open_checkpoint(checkpoint).config).vision.patch_size
+    sizes = [(patch, patch), (3 * patch, 2 * patch), (3 * patch, 2 * patch), (patch, 7 * patch)]
+    packed = torch.zeros(len(sizes), 3, 3 * patch, 7 * patch)
+    pictures = [torch.randn(3, *size, generator=torch.Generator().manual_seed(9)) for size in sizes]
+    for row, picture in zip(packed, pictures, strict=True):
+        row[:, : picture.shape[1], : picture.shape[2]] = picture
+    with torch.no_grad():
+        features = oracle.theirs(checkpoint).get_image_features(packed, image_sizes=torch.tensor(sizes))
+    expected = [rows.numpy() for rows in features.pooler_output]
+    for together in ([0], [1, 2], [3]):
+        pixels = torch.stack([pictures[index] for index in together]).numpy()
+        wanted = np.concatenate([expected[index] for index in together])
+        rows = encoder.run(None, {"pixel_values": pixels})[0]
+        assert rows.shape == wanted.shape
+        assert np.abs(rows - wanted).max() <= TOLERANCE
+    inputs = {i.name: i.shape for i in encoder.get_inputs()}
+    assert inputs == {"pixel_values": ["num_images", 3, "height", "width"]}
+    assert [o.shape for o in encoder.get_outputs()] == [["num_image_tokens", 80]]
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_sliding_windows(window: int, tmp_path: Path) -> None:
+    """Prompt, tokens one by one, and several over a past see as far back as in transformers; one layer in two does."""
+    text = Text(kind="qwen2", layers=2, full_layers=1, sliding_window=window)
+    checkpoint, graphs = exported(tmp_path, text=text)
+    ids = torch.randint(3, 200, (1, 14), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = oracle.theirs(checkpoint)(input_ids=ids).logits.numpy()
+    embeds, cache, at = graphs.embeds(ids, None), graphs.empty_cache(), 0
+    for length in (6, 1, 1, 4, 1, 1):
+        mask = np.ones((1, at + length))
+        logits, cache = graphs.decode(embeds[:, at : at + length], mask, cache, keep=0)
+        assert np.abs(logits - expected[:, at : at + length]).max() <= TOLERANCE
+        at += length
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaForConditionalGeneration
+from hypothesis import HealthCheck, given, settings
+from transformers import PreTrainedModel
 
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import kept_rows
 from tests import oracle
-from tests.factory import Text, Vision, make_checkpoint
+from tests.factory import FAMILIES, Text, Vision, make_checkpoint
 from tests.oracle import ONE, ZERO, Ours
+from tests.shapes import checkpoints
 
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -29,24 +31,58 @@ CASES: dict[str, dict[str, Any]] = {
     "embeddings only": {"feature_layer": -4},  # transformers fails on 0 itself
     "no projector bias": {"projector_bias": False},
     "tanh projector": {"projector_act": "gelu_pytorch_tanh"},
+    "several layers": {"feature_layer": (-1, 1, -2, 1)},
+    "several full layers": {"feature_layer": (2, -2), "strategy": "full"},
+    "siglip without its first patch": {"vision": Vision(tower="siglip", width=36), "strategy": "default"},
+    "siglip layers": {"vision": Vision(tower="siglip"), "strategy": "full", "feature_layer": (-1, 0, 2)},
+    "siglip of odd heads": {"vision": Vision(tower="siglip", width=35, heads=5, act="gelu_fast")},
+    "pixtral layers": {
+        "vision": Vision(tower="pixtral", width=40, heads=2, rope_theta=100.0),
+        "strategy": "full",
+        "feature_layer": (-1, -3, 0),
+    },
+    "some windows": {"text": Text(kind="qwen2", sliding_window=5, full_layers=1, layers=3)},
+    "window of one": {"text": Text(kind="mistral", sliding_window=1)},
+    "squared relu": {"text": Text(act="relu2"), "projector_act": "relu"},
 }
 
-Pair = tuple[LlavaForConditionalGeneration, Ours]
+Pair = tuple[PreTrainedModel, Ours]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=list(CASES))
+@pytest.fixture(scope="module", params=[*FAMILIES, *CASES])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder: Path = make_checkpoint(tmp_path_factory.mktemp("checkpoint"), **CASES[request.param])
+    folder: Path = tmp_path_factory.mktemp("checkpoint")
+    if request.param in FAMILIES:
+        FAMILIES[request.param](folder)
+    else:
+        make_checkpoint(folder, **CASES[request.param])
     return oracle.theirs(folder), oracle.ours(folder)
 
 
 @torch.no_grad()
 def test_image_features(pair: Pair) -> None:
     theirs, ours = pair
-    _, pixels = oracle.prompt(ours.config, images=3)
+    ids, pixels = oracle.prompt(ours.config, images=3)
     expected = torch.cat(list(theirs.get_image_features(pixels).pooler_output))
     torch.testing.assert_close(ours.vision_encoder(pixels), expected, atol=1e-4, rtol=0)
-    assert len(expected) == 3 * ours.config.tokens_per_image
+    assert len(expected) == (ids == ours.config.image_token_id).sum()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["pixtral"])
+def test_pictures_of_several_sizes(family: str, tmp_path: Path) -> None:
+    """transformers packs them into one sequence; here each is encoded by itself."""
+    folder = FAMILIES[family](tmp_path)
+    theirs, ours = oracle.theirs(folder), oracle.ours(folder)
+    patch = ours.config.vision.patch_size
+    sizes = [(patch, patch), (3 * patch, 2 * patch), (patch, 7 * patch), (5 * patch, 5 * patch)]
+    packed = torch.zeros(len(sizes), 3, 5 * patch, 7 * patch)
+    pictures = [torch.randn(1, 3, *size) for size in sizes]
+    for row, picture in zip(packed, pictures, strict=True):
+        row[:, : picture.shape[2], : picture.shape[3]] = picture[0]
+    expected = theirs.get_image_features(packed, image_sizes=torch.tensor(sizes)).pooler_output
+    for picture, features in zip(pictures, expected, strict=True):
+        torch.testing.assert_close(ours.vision_encoder(picture), features, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -61,13 +97,13 @@ def test_logits(pair: Pair) -> None:
 
 @torch.no_grad()
 def test_logits_over_a_past(pair: Pair) -> None:
-    """The same prompt in three pieces: prefill, several tokens over it, and one more."""
+    """The same prompt in pieces: prefill, several tokens over it, one more, and the rest, beyond every window."""
     theirs, ours = pair
-    ids, _ = oracle.prompt(ours.config, images=0)
-    embeds = ours.embedding(ids, torch.zeros(0, ours.config.text.hidden_size))
-    expected = theirs(input_ids=ids).logits
+    ids, pixels = oracle.prompt(ours.config, images=1)
+    embeds = ours.embedding(ids, ours.vision_encoder(pixels))
+    expected = theirs(input_ids=ids, pixel_values=pixels).logits
     cache, at = ours.empty_cache(), 0
-    for length in (2, 1, ids.shape[1] - 3):
+    for length in (2, 7, 1, ids.shape[1] - 10):
         mask = torch.ones(1, at + length, dtype=torch.long)
         logits, cache = ours.decoder(embeds[:, at : at + length], mask, cache, ZERO)
         torch.testing.assert_close(logits, expected[:, at : at + length], atol=1e-4, rtol=0)
@@ -94,6 +130,22 @@ def test_ragged_batch(pair: Pair) -> None:
         torch.testing.assert_close(second[row, 0], expected[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(options=checkpoints())
+@torch.no_grad()
+def test_any_shape(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Within the tolerance of transformers in float64: models a few channels wide can be ill-conditioned."""
+    folder = make_checkpoint(tmp_path_factory.mktemp("any"), **options)
+    ours, single, double = oracle.ours(folder), oracle.theirs(folder), oracle.theirs(folder, torch.float64)
+    for images in (0, 2):
+        ids, pixels = oracle.prompt(ours.config, images=images)
+        given = pixels if images else None
+        exact = double(input_ids=ids, pixel_values=None if given is None else given.double()).logits
+        rounding = (single(input_ids=ids, pixel_values=given).logits - exact).abs().max()
+        assert (ours.logits(ids, given) - exact).abs().max() <= 1e-4 + 4 * rounding
+
+
 @pytest.mark.parametrize(
     ("last", "keep", "expected"),
     [
@@ -110,5 +162,10 @@ def test_kept_rows(last: list[int], keep: int, expected: list[list[int]]) -> Non
 
 def test_tokens_per_image(pair: Pair) -> None:
     config: LlavaConfig = pair[1].config
-    extra = config.vision_feature_select_strategy == "full"
-    assert config.tokens_per_image == (config.vision.image_size // config.vision.patch_size) ** 2 + extra
+    if config.vision.tower == "pixtral":
+        assert config.tokens_per_image is None
+        return
+    class_token = config.vision.tower == "clip"
+    dropped = config.vision_feature_select_strategy == "default"
+    patches = (config.vision.image_size // config.vision.patch_size) ** 2
+    assert config.tokens_per_image == patches + class_token - dropped

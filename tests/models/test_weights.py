@@ -18,7 +18,7 @@ from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
 from pumice.models.vision_weights import vision_encoder_weights
 from tests import oracle
-from tests.factory import Layout, Text, make_checkpoint
+from tests.factory import FAMILIES, Layout, Text, make_checkpoint
 
 
 @pytest.fixture
@@ -28,18 +28,17 @@ def config_and_shapes(tmp_path: Path) -> tuple[LlavaConfig, dict[str, tuple[int,
     return read_config(checkpoint.config), shapes
 
 
-@pytest.mark.parametrize("layout", ["released", "saved", "new"])
-def test_layouts_read_the_same(layout: Layout, tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / layout, layout=layout)
-    released = make_checkpoint(tmp_path / "reference", layout="released")
+@pytest.mark.parametrize("family", ["llava-1.5", "llava-interleave", "vip-llava", "pixtral"])
+@pytest.mark.parametrize("layout", ["saved", "new"])
+def test_layouts_read_the_same(family: str, layout: Layout, tmp_path: Path) -> None:
+    folder = FAMILIES[family](tmp_path / layout, layout=layout)
+    released = FAMILIES[family](tmp_path / "reference", layout="released")
     ids, pixels = oracle.prompt(oracle.ours(folder).config)
     logits = oracle.ours(folder).logits(ids, pixels)
     assert torch.equal(logits, oracle.ours(released).logits(ids, pixels))
 
 
-def test_table_has_every_parameter_in_its_shape(tmp_path: Path) -> None:
-    text = Text(attention_bias=True, mlp_bias=True, tied=True)
-    config = read_config(open_checkpoint(make_checkpoint(tmp_path, text=text)).config)
+def check_table(config: LlavaConfig) -> None:
     for module, table in (
         (VisionEncoder(config), vision_encoder_weights(config)),
         (EmbeddingMerge(config), embedding_weights(config)),
@@ -47,6 +46,24 @@ def test_table_has_every_parameter_in_its_shape(tmp_path: Path) -> None:
     ):
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         assert {name: weight.shape for name, weight in table.items()} == shapes
+
+
+def test_table_has_every_parameter_in_its_shape(tmp_path: Path) -> None:
+    text = Text(attention_bias=True, mlp_bias=True, tied=True)
+    check_table(read_config(open_checkpoint(make_checkpoint(tmp_path, text=text)).config))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_fit(family: str, tmp_path: Path) -> None:
+    """Table and modules agree; every tensor of the checkpoint is read, or known as one that never is."""
+    checkpoint = open_checkpoint(FAMILIES[family](tmp_path))
+    config = read_config(checkpoint.config)
+    check_table(config)
+    tensors = {canonical_name(name): info.shape for name, info in checkpoint.tensors.items()}
+    check_names(config, tensors)
+    for surplus in ("vision_tower.ln_post.weight", "multi_modal_projector.patch_merger.merging_layer.weight"):
+        with pytest.raises(CheckpointError, match="not understood"):
+            check_names(config, tensors | {surplus: (1,)})
 
 
 def test_complete_checkpoint_fits(config_and_shapes: tuple[LlavaConfig, dict[str, tuple[int, ...]]]) -> None:

@@ -1,0 +1,175 @@
+"""Every family of checkpoints, exported and run as a user would, against transformers: ids, pixels, logits, tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import pumice
+from pumice.export.checkpoint import open_checkpoint
+from pumice.export.config import read_config
+from pumice.export.export import export_bundle
+from pumice.export.precision import PrecisionName
+from pumice.export.probes import picture
+from pumice.export.processor import load_processor
+from tests import oracle
+from tests.factory import FAMILIES, Layout
+
+pytestmark = pytest.mark.slow
+
+TOLERANCE = 2e-4
+NEW_TOKENS = 32
+WIDE, TALL = picture(0, (150, 100)), picture(1, (41, 67))
+PICTURE: dict[str, Any] = {"type": "image"}
+PROMPTS = {
+    "one picture": ([("user", [PICTURE, "what is shown?"])], [WIDE]),
+    "two pictures": ([("user", [PICTURE, PICTURE, "how many shapes are there in both?"])], [WIDE, TALL]),
+    "no picture": ([("user", ["the quick brown fox jumps over the lazy dog"])], []),
+    "second turn": (
+        [("user", [TALL, "what is left of it?"]), ("assistant", ["a square"]), ("user", ["a red one?"])],
+        [TALL],
+    ),
+    "a picture in each turn": (
+        [("user", [TALL, "is it red?"]), ("assistant", ["one of them."]), ("user", [PICTURE, "and this?"])],
+        [TALL, WIDE],
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """transformers' processor and model."""
+
+    processor: Any
+    model: PreTrainedModel
+
+    def inputs(self, name: str) -> dict[str, torch.Tensor]:
+        messages, images = asked(name)
+        pictures = iter(images)
+        for message in messages:
+            message["content"] = [
+                {"type": "image", "image": next(pictures)} if part["type"] == "image" else part
+                for part in message["content"]
+            ]
+        return dict(
+            self.processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        )
+
+    @torch.no_grad()
+    def logits(self, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+        return self.model(**inputs).logits[0].numpy()
+
+    @torch.no_grad()
+    def tokens(self, inputs: dict[str, torch.Tensor]) -> list[int]:
+        found = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        return found[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A family's bundle, loaded, and what it has to equal."""
+
+    precision: PrecisionName
+    model: pumice.Model
+    reference: Reference
+
+
+def asked(name: str) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Messages and pictures of a prompt."""
+    turns, images = PROMPTS[name]
+    return [
+        {
+            "role": role,
+            "content": [
+                {"type": "text", "text": part} if isinstance(part, str) else dict(PICTURE) for part in parts
+            ],
+        }
+        for role, parts in turns
+    ], list(images)
+
+
+def export(family: str, precision: PrecisionName, folder: Path, **options: Any) -> Exported:
+    checkpoint = FAMILIES[family](folder / "checkpoint", **options)
+    export_bundle(checkpoint, folder / "bundle", precision=precision)
+    config = read_config(open_checkpoint(checkpoint).config)
+    reference = Reference(processor=load_processor(checkpoint, config), model=oracle.theirs(checkpoint))
+    return Exported(
+        precision=precision,
+        model=pumice.load(folder / "bundle", device="cpu", threads=1),
+        reference=reference,
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def exact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """In float32."""
+    return export(request.param, "fp32", tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(f, p) for f in FAMILIES if not f.startswith("llava-llama-3-") for p in ("int8", "int4")],
+    ids="-".join,
+)
+def rounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """With quantised weights."""
+    return export(*request.param, tmp_path_factory.mktemp("family"))
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_inputs(exact: Exported, name: str) -> None:
+    """The same token ids and the very same pixels."""
+    messages, images = asked(name)
+    expected = exact.reference.inputs(name)
+    prepared = exact.model.prepare(messages, images)
+    assert prepared.input_ids.tolist() == expected["input_ids"].tolist()
+    if images:
+        assert np.array_equal(prepared.pixel_values, expected["pixel_values"].numpy())
+    if "image_sizes" in expected:
+        assert prepared.image_sizes.tolist() == expected["image_sizes"].tolist()
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_logits(exact: Exported, name: str) -> None:
+    messages, images = asked(name)
+    expected = exact.reference.logits(exact.reference.inputs(name))
+    assert expected.std() > 1  # or equality would mean little
+    assert np.abs(exact.model.logits(messages, images) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_greedy_tokens(exact: Exported, name: str) -> None:
+    messages, images = asked(name)
+    expected = exact.reference.tokens(exact.reference.inputs(name))
+    result = exact.model.generate(messages, images, max_new_tokens=NEW_TOKENS)
+    assert len(expected) == NEW_TOKENS  # the fixture's seed keeps end tokens away
+    assert list(result.token_ids) == expected
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_precisions(rounded: Exported, name: str) -> None:
+    """Quantised weights change logits a little, and the model still answers."""
+    messages, images = asked(name)
+    expected = rounded.reference.logits(rounded.reference.inputs(name))
+    error = np.abs(rounded.model.logits(messages, images) - expected).mean()
+    assert error < {"int8": 0.1, "int4": 0.75}[rounded.precision] * expected.std()
+    result = rounded.model.generate(messages, images, max_new_tokens=NEW_TOKENS)
+    assert len(result.token_ids) == NEW_TOKENS or result.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("layout", ["new", "saved"])
+@pytest.mark.parametrize("family", ["llava-interleave", "llava-llama-3-yarn", "vip-llava", "pixtral"])
+def test_newer_layouts(family: str, layout: Layout, tmp_path: Path) -> None:
+    """Tensor names, config keys and processor files as transformers writes them today."""
+    found = export(family, "fp32", tmp_path, layout=layout)
+    for name in ("two pictures", "second turn"):
+        test_inputs(found, name)
+        test_logits(found, name)

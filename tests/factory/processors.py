@@ -1,0 +1,73 @@
+"""The files of a checkpoint's processor: pictures, tokenizer settings, chat template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.factory.parts import Llava
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
+    """By file name. `old` releases have a file for pictures and a template in two places, newer ones one file."""
+    pixtral = model.vision.tower == "pixtral"
+    kind = "PixtralProcessor" if pixtral else "LlavaProcessor"
+    processor = {"processor_class": kind, "patch_size": model.vision.patch_size}
+    processor |= _pixtral_tokens() if pixtral else _llava_tokens(model)
+    settings: dict[str, Any] = {
+        **model.vocabulary.named,
+        "model_max_length": model.text.context,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
+        "processor_class": kind,
+        "tokenizer_class": "PreTrainedTokenizerFast" if old else "TokenizersBackend",
+    }
+    pictures = _image_processor(model)
+    if not old:
+        return {
+            "tokenizer_config.json": settings,
+            "processor_config.json": {**processor, "image_processor": pictures},
+        }
+    return {
+        "tokenizer_config.json": {**settings, "chat_template": model.template},
+        "special_tokens_map.json": dict(model.vocabulary.named),
+        "preprocessor_config.json": {**pictures, "processor_class": kind},
+        "processor_config.json": processor,
+        "chat_template.json": {"chat_template": model.template},
+    }
+
+
+def _llava_tokens(model: Llava) -> dict[str, Any]:
+    return {
+        "image_token": model.vocabulary.image,
+        "vision_feature_select_strategy": model.strategy,
+        "num_additional_image_tokens": model.class_tokens,
+    }
+
+
+def _pixtral_tokens() -> dict[str, Any]:
+    return {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+
+
+def _image_processor(model: Llava) -> dict[str, Any]:
+    v = model.vision
+    square = {"height": v.image_size, "width": v.image_size}
+    common = {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+    }
+    if v.tower == "siglip":
+        means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        return {"image_processor_type": "SiglipImageProcessor", **common, "size": square, **means}
+    means = {"image_mean": list(OPENAI_MEAN), "image_std": list(OPENAI_STD)}
+    if v.tower == "pixtral":
+        patch = {"height": v.patch_size, "width": v.patch_size}
+        sizes = {"size": {"longest_edge": v.image_size}, "patch_size": patch}
+        return {"image_processor_type": "PixtralImageProcessor", **common, **sizes, **means}
+    sizes = {"size": {"shortest_edge": v.image_size}, "do_center_crop": True, "crop_size": square}
+    return {"image_processor_type": "CLIPImageProcessor", **common, **sizes, **means}

@@ -1,0 +1,54 @@
+"""Chat templates in the families' formats: Vicuna, ChatML, Llama 3, Mistral, and ViP-LLaVA's."""
+
+from __future__ import annotations
+
+_IMAGES = "message['content'] | selectattr('type', 'equalto', 'image')"
+_TEXTS = "message['content'] | selectattr('type', 'equalto', 'text')"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    f"{{% for part in {_IMAGES} %}}{{{{ '<image>\\n' }}}}"
+    "{% endfor %}"
+    f"{{% for part in {_TEXTS} %}}{{{{ part['text'] + ' ' }}}}"
+    "{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""Vicuna's."""
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    f"{{% for part in {_IMAGES} %}}{{{{ '<image>' }}}}{{% endfor %}}"
+    f"{{% for part in {_TEXTS} %}}{{{{ '\\n' + part['text'] }}}}{{% endfor %}}"
+    "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+LLAMA_3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    f"{{% for part in {_IMAGES} %}}{{{{ '<image>\\n' }}}}{{% endfor %}}"
+    f"{{% for part in {_TEXTS} %}}{{{{ part['text'] | trim }}}}{{% endfor %}}"
+    "{{ '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate user and assistant') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST]' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '[IMG]' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '[/INST]' }}{% else %}"
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""Pixtral's, with pictures where they stand."""
+
+VIP = (
+    "{{ 'A chat between a curious human and an artificial intelligence assistant.' }}"
+    "{% for message in messages %}"
+    "{{ '###' + ('Human' if message['role'] == 'user' else 'Assistant') + ': ' }}"
+    f"{{% for part in {_IMAGES} %}}{{{{ '<image>\\n' }}}}{{% endfor %}}"
+    f"{{% for part in {_TEXTS} %}}{{{{ part['text'] }}}}{{% endfor %}}{{% endfor %}}"
+    "{% if add_generation_prompt %}{{ '###Assistant:' }}{% endif %}"
+)
