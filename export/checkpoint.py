@@ -20,7 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pumice.errors import CheckpointError
-from pumice.export.architecture import refuse_other_architectures, refuse_other_kinds
+from pumice.export.architecture import (
+    FLOAT_INSTEAD,
+    refuse_other_architectures,
+    refuse_other_kinds,
+    refuse_other_tensors,
+)
 from pumice.export.hub import fetch, is_hub_id
 from pumice.export.progress import Progress, Silent
 
@@ -30,6 +35,7 @@ INDEX_NAME = "model.safetensors.index.json"
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 """safetensors' names of the dtypes that weights may have."""
 
+_LARGEST = torch.finfo(torch.float32).max
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BUFFERS = ("position_ids",)
 """Last parts of names of integer tensors that old checkpoints carry along and nobody reads."""
@@ -79,11 +85,12 @@ class Checkpoint:
         """The tensor in its own dtype and shape, in memory of its own (the file is closed again).
 
         Raises:
-            CheckpointError: no such tensor, or its file was removed or damaged meanwhile.
+            CheckpointError: no such tensor, values that float32 does not hold, or a file removed or damaged meanwhile.
         """
         info = self._info(name)
         with _reading(info.file) as file:
             tensor: torch.Tensor = file.get_tensor(name).clone()
+        _check_values(tensor, name, info)
         return tensor
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -92,6 +99,7 @@ class Checkpoint:
         assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
         with _reading(info.file) as file:
             rows: torch.Tensor = file.get_slice(name)[start:stop].clone()
+        _check_values(rows, name, info)
         return rows
 
     def _info(self, name: str) -> TensorInfo:
@@ -100,9 +108,7 @@ class Checkpoint:
         except KeyError:
             raise CheckpointError(f"{self.path} has no tensor {name!r}") from None
         if info.dtype not in DTYPES:
-            raise CheckpointError(
-                f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {_choices()}"
-            )
+            raise _wrong_dtype(name, info)
         return info
 
 
@@ -199,11 +205,10 @@ def _read_headers(path: Path) -> dict[str, TensorInfo]:
         found = _safetensors(sorted(entry.name for entry in path.iterdir()))
         told = f"only {', '.join(found[:3])}" if found else "no weights"
         raise CheckpointError(f"{path} has {told}: expected {WEIGHTS_NAME}, or shards with {INDEX_NAME}")
+    refuse_other_tensors(path, tensors)
     for name, info in tensors.items():
         if info.dtype not in DTYPES and name.rpartition(".")[2] not in _BUFFERS:
-            raise CheckpointError(
-                f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {_choices()}"
-            )
+            raise _wrong_dtype(name, info)
     if not any(info.dtype in DTYPES for info in tensors.values()):
         raise CheckpointError(f"{path} has weight files without weights: download or convert it again")
     return tensors
@@ -271,5 +276,20 @@ class _reading:  # noqa: N801 (used as a function)
         )
 
 
-def _choices() -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
+def _check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:
+    """NaN, infinity, or more than float32 holds would only show in what the bundle answers."""
+    if tensor.numel() == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(tensor))  # one pass; NaN comes through
+    if not -_LARGEST <= low <= high <= _LARGEST:
+        raise CheckpointError(
+            f"{info.file}: tensor {name!r} has values from {low} to {high}, expected finite float32 numbers: "
+            "download or convert it again"
+        )
+
+
+def _wrong_dtype(name: str, info: TensorInfo) -> CheckpointError:
+    choices = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
+    return CheckpointError(
+        f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {choices}: {FLOAT_INSTEAD}"
+    )

@@ -23,9 +23,9 @@ from pumice.export.precision import PRECISIONS, PrecisionName
 from pumice.export.progress import Progress, showing
 from pumice.export.quantization import Int4
 from pumice.export.tracing import OPSET
+from pumice.export.tying import as_stored
 from pumice.export.weight_stream import Read
 from pumice.manifest import (
-    SCHEMA_VERSION,
     DecoderShape,
     Graphs,
     GraphSpec,
@@ -33,6 +33,7 @@ from pumice.manifest import (
     Precision,
     Requires,
     Source,
+    version_for,
 )
 from pumice.models.config import LlavaConfig
 from pumice.models.tensor_names import canonical_name, check_names
@@ -90,7 +91,7 @@ def export_bundle(
     scheme = _scheme(precision, block_size)
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
-        config = read_config(opened.config)
+        config = as_stored(read_config(opened.config), opened)
         _check_tensors(opened, config)
         config, read = pad_heads(config, _reader(opened))
         plan = Plan(checkpoint=opened, config=config, read=read, precision=precision, scheme=scheme)
@@ -114,7 +115,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
         companions.copy(plan.checkpoint, folder)
         progress.stage("checksums")
         manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
+            schema_version=version_for(described["image"]),
             created_with={
                 name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
             },

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pumice.answerer import Answerer
 from pumice.images import ImageInput, image_list
+from pumice.preprocess import Size
 from pumice.result import Generation
 from pumice.stream import TextStream
 
@@ -42,6 +43,7 @@ class Chat:
             self._stream.cancel()
         self._messages: list[dict[str, Any]] = []
         self._features: list[Floats] = []
+        self._sizes: list[Size] = []
         self._ids: list[int] = []
         self._cache = self._answerer.decoder.new_cache(1)
 
@@ -85,23 +87,27 @@ class Chat:
             "content": [*[{"type": "image"}] * len(pictures), {"type": "text", "text": text}],
         }
         messages = [*self._messages, question]
-        ids = answerer.builder.ids(messages, len(self._features) + len(pictures))
+        prepared = answerer.builder.prepare(messages, pictures, earlier=self._sizes)
+        ids = prepared.input_ids[0].tolist()
         new = answerer.room(len(ids), limit)
-        pixels_NCHW = answerer.builder.pixels(pictures)
         self._cache.reserve(len(ids) + new)
         self._cache.rewind(min(_common(self._ids, ids), len(ids) - 1))
         features = [*self._features]
+        sizes = [
+            *self._sizes,
+            *((height, width) for _, height, width in (p.shape for p in prepared.pictures)),
+        ]
 
         def all_features() -> Floats:
-            features.extend(answerer.decoder.encode_pictures(pixels_HW[None]) for pixels_HW in pixels_NCHW)
-            return np.concatenate([answerer.decoder.encode_pictures(pixels_NCHW[:0]), *features])
+            features.extend(answerer.decoder.encode_pictures([picture]) for picture in prepared.pictures)
+            return np.concatenate([answerer.decoder.encode_pictures([]), *features])
 
         def remember(answer: Generation) -> None:
             if not answer.token_ids:
                 return
             reply = {"role": "assistant", "content": [{"type": "text", "text": answer.text.strip()}]}
             self._messages = [*messages, reply]
-            self._features = features
+            self._features, self._sizes = features, sizes
             self._ids = [*ids, *answer.token_ids][: self._cache.length]
 
         self._ids = ids[: self._cache.length]

@@ -28,19 +28,25 @@ class Decoder:
         self.sessions = sessions
         self.shape = manifest.decoder
         inputs = {tensor.name for tensor in manifest.graphs.decoder.inputs}
+        self._one_size = manifest.image.size is not None
         self._keeps = "num_logits_to_keep" if "num_logits_to_keep" in inputs else None
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache with room for `capacity` positions, at most the model's context."""
         return KVCache(self.shape, capacity, self.sessions.device)
 
-    def encode_pictures(self, pixel_values: Floats) -> Floats:
-        """Features of pictures: float32 [N, 3, H, W] → [N · per_image, D]."""
-        if len(pixel_values) == 0:
-            return np.zeros((0, self.shape.hidden_size), np.float32)
-        outputs = _run(self.sessions.vision_encoder, {"pixel_values": pixel_values}, ["image_features"])
-        features: Floats = outputs[0].reshape(-1, self.shape.hidden_size)
-        return features
+    def encode_pictures(self, pictures: Sequence[Floats]) -> Floats:
+        """Features of pictures: N × float32 [3, height, width] → [image tokens, D].
+
+        Pictures of one size go through the encoder together, those that vary one by one: it takes no padding.
+        """
+        batches = [pictures] if self._one_size and pictures else [[picture] for picture in pictures]
+        features = [np.zeros((0, self.shape.hidden_size), np.float32)]
+        for batch in batches:
+            feeds = {"pixel_values": np.stack(batch)}
+            outputs = _run(self.sessions.vision_encoder, feeds, ["image_features"])
+            features.append(outputs[0].reshape(-1, self.shape.hidden_size))
+        return np.concatenate(features)
 
     def prefill(self, ids: Sequence[int], features: Floats, cache: KVCache) -> Floats:
         """Logits after the last of `ids`, shape = (vocabulary,); the cache grows by `len(ids)` positions.

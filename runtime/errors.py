@@ -13,11 +13,23 @@ PumiceError                 the root: catch this
 └── GenerationError         the model produced something unusable (NaN, infinity)
 """
 
+LONGEST_MESSAGE = 1000
+"""Characters; what a damaged file holds can be as long as it likes."""
+
 
 class PumiceError(Exception):
-    """Root of all errors raised on purpose; the message is one line, fit for a user's eyes."""
+    """Root of all errors raised on purpose; the message is one line, fit for a user's eyes.
+
+    Names and values from files are quoted in messages, so whatever would break the line or steer a terminal is escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        if len(plain) > LONGEST_MESSAGE:
+            plain = f"{plain[: LONGEST_MESSAGE - 250]} … {plain[-240:]}"
+        super().__init__(plain)
 
 
 class UsageError(PumiceError, ValueError):

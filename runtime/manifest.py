@@ -16,7 +16,8 @@ import msgspec
 
 from pumice.errors import BundleError, SchemaVersionError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest that this pumice reads; bundles are written with the oldest that fits them (`version_for`)."""
 MANIFEST_NAME = "manifest.json"
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -83,7 +84,8 @@ class ImageProcessing:
     """How a picture becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
 
     `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width) whatever
-    the aspect; `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller.
+    the aspect; `resize_longest_edge` scales down what is longer, and then each side up to a multiple of `multiple_of`.
+    `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller.
     `resample` is PIL's filter number. `mean` and `std` are per channel, on values already multiplied by
     `rescale_factor`.
     """
@@ -91,22 +93,33 @@ class ImageProcessing:
     convert_rgb: bool
     resize_shortest_edge: Positive | None
     resize_to: tuple[Positive, Positive] | None
+    resize_longest_edge: Positive | None = None
+    multiple_of: Positive | None = None
     resample: Annotated[int, msgspec.Meta(ge=0, le=5)]
     crop_to: tuple[Positive, Positive] | None
     rescale_factor: float | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    size: tuple[Positive, Positive]
-    """(height, width) of the `pixel_values` that the vision encoder takes."""
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    size: tuple[Positive, Positive] | None
+    """(height, width) of the `pixel_values` that the vision encoder takes; null where each picture has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokens:
-    """How pictures appear in a prompt: `token` stands for one picture and becomes `per_image` × `token_id`."""
+    """How pictures appear in a prompt: `token` stands for one picture.
+
+    It becomes `per_image` × `token_id`; or, where pictures vary in size, one `token_id` for each `patch_size` ×
+    `patch_size` pixels, row by row, with `break_token` behind every row and `end_token` behind the last.
+    """
 
     token: str
     token_id: NonNegative
-    per_image: Positive
+    per_image: Positive | None
+    patch_size: Positive | None = None
+    break_token: str | None = None
+    break_token_id: NonNegative | None = None
+    end_token: str | None = None
+    end_token_id: NonNegative | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +204,11 @@ class Manifest:
     """Summary of `parity.json`, where `pumice verify` has been run."""
 
 
+def version_for(image: ImageProcessing) -> int:
+    """The oldest schema version whose readers get pictures prepared like this right."""
+    return 1 if image.size is not None else 2
+
+
 def load_manifest(bundle: Path) -> Manifest:
     """Read and check `bundle/manifest.json`.
 
@@ -230,6 +248,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     except (msgspec.ValidationError, RecursionError) as error:
         raise BundleError(f"{where} does not describe a bundle: {error}") from None
     _check_names(manifest, where)
+    _check_pictures(manifest, where)
     return manifest
 
 
@@ -256,3 +275,22 @@ def _check_names(manifest: Manifest, where: str) -> None:
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{where} uses {name!r} without listing its size and SHA-256 under files")
+
+
+def _check_pictures(manifest: Manifest, where: str) -> None:
+    """Pictures have one size and one number of tokens, or all that is needed to find theirs."""
+    image, tokens = manifest.image, manifest.image_tokens
+    rows = (
+        image.resize_longest_edge,
+        image.multiple_of,
+        tokens.patch_size,
+        tokens.break_token,
+        tokens.end_token,
+    )
+    fixed = image.size is not None and tokens.per_image is not None and rows == (None,) * len(rows)
+    varied = image.size is None and tokens.per_image is None and None not in rows
+    if not fixed and not varied:
+        raise BundleError(
+            f"{where} does not say how many tokens a picture has: expected image.size and image_tokens.per_image, "
+            "or image.resize_longest_edge, image.multiple_of and image_tokens.patch_size, .break_token and .end_token"
+        )

@@ -57,9 +57,11 @@ def load(bundle: str | os.PathLike[str], *, device: str = "auto", threads: int |
     if manifest.chat.template_file is not None:
         template = ChatTemplate(_text(opened, manifest.chat.template_file), variables)
         template.start()
+    image = manifest.image_tokens
+    pictures = [text for text in (image.token, image.break_token, image.end_token) if text is not None]
     tokenizer = PromptTokenizer(
         opened.read(manifest.chat.tokenizer_file),
-        reserved=[manifest.image_tokens.token, *variables.values()],
+        reserved=[*pictures, *variables.values()],
         template=template.source if template else "",
     )
     answerer = Answerer(
@@ -175,7 +177,7 @@ class Model:
         new = answerer.room(len(ids), limit)
         return answerer.stream(
             ids,
-            lambda: answerer.decoder.encode_pictures(prepared.pixel_values),
+            lambda: answerer.decoder.encode_pictures(prepared.pictures),
             answerer.decoder.new_cache(len(ids) + new),
             max_new_tokens=new,
             started=started,
@@ -188,6 +190,9 @@ class Model:
     def prepare(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> Prepared:
         """What the graphs take: `input_ids` int64 [1, T] and `pixel_values` float32 [N, 3, H, W], without generating.
 
+        Where pictures vary in size, `pixel_values` are padded with zeros below and to the right, and `image_sizes`
+        int64 [N, 2] has each picture's (height, width); `pictures` has them without padding.
+
         Raises as `generate`; a prompt may fill the whole context.
         """
         return self._answerer.builder.prepare(prompt, image_list(images), raw=raw)
@@ -196,9 +201,7 @@ class Model:
         """Logits after each token of the prompt, float32 [T, V]. Raises as `prepare`, and `GenerationError`."""
         prepared = self.prepare(prompt, images, raw=raw)
         decoder = self._answerer.decoder
-        return decoder.all_logits(
-            prepared.input_ids[0].tolist(), decoder.encode_pictures(prepared.pixel_values)
-        )
+        return decoder.all_logits(prepared.input_ids[0].tolist(), decoder.encode_pictures(prepared.pictures))
 
 
 def _is_list_of_prompts(prompt: object) -> bool:

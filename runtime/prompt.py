@@ -3,15 +3,15 @@
 Enters: a question, a conversation or a raw prompt, and its pictures. Leaves: `Prepared`.
 
     messages ─chat template─▶ text ─whose words are whose─▶ spans ─sealed tokenizer─▶ input_ids  [1, T]
-    pictures ─preprocess────────────────────────────────────────────────────────────▶ pixel_values [N, 3, H, W]
+    pictures ─preprocess────────────────────────────────────────────────────────────▶ pictures N × [3, H, W]
 
-One picture is one `<image>` in the text and `per_image` equal ids in `input_ids`.
+One picture is one `<image>` in the text and many ids in `input_ids` (`picture_tokens.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +22,9 @@ from pumice.errors import ContextLengthError, PromptError
 from pumice.images import ImageInput
 from pumice.manifest import Manifest
 from pumice.messages import as_messages
-from pumice.preprocess import preprocess
+from pumice.picture_tokens import count_placeholders, feature_count, insert_pictures, token_count
+from pumice.preprocess import Picture, Size, padded_together, preprocess
+from pumice.seal import Span
 from pumice.spans import render_spans
 from pumice.tokens import PromptTokenizer
 
@@ -36,18 +38,41 @@ _MAX_TEXT = 1_000_000
 class Prepared:
     """A prompt as the graphs take it.
 
-    `input_ids` is int64 [1, T] with every picture's tokens in place; `pixel_values` is float32 [N, 3, H, W], where N
-    may be 0; `image_tokens` of the T tokens stand for pictures.
+    `input_ids` is int64 [1, T] with every picture's tokens in place, of which `image_tokens` take a row of features
+    each; `pictures` are float32 [3, height, width]. `size` (height, width) is that of every picture, or None where each
+    has its own.
     """
 
     input_ids: NDArray[np.int64]
-    pixel_values: NDArray[np.float32]
+    pictures: tuple[Picture, ...]
     image_tokens: int
+    size: Size | None
 
     @property
     def tokens(self) -> int:
         """T."""
         return int(self.input_ids.shape[1])
+
+    @property
+    def pixel_values(self) -> NDArray[np.float32]:
+        """The pictures in one array as transformers has them, float32 [N, 3, H, W]; N may be 0.
+
+        H and W are the largest sides; smaller pictures have zeros below and to the right.
+        """
+        return padded_together(self.pictures, self.size)
+
+    @property
+    def image_sizes(self) -> NDArray[np.int64]:
+        """(height, width) of each picture in `pixel_values`, int64 [N, 2]."""
+        return np.array([picture.shape[1:] for picture in self.pictures], np.int64).reshape(-1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """A prompt whose pictures are placeholders still; a `raw` one is taken as it stands."""
+
+    spans: list[Span]
+    raw: bool
 
 
 class PromptBuilder:
@@ -58,64 +83,93 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._template = template
 
-    def prepare(self, prompt: Prompt, images: Sequence[ImageInput] = (), *, raw: bool = False) -> Prepared:
-        """Token ids and pixel values of a prompt; the text is checked before the first picture is opened.
+    def prepare(
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageInput] = (),
+        *,
+        earlier: Sequence[Size] = (),
+        raw: bool = False,
+    ) -> Prepared:
+        """Token ids and pictures of a prompt; what can be checked without the pictures is checked before one is opened.
+
+        `earlier` are the sizes of pictures that come before `images` in the prompt and were prepared with an earlier
+        one.
 
         Raises:
             PromptError: no chat template, messages of another form, placeholders and pictures that differ in number, …
             ContextLengthError: longer than the model's context.
             ImageError: a picture cannot be read.
         """
+        spec = self._manifest.image
+        if spec.size is not None:
+            sizes = [*earlier, *[spec.size] * len(images)]
+            self._check_room(len(sizes), self._tokens(sizes))
+            ids = self._ids(self._draft(prompt, len(sizes), raw), sizes)
+            pictures = tuple(preprocess(images, spec))
+        else:
+            draft = self._draft(prompt, len(earlier) + len(images), raw)
+            pictures = self._varied_pictures(images, earlier)
+            sizes = [*earlier, *map(_size, pictures)]
+            ids = self._ids(draft, sizes)
         return Prepared(
-            input_ids=np.array([self.ids(prompt, len(images), raw=raw)], np.int64),
-            pixel_values=self.pixels(images),
-            image_tokens=len(images) * self._manifest.image_tokens.per_image,
+            input_ids=np.array([ids], np.int64),
+            pictures=pictures,
+            image_tokens=self._features(sizes),
+            size=spec.size,
         )
 
-    def ids(self, prompt: Prompt, pictures: int, *, raw: bool = False) -> list[int]:
-        """Token ids of a prompt with so many pictures. Raises as `prepare`."""
+    def _varied_pictures(self, images: Sequence[ImageInput], earlier: Sequence[Size]) -> tuple[Picture, ...]:
+        """The pictures; none is opened once those before it have filled the context."""
+        pictures: list[Picture] = []
+        tokens = self._tokens(earlier)
+        for picture in preprocess(images, self._manifest.image):
+            pictures.append(picture)
+            tokens += self._tokens([_size(picture)])
+            self._check_room(len(earlier) + len(pictures), tokens)
+        return tuple(pictures)
+
+    def _check_room(self, pictures: int, tokens: int) -> None:
         context = self._manifest.decoder.context_length
-        image_tokens = pictures * self._manifest.image_tokens.per_image
-        if image_tokens > context:
+        if tokens > context:
             raise ContextLengthError(
-                f"the prompt's {pictures} pictures have {image_tokens:,} tokens, but the model's context is {context:,}"
+                f"{pictures} pictures of the prompt have {tokens:,} tokens, but the model's context is {context:,}"
             )
-        ids = self._raw_ids(prompt, pictures) if raw else self._chat_ids(prompt, pictures)
-        if len(ids) > context:
-            raise ContextLengthError(
-                f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
-            )
-        return ids
 
-    def pixels(self, images: Sequence[ImageInput]) -> NDArray[np.float32]:
-        """Pixel values of pictures, float32 [N, 3, H, W]."""
-        return preprocess(images, self._manifest.image)
+    def _tokens(self, sizes: Sequence[Size]) -> int:
+        return sum(token_count(self._manifest.image_tokens, size) for size in sizes)
 
-    def _raw_ids(self, prompt: Prompt, pictures: int) -> list[int]:
+    def _features(self, sizes: Sequence[Size]) -> int:
+        return sum(feature_count(self._manifest.image_tokens, size) for size in sizes)
+
+    def _draft(self, prompt: Prompt, pictures: int, raw: bool) -> _Draft:
+        """The prompt in spans, with a place for each picture."""
+        draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, pictures)
+        self._check_placeholders(count_placeholders(draft.spans, self._manifest.image_tokens), pictures)
+        return draft
+
+    def _raw_draft(self, prompt: Prompt) -> _Draft:
         if not isinstance(prompt, str):
             raise PromptError(f"a raw prompt is a string, got {type(prompt).__name__}")
         self._check_texts([prompt])
-        image = self._manifest.image_tokens
-        self._check_placeholders(prompt.count(image.token), pictures)
-        ids = self._tokenizer.encode(prompt.replace(image.token, image.token * image.per_image))
-        return self._checked(ids, pictures)
+        return _Draft(spans=[Span(text=prompt, trusted=True)], raw=True)
 
-    def _chat_ids(self, prompt: Prompt, pictures: int) -> list[int]:
+    def _chat_draft(self, prompt: Prompt, pictures: int) -> _Draft:
         if self._template is None:
             raise PromptError("this bundle has no chat template: pass a prompt of your own with raw=True")
         messages = as_messages(prompt, pictures)
         self._check_texts([text for message in messages for text in message.texts])
-        spans = render_spans(self._template, messages, self._tokenizer)
-        image = self._manifest.image_tokens
-        self._check_placeholders(sum(s.text.count(image.token) for s in spans if s.trusted), pictures)
-        expanded = [
-            replace(s, text=s.text.replace(image.token, image.token * image.per_image)) if s.trusted else s
-            for s in spans
-        ]
-        bos = self._manifest.tokens.bos_token
-        starts_with_bos = bool(bos and spans and spans[0].trusted and spans[0].text.startswith(bos))
-        ids = self._tokenizer.encode_spans(expanded, add_special_tokens=not starts_with_bos)
-        return self._checked(ids, pictures)
+        return _Draft(spans=render_spans(self._template, messages, self._tokenizer), raw=False)
+
+    def _ids(self, draft: _Draft, sizes: Sequence[Size]) -> list[int]:
+        spans = insert_pictures(draft.spans, self._manifest.image_tokens, sizes)
+        if draft.raw:
+            ids = self._tokenizer.encode(spans[0].text)
+        else:
+            bos, first = self._manifest.tokens.bos_token, draft.spans[:1]
+            starts_with_bos = bool(bos and first and first[0].trusted and first[0].text.startswith(bos))
+            ids = self._tokenizer.encode_spans(spans, add_special_tokens=not starts_with_bos)
+        return self._checked(ids, sizes)
 
     def _check_texts(self, texts: Sequence[str]) -> None:
         """Before any work is done: not so long that no tokenizer could make it fit, and Unicode."""
@@ -142,14 +196,22 @@ class PromptBuilder:
                 "they must be equal in number"
             )
 
-    def _checked(self, ids: list[int], pictures: int) -> list[int]:
-        """The ids, once it is certain that each picture's features have a place."""
-        image = self._manifest.image_tokens
-        if ids.count(image.token_id) != pictures * image.per_image:
+    def _checked(self, ids: list[int], sizes: Sequence[Size]) -> list[int]:
+        """The ids, once it is certain that each picture's features have a place and that all fit the context."""
+        found, features = ids.count(self._manifest.image_tokens.token_id), self._features(sizes)
+        if found != features:
             raise PromptError(
-                f"the prompt has {ids.count(image.token_id)} image tokens after tokenisation, "
-                f"but its pictures have {pictures * image.per_image} features"
+                f"the prompt has {found} image tokens after tokenisation, but its pictures have {features} features"
             )
         if not ids:
             raise PromptError("the prompt is empty")
+        context = self._manifest.decoder.context_length
+        if len(ids) > context:
+            raise ContextLengthError(
+                f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
+            )
         return ids
+
+
+def _size(picture: Picture) -> Size:
+    return picture.shape[1], picture.shape[2]

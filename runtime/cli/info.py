@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pumice.manifest import Manifest
+    from pumice.manifest import ImageProcessing, ImageTokens, Manifest
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,13 @@ def run_info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _picture(image: ImageProcessing, tokens: ImageTokens) -> str:
+    if image.size is None:
+        patch = f"{tokens.patch_size} × {tokens.patch_size} pixels"
+        return f"up to {image.resize_longest_edge} pixels a side, a token for {patch} and one for each row"
+    return f"{image.size[1]} × {image.size[0]} pixels, {tokens.per_image} tokens each"
+
+
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     source, precision, decoder, image = manifest.source, manifest.precision, manifest.decoder, manifest.image
     stored = precision.name
@@ -48,10 +55,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{source.checkpoint} ({source.vision_model_type} + {source.text_model_type}, {source.dtype})",
         ),
         ("precision", stored),
-        (
-            "picture",
-            f"{image.size[1]} × {image.size[0]} pixels, {manifest.image_tokens.per_image} tokens each",
-        ),
+        ("picture", _picture(image, manifest.image_tokens)),
         (
             "decoder",
             f"{decoder.layers} layers, {decoder.hidden_size} wide, {decoder.kv_heads} × {decoder.head_dim} keys",

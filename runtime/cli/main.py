@@ -35,12 +35,21 @@ COMMANDS: dict[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+
+    def parse_and_run() -> int:
+        args = _parse(sys.argv[1:] if argv is None else list(argv))
+        return COMMANDS[args.command][2](args)
+
+    return guarded(parse_and_run)
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command of ours under whatever name: its exit code, and a failure told in one line."""
     _log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the answer's letters shows the others
     try:
-        args = _parse(sys.argv[1:] if argv is None else list(argv))
-        code = COMMANDS[args.command][2](args)
+        code = command()
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

@@ -175,7 +175,7 @@ def test_no_crop_needs_a_full_resize(folder):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"image_processor_type": "SiglipImageProcessor"}, "SiglipImageProcessor"),
+        ({"image_processor_type": "PixtralImageProcessor"}, "PixtralImageProcessor"),
         ({"image_processor_type": "LlavaNextImageProcessor"}, "LlavaNextImageProcessor"),
         ({"image_processor_type": "NoSuchProcessor"}, "cannot be used"),
         ({"crop_size": {"height": 28, "width": 28}}, "the vision tower takes (56, 56)"),
@@ -185,6 +185,9 @@ def test_no_crop_needs_a_full_resize(folder):
             "supported are shortest_edge, or height and width",
         ),
         ({"do_pad": True}, "do_pad"),
+        ({"size": {"shortest_edge": 10**20}}, "at most"),
+        ({"size": {"shortest_edge": 56.5}}, "no sense"),
+        ({"crop_size": {"height": 56.5, "width": 56}}, "the vision tower takes (56, 56)"),
         ({"use_square_size": True}, "use_square_size"),
         ({"mystery": 3}, "mystery"),
         ({"auto_map": {"AutoImageProcessor": "evil.Evil"}}, "never runs a checkpoint's code"),

@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 import pumice.preprocess
 from pumice.errors import ImageError
 from pumice.manifest import ImageProcessing
-from pumice.preprocess import preprocess
+from pumice.preprocess import padded_together, preprocess
 
 from .conftest import CLIP_MEAN, CLIP_STD
 
@@ -49,6 +50,10 @@ def clip(edge: int = 56, crop: tuple[int, int] = (56, 56), resample: int = 3) ->
         std=CLIP_STD,
         size=crop,
     )
+
+
+def pixel_values(images: list[Any], spec: ImageProcessing) -> np.ndarray:
+    return padded_together(list(preprocess(images, spec)), spec.size)
 
 
 def expected(image: Image.Image, spec: ImageProcessing) -> np.ndarray:
@@ -87,7 +92,7 @@ def noise(mode: str, width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 3), (37, 41), (56, 56), (113, 64), (55, 57)])
 def test_every_mode_and_awkward_size(mode: str, size: tuple[int, int]) -> None:
     image = noise(mode, *size)
-    assert np.array_equal(preprocess([image], clip()), expected(image, clip()))
+    assert np.array_equal(pixel_values([image], clip()), expected(image, clip()))
 
 
 @settings(max_examples=120, deadline=None)
@@ -116,14 +121,14 @@ def test_any_picture_and_any_settings(
     with pytest.MonkeyPatch.context() as patch:
         if windowed:
             patch.setattr(pumice.preprocess, "_MAX_ENLARGED", 0)
-        assert np.array_equal(preprocess([image], spec), expected(image, spec))
+        assert np.array_equal(pixel_values([image], spec), expected(image, spec))
 
 
 @pytest.mark.parametrize("transparency", [3, b"\x00\x40\xff"])
 def test_palette_transparency_is_laid_on_white(transparency: int | bytes) -> None:
     image = noise("P", 20, 30)
     image.info["transparency"] = transparency
-    assert np.array_equal(preprocess([image], clip()), expected(image, clip()))
+    assert np.array_equal(pixel_values([image], clip()), expected(image, clip()))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -132,7 +137,7 @@ def test_colour_key_transparency_is_laid_on_white(mode: str, tmp_path: Path) -> 
     image.save(tmp_path / "key.png", transparency=image.getpixel((3, 3)))
     opened = Image.open(io.BytesIO((tmp_path / "key.png").read_bytes()))
     assert opened.info["transparency"] is not None
-    assert np.array_equal(preprocess([tmp_path / "key.png"], clip()), expected(opened, clip()))
+    assert np.array_equal(pixel_values([tmp_path / "key.png"], clip()), expected(opened, clip()))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -143,7 +148,7 @@ def test_files_are_turned_upright(orientation: int) -> None:
     turned = io.BytesIO()
     image.save(turned, "PNG", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(turned.getvalue())))
-    assert np.array_equal(preprocess([turned.getvalue()], clip()), expected(upright, clip()))
+    assert np.array_equal(pixel_values([turned.getvalue()], clip()), expected(upright, clip()))
 
 
 def test_eight_orientations_of_one_scene_are_the_same_picture() -> None:
@@ -164,7 +169,7 @@ def test_eight_orientations_of_one_scene_are_the_same_picture() -> None:
         exif[0x0112] = orientation
         file = io.BytesIO()
         (image.transpose(method) if method is not None else image).save(file, "PNG", exif=exif)
-        results.append(preprocess([file.getvalue()], clip()))
+        results.append(pixel_values([file.getvalue()], clip()))
     assert all(np.array_equal(results[0], result) for result in results)
 
 
@@ -176,7 +181,7 @@ def test_a_path_bytes_a_data_uri_and_an_array_agree(form: str, tmp_path: Path) -
     uri = f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
     image = Image.open(io.BytesIO(data))
     array = np.asarray(image.convert("RGB"))
-    values = preprocess([path, str(path), data, uri, array, image], clip())
+    values = pixel_values([path, str(path), data, uri, array, image], clip())
     assert values.shape == (6, 3, 56, 56)
     assert values.dtype == np.float32
     assert (values == values[0]).all()
@@ -187,25 +192,25 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
     file = io.BytesIO()
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    assert np.array_equal(preprocess([file.getvalue()], clip()), expected(frames[0], clip()))
+    assert np.array_equal(pixel_values([file.getvalue()], clip()), expected(frames[0], clip()))
 
 
 def test_a_picture_smaller_than_the_crop_gets_black_borders() -> None:
     spec = clip(edge=9, crop=(30, 21))
     image = noise("RGB", 10, 13)
-    assert np.array_equal(preprocess([image], spec), expected(image, spec))
+    assert np.array_equal(pixel_values([image], spec), expected(image, spec))
 
 
 def test_no_pictures() -> None:
-    assert preprocess([], clip()).shape == (0, 3, 56, 56)
+    assert pixel_values([], clip()).shape == (0, 3, 56, 56)
 
 
 def test_a_mode_that_pillow_cannot_convert_is_refused() -> None:
     with pytest.raises(ImageError, match="mode La"):
-        preprocess([Image.new("La", (4, 4))], clip())
+        pixel_values([Image.new("La", (4, 4))], clip())
 
 
 def test_a_very_thin_picture_needs_little_memory() -> None:
     image = Image.new("RGB", (1, 60_000), "red")
-    values = preprocess([image], clip(336, (336, 336)))
-    assert np.array_equal(values, preprocess([Image.new("RGB", (336, 336), "red")], clip(336, (336, 336))))
+    values = pixel_values([image], clip(336, (336, 336)))
+    assert np.array_equal(values, pixel_values([Image.new("RGB", (336, 336), "red")], clip(336, (336, 336))))

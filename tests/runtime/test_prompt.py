@@ -258,7 +258,9 @@ def test_placeholders_and_pictures_must_be_equal(
 def test_a_prompt_longer_than_the_context_gives_both_numbers(pair: Pair) -> None:
     with pytest.raises(ContextLengthError, match=r"has [\d,]+ tokens.* context is 500"):
         pair.builders["llava-1.5"].prepare("a b c d " * 1000, ["missing picture"])
-    with pytest.raises(ContextLengthError, match=r"1000 pictures have 4,000 tokens.* context is 500"):
+    with pytest.raises(
+        ContextLengthError, match=r"1000 pictures of the prompt have 4,000 tokens.* context is 500"
+    ):
         pair.builders["llava-1.5"].prepare("What?", ["missing picture"] * 1000)
     for raw in (True, False):
         with pytest.raises(ContextLengthError, match=r"has 8,000,000 characters.* context of 500"):
