@@ -9,7 +9,8 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 MODEL     ?= pebble/checkpoint
 PRECISION ?= fp32
-OUT       ?= bundles/pebble-$(PRECISION)
+RECIPE    ?=
+OUT       ?= bundles/pebble-$(if $(RECIPE),$(basename $(notdir $(RECIPE))),$(PRECISION))
 ARGS      ?=
 
 DEMO      := bundles/pebble-fp32
@@ -18,7 +19,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup export run test lint format types wheel pebble clean
+.PHONY: help setup export run test lint format types wheel accuracy pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +42,8 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install -q -e ".[dev]"
 	@touch $@
 
-export: $(INSTALLED) ## MODEL=<folder or hub id> PRECISION=fp32|int4 OUT=<folder>: write a bundle
-	$(BIN)/pumice export $(MODEL) $(OUT) --precision $(PRECISION) $(ARGS)
+export: $(INSTALLED) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder>: write a bundle
+	$(BIN)/pumice export $(MODEL) $(OUT) $(if $(RECIPE),--recipe $(RECIPE),--precision $(PRECISION)) $(ARGS)
 
 run: $(DEMO)/manifest.json ## export the bundled model if needed, and ask it about the bundled picture
 	$(BIN)/pumice run $(DEMO) -i $(PICTURE) "$(QUESTION)" $(ARGS)
@@ -71,6 +72,9 @@ types: $(INSTALLED) ## mypy, strict
 wheel: $(INSTALLED) ## sdist and wheel into dist/
 	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --no-isolation
+
+accuracy: $(INSTALLED) ## pebble's accuracy by recipe, with and without outliers, into docs/accuracy.md
+	$(BIN)/python -m bench.accuracy --write $(ARGS)
 
 pebble: $(INSTALLED) ## train the bundled model again (about an hour on two cores; ARGS=--restart from scratch)
 	$(BIN)/python -m pebble.train $(ARGS)

@@ -1,10 +1,12 @@
 """Which checkpoints are exported, and what the others are: told before anything else is read.
 
-Enters: a folder's file names and its parsed `config.json`. Leaves: nothing, or a `CheckpointError` of one line.
+Enters: a folder's file names, its parsed `config.json`, and its tensors' names. Leaves: nothing, or a `CheckpointError`
+of one line.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,32 @@ from typing import Any
 from pumice.errors import CheckpointError
 
 SUPPORTED_MODEL_TYPES = ("llava", "vipllava")
+FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
 SUPPORTED = "supported are LLaVA (llava) and ViP-LLaVA (vipllava)"
 
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_QUANTISED_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+_ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "non_lora_trainables.bin",
+)
+_QUANTISED_FILES = {
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "hf_quant_config.json": "ModelOpt",
+}
+_ADAPTER_TENSOR = re.compile(r"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\b")
+_QUANTISED_TENSORS = {
+    "absmax": "bitsandbytes",
+    "quant_state": "bitsandbytes",
+    "SCB": "bitsandbytes",
+    "qweight": "GPTQ or AWQ",
+    "qzeros": "GPTQ or AWQ",
+    "weight_packed": "compressed-tensors",
+    "weight_scale": "compressed-tensors or ModelOpt",
+    "weight_scale_inv": "block-wise float8",
+}
+"""Parts of the names of tensors that lie beside quantised weights, and whose they are."""
 _ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
 _RELATIVES = {
     "llava_next": "LLaVA-NeXT, which cuts pictures into tiles",
@@ -33,7 +57,21 @@ def refuse_other_kinds(path: Path, names: Collection[str]) -> None:
         raise CheckpointError(f"{path} is an adapter ({adapters[0]}): merge it into its base model first")
     for name, method in _QUANTISED_FILES.items():
         if name in names:
-            raise CheckpointError(f"{path} has {method}-quantised weights ({name}): {_FLOAT_INSTEAD}")
+            raise CheckpointError(f"{path} has {method}-quantised weights ({name}): {FLOAT_INSTEAD}")
+
+
+def refuse_other_tensors(path: Path, names: Collection[str]) -> None:
+    """Weights that their names tell to be an adapter's or quantised; raises CheckpointError."""
+    for name in names:
+        if _ADAPTER_TENSOR.search(name):
+            raise CheckpointError(
+                f"{path} holds an adapter's tensors ({name}): merge it into its base model first"
+            )
+        for part in name.split("."):
+            if part in _QUANTISED_TENSORS:
+                raise CheckpointError(
+                    f"{path} has weights quantised by {_QUANTISED_TENSORS[part]} ({name}): {FLOAT_INSTEAD}"
+                )
 
 
 def refuse_other_architectures(where: Path, config: Mapping[str, Any]) -> None:
@@ -49,14 +87,11 @@ def refuse_other_architectures(where: Path, config: Mapping[str, Any]) -> None:
         if quantised:
             method = quantised.get("quant_method") if isinstance(quantised, dict) else None
             raise CheckpointError(
-                f"{where} says that the weights are quantised ({method or 'unknown method'}): {_FLOAT_INSTEAD}"
+                f"{where} says that the weights are quantised ({method or 'unknown method'}): {FLOAT_INSTEAD}"
             )
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in SUPPORTED_MODEL_TYPES:
         raise CheckpointError(f"{where} has model_type {model_type!r}{_described(config)}: {SUPPORTED}")
-
-
-_FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
 
 
 def _described(config: Mapping[str, Any]) -> str:

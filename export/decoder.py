@@ -11,13 +11,14 @@ from pumice.export.repetition import equal_runs, repeat_layers
 from pumice.export.tracing import Example, Traced, trace
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder
+from pumice.models.float_types import cache_type, lowered
 
 NUM_LOGITS = "num_logits_to_keep"
 """Optional to callers: the graph has an initializer of this name with the value 1."""
 
 
-def trace_decoder(config: LlavaConfig) -> Traced:
-    """The decoder for any batch, number of new tokens and past length."""
+def trace_decoder(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
+    """The decoder for any batch, number of new tokens and past length, computing in `dtype`."""
     windows = config.text.sliding_windows
     runs = equal_runs(windows)
     text = replace(
@@ -25,11 +26,11 @@ def trace_decoder(config: LlavaConfig) -> Traced:
         num_hidden_layers=len(runs),
         sliding_windows=tuple(windows[run.start] for run in runs),
     )
-    traced = trace_every_layer(replace(config, text=text))
+    traced = trace_every_layer(replace(config, text=text), dtype)
     return repeat_layers(traced, runs, ("/layers.", "layers.", "past_key_values.", "present."))
 
 
-def trace_every_layer(config: LlavaConfig) -> Traced:
+def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
     """What `trace_decoder` gives, slowly."""
     text = config.text
 
@@ -37,13 +38,16 @@ def trace_every_layer(config: LlavaConfig) -> Traced:
         past = MistralDummyPastKeyValuesGenerator(
             "text-generation", NormalizedTextConfigWithGQA(text), batch_size=2, sequence_length=4
         )
+        past_key_values = [
+            tuple(part.to(cache_type(dtype)) for part in layer) for layer in past.generate("past_key_values")
+        ]
         batch, total = Dim("batch_size"), {1: Dim("total_sequence_length")}
         cache = {0: batch, 2: Dim("past_sequence_length")}
         return Example(
             args=(
                 torch.empty(2, 3, text.hidden_size),
                 torch.ones(2, 7, dtype=torch.int64),
-                past.generate("past_key_values"),
+                past_key_values,
                 torch.ones((), dtype=torch.int64),
             ),
             dynamic_shapes=(
@@ -62,7 +66,7 @@ def trace_every_layer(config: LlavaConfig) -> Traced:
             output_dims={"logits": ("batch_size", "num_logits", text.vocab_size)},
         )
 
-    return trace(lambda: Decoder(config), example)
+    return trace(lambda: lowered(Decoder(config), dtype), example)
 
 
 def cache_names(prefix: str, layers: int) -> list[str]:

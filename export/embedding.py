@@ -7,10 +7,11 @@ from torch.export import Dim
 from pumice.export.tracing import Example, Traced, trace
 from pumice.models.config import LlavaConfig
 from pumice.models.embedding import EmbeddingMerge
+from pumice.models.float_types import lowered
 
 
-def trace_embedding(config: LlavaConfig) -> Traced:
-    """Trace the merge for any batch, length and number of picture rows, zero among them."""
+def trace_embedding(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
+    """The merge for any batch, length and number of picture rows, zero among them; its table is of `dtype`."""
 
     def example() -> Example:
         dummies = DummyTextInputGenerator(
@@ -24,4 +25,4 @@ def trace_embedding(config: LlavaConfig) -> Traced:
             output_names=["inputs_embeds"],
         )
 
-    return trace(lambda: EmbeddingMerge(config), example)
+    return trace(lambda: lowered(EmbeddingMerge(config), dtype), example)

@@ -5,8 +5,8 @@ open_checkpoint → read_config → check_names → trace ×3 → write weights 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,14 +17,19 @@ from pumice.export import companions
 from pumice.export.bundle import file_entries, write_manifest, writing_bundle
 from pumice.export.checkpoint import Checkpoint, open_checkpoint
 from pumice.export.config import read_config
+from pumice.export.context import limit_context
+from pumice.export.form import Form, form_of, weight_bytes
 from pumice.export.graphs import Graph, decoder_graph, embedding_graph, vision_encoder_graph, write_graph
+from pumice.export.norm_folding import fold_norms
 from pumice.export.padding import pad_heads
-from pumice.export.precision import PRECISIONS, PrecisionName
+from pumice.export.parameters import Read
+from pumice.export.precision import PRECISIONS, RECIPE_OF, PrecisionName
 from pumice.export.progress import Progress, showing
-from pumice.export.quantization import Int4
+from pumice.export.recipe import Recipe, Search, load_recipe
+from pumice.export.rotation import rotate
 from pumice.export.tracing import OPSET
 from pumice.export.tying import as_stored
-from pumice.export.weight_stream import Read
+from pumice.export.weight_stream import ALIGNMENT
 from pumice.manifest import (
     DecoderShape,
     Graphs,
@@ -37,8 +42,6 @@ from pumice.manifest import (
 )
 from pumice.models.config import LlavaConfig
 from pumice.models.tensor_names import canonical_name, check_names
-from pumice.models.text_weights import decoder_weights, embedding_weights
-from pumice.models.vision_weights import vision_encoder_weights
 
 MINIMUM_ONNXRUNTIME = "1.23.0"
 IR_VERSION = 10
@@ -53,16 +56,20 @@ class Plan:
     checkpoint: Checkpoint
     config: LlavaConfig
     read: Read
-    precision: PrecisionName
-    scheme: Int4 | None
+    recipe: Recipe
+    form: Form
 
 
 def export_bundle(
     checkpoint: str | Path,
     bundle: Path,
     *,
-    precision: PrecisionName = "fp32",
+    recipe: str | Path | Recipe | None = None,
+    precision: PrecisionName | None = None,
     block_size: int | None = None,
+    symmetric: bool | None = None,
+    search: Search | None = None,
+    context_length: int | None = None,
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -72,8 +79,13 @@ def export_bundle(
     Args:
         checkpoint: folder in Hugging Face layout with safetensors, or `org/name` on the hub.
         bundle: where the bundle goes; it appears there whole, or not at all.
-        precision: `fp32`, or `int4` for 4-bit weights of the decoder and the embedding table.
-        block_size: columns that share a scale in `int4`: 16, 32 (the default), 64, 128 or 256.
+        recipe: how weights are stored: the name of one of pumice's own recipes, a TOML file, or a `Recipe`
+            (docs/recipes.md); `portable-fp32` where neither this nor a precision is given.
+        precision: instead of a recipe: `fp32`, `fp16`, `bf16`, `int8` or `int4`, for the usual one of each.
+        block_size: columns that share a scale, 16, 32, 64, 128 or 256, in place of the recipe's own.
+        symmetric: quantised blocks without zero points, or with, in place of the recipe's own.
+        search: how scales are found, `none` or `k-quant`, in place of the recipe's own.
+        context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
         overwrite: replace a bundle that is there already.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify`).
         quiet: show no progress on stderr.
@@ -84,26 +96,35 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be read or is not supported.
         ExportError: the destination exists, the disk is full, or a graph could not be made.
-        UsageError: an unknown precision or block size, or a block size without `int4`.
+        UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, or a
+            context that the checkpoint does not have.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    scheme = _scheme(precision, block_size)
+    chosen = _recipe(recipe, precision).with_storage(
+        block_size=block_size, symmetric=symmetric, search=search
+    )
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
         config = as_stored(read_config(opened.config), opened)
         _check_tensors(opened, config)
+        config = limit_context(config, context_length)
         config, read = pad_heads(config, _reader(opened))
-        plan = Plan(checkpoint=opened, config=config, read=read, precision=precision, scheme=scheme)
+        config, read = rotate(config, read) if chosen.rotate else (config, read)
+        form = form_of(chosen, config)
+        config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
+        plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form)
         return _export(plan, bundle, overwrite, verify, progress)
 
 
-def _scheme(precision: PrecisionName, block_size: int | None) -> Int4 | None:
-    if precision == "int4":
-        return Int4() if block_size is None else Int4(block_size=block_size)
-    if block_size is not None:
-        raise UsageError(f"a block size is for int4: the precision is {precision}")
-    return None
+def _recipe(recipe: str | Path | Recipe | None, precision: PrecisionName | None) -> Recipe:
+    if recipe is not None and precision is not None:
+        raise UsageError(f"a recipe and the precision {precision!r} were given: expected one of them")
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return load_recipe(recipe)
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    return load_recipe(RECIPE_OF[precision or "fp32"])
 
 
 def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: Progress) -> Manifest:
@@ -121,9 +142,9 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
             },
             requires=Requires(onnxruntime=MINIMUM_ONNXRUNTIME, opset=OPSET, ir_version=IR_VERSION),
             source=_source(plan),
-            precision=_precision(plan, (decoder, embedding)),
+            precision=_precision(plan),
             graphs=specs,
-            decoder=_decoder_shape(plan.config),
+            decoder=_decoder_shape(plan),
             files=file_entries(folder),
             **described,
         )
@@ -139,7 +160,7 @@ def _trace(plan: Plan, progress: Progress) -> tuple[Graph, Graph, Graph]:
     graphs = []
     progress.stage("tracing decoder, embedding, vision_encoder", steps=3)
     for make in (decoder_graph, embedding_graph, vision_encoder_graph):
-        graph = make(plan.config, plan.read, plan.scheme)
+        graph = make(plan.config, plan.read, plan.form)
         counts = graph.counts
         progress.note(
             f"{graph.name}: {counts.traced} nodes traced, {counts.optimized} after onnxscript, "
@@ -179,18 +200,8 @@ def _check_tensors(checkpoint: Checkpoint, config: LlavaConfig) -> None:
 
 def _needed_bytes(plan: Plan) -> int:
     """Bytes of the bundle's weights, and a little over."""
-    tables = (
-        vision_encoder_weights(plan.config),
-        embedding_weights(plan.config),
-        decoder_weights(plan.config),
-    )
-    total = MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
-    for table in tables:
-        for weight in table.values():
-            matrix = plan.scheme and len(weight.shape) == 2 and table is not tables[0]
-            bits = 4 + 32 / plan.scheme.block_size if matrix and plan.scheme else 32
-            total += int(math.prod(weight.shape) * bits / 8)
-    return total
+    sizes = weight_bytes(plan.form, plan.config)
+    return sum(sizes) + 3 * ALIGNMENT * len(sizes) + MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
 
 
 def _source(plan: Plan) -> Source:
@@ -205,21 +216,34 @@ def _source(plan: Plan) -> Source:
     )
 
 
-def _precision(plan: Plan, graphs: tuple[Graph, ...]) -> Precision:
-    if plan.scheme is None:
-        return Precision(name=plan.precision)
-    return Precision(
-        name=plan.precision,
-        bits=4,
-        block_size=plan.scheme.block_size,
-        symmetric=True,
-        accuracy_level=plan.scheme.accuracy_level,
-        quantized=tuple(f"{graph.name}/{name}" for graph in graphs for name in graph.quantized),
+def _precision(plan: Plan) -> Precision:
+    """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
+    recipe, quantized = plan.recipe, plan.form.quantized
+    plain = Precision(
+        name=recipe.precision,
+        recipe=recipe.name,
+        float_type=recipe.float_type,
+        rotated=plan.config.rotated,
+    )
+    if not quantized:
+        return plain
+    fewest = min(storage.bits or 0 for storage in quantized.values())
+    most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
+    return replace(
+        plain,
+        bits=most.bits,
+        block_size=most.block_size,
+        symmetric=most.symmetric,
+        accuracy_level=most.accuracy_level,
+        quantized=tuple(quantized),
+        other_bits={
+            name: s.bits for name, s in quantized.items() if s.bits is not None and s.bits != most.bits
+        },
     )
 
 
-def _decoder_shape(config: LlavaConfig) -> DecoderShape:
-    text = config.text
+def _decoder_shape(plan: Plan) -> DecoderShape:
+    text = plan.config.text
     return DecoderShape(
         layers=text.num_hidden_layers,
         kv_heads=text.num_key_value_heads,
@@ -227,5 +251,5 @@ def _decoder_shape(config: LlavaConfig) -> DecoderShape:
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
         context_length=text.max_position_embeddings,
-        kv_dtype="float32",
+        kv_dtype="float32" if plan.form.cache_dtype == torch.float32 else "float16",
     )

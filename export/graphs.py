@@ -1,6 +1,6 @@
-"""The three graphs of a bundle: traced, simplified, quantised where the precision asks for it, and written.
+"""The three graphs of a bundle: traced, simplified, quantised where the recipe asks for it, and written.
 
-Enters: a `LlavaConfig` and a `Scheme`. Leaves: `Graph`s, which know how many bytes they need and write themselves,
+Enters: a `LlavaConfig` and a `Form`. Leaves: `Graph`s, which know how many bytes they need and write themselves,
 and the `GraphSpec`s of what was written.
 """
 
@@ -12,32 +12,33 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from pumice.export.decoder import NUM_LOGITS, trace_decoder
 from pumice.export.embedding import trace_embedding
-from pumice.export.quantization import Int4, quantize_matmuls, quantize_table, quantized_names
-from pumice.export.simplification import NodeCounts, simplify
-from pumice.export.tracing import Traced
-from pumice.export.vision_encoder import trace_vision_encoder
-from pumice.export.weight_stream import (
+from pumice.export.form import HEAD, TABLE, Form, weight_tables
+from pumice.export.parameters import (
     Parameter,
     Read,
     constant_parameter,
     float_parameter,
-    int4_parameter,
-    parameter_bytes,
-    share_weights,
-    write_weights,
+    quantized_parameter,
 )
+from pumice.export.quantized_operators import quantize_products, quantize_table, quantized_names
+from pumice.export.recipe import Storage
+from pumice.export.simplification import NodeCounts, simplify
+from pumice.export.tracing import Traced
+from pumice.export.vision_encoder import trace_vision_encoder
+from pumice.export.weight_stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
-from pumice.models.text_weights import decoder_weights, embedding_weights
-from pumice.models.vision_weights import vision_encoder_weights
-from pumice.models.weights import Weight
 
-HEAD, TABLE = "lm_head.weight", "weight"
-"""The head's parameter in the decoder, and the embedding table's in the merge: one and the same in a tied model."""
+_TORCH_TYPES = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+}
 
 
 @dataclass(kw_only=True)
@@ -49,7 +50,6 @@ class Graph:
     inputs: tuple[str, ...]
     counts: NodeCounts
     parameters: list[Parameter]
-    quantized: list[str]
     shared: dict[str, str] = field(default_factory=dict)
     """Parameters whose bytes the decoder holds: name here → name there."""
 
@@ -69,31 +69,27 @@ class Graph:
         return parameter_bytes(self.model, self.parameters)
 
 
-def vision_encoder_graph(config: LlavaConfig, read: Read, scheme: Int4 | None) -> Graph:
-    """The vision encoder; its weights stay float32 in every precision so far."""
-    return _graph(
-        "vision_encoder", trace_vision_encoder(config), vision_encoder_weights(config), read, scheme, _none
-    )
+def vision_encoder_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
+    """The vision encoder."""
+    return _graph("vision_encoder", trace_vision_encoder(config, form.dtype), config, read, form)
 
 
-def embedding_graph(config: LlavaConfig, read: Read, scheme: Int4 | None) -> Graph:
+def embedding_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
     """The embedding merge; with a tied head its table lies in the decoder's file."""
-    graph = _graph(
-        "embedding", trace_embedding(config), embedding_weights(config), read, scheme, quantize_table
-    )
-    tied_alike = scheme is None or bool(graph.quantized)  # a table that blocks do not divide stays float32
-    if config.tie_word_embeddings and tied_alike:
-        ours = quantized_names(TABLE) if graph.quantized else (TABLE,)
-        heads = quantized_names(HEAD) if graph.quantized else (HEAD,)
+    graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
+    if config.tie_word_embeddings:
+        ours, heads = (
+            _stored_names(name.partition("/")[2], form.quantized.get(name)) for name in (TABLE, HEAD)
+        )
         graph.shared, graph.parameters = dict(zip(ours, heads, strict=True)), []
     return graph
 
 
-def decoder_graph(config: LlavaConfig, read: Read, scheme: Int4 | None) -> Graph:
+def decoder_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
     """The decoder, with its rotary caches computed."""
-    graph = _graph("decoder", trace_decoder(config), decoder_weights(config), read, scheme, quantize_matmuls)
+    graph = _graph("decoder", trace_decoder(config, form.dtype), config, read, form)
     for name, cache in zip(("cos_cache", "sin_cache"), rotary_caches(config.text), strict=True):
-        graph.parameters.append(constant_parameter(name, cache.numpy()))
+        graph.parameters.append(constant_parameter(name, cache.to(form.cache_dtype)))
     return graph
 
 
@@ -124,32 +120,26 @@ def write_graph(
     )
 
 
-Quantize = Callable[[ir.Model, Int4], list[str]]
-
-
-def _graph(
-    name: str, traced: Traced, table: dict[str, Weight], read: Read, scheme: Int4 | None, quantize: Quantize
-) -> Graph:
+def _graph(name: str, traced: Traced, config: LlavaConfig, read: Read, form: Form) -> Graph:
     model, counts = simplify(traced)
-    quantized = quantize(model, scheme) if scheme else []
-    parameters = [
-        int4_parameter(key, weight, read, scheme)
-        if scheme and key in quantized
-        else float_parameter(key, weight, read)
-        for key, weight in table.items()
-    ]
-    return Graph(
-        name=name,
-        model=model,
-        inputs=traced.inputs,
-        counts=counts,
-        parameters=parameters,
-        quantized=quantized,
-    )
+    floats = {value.name: value.dtype for value in model.graph.inputs}
+    quantized = form.of(name)
+    quantize_products(model, quantized)
+    quantize_table(model, quantized)
+    parameters = []
+    for key, weight in weight_tables(config)[name].items():
+        dtype = floats[key]
+        assert dtype is not None
+        if key in quantized:
+            made = quantized_parameter(key, weight, read, quantized[key], _TORCH_TYPES[dtype])
+        else:
+            made = float_parameter(key, weight, read, _TORCH_TYPES[dtype])
+        parameters.append(made)
+    return Graph(name=name, model=model, inputs=traced.inputs, counts=counts, parameters=parameters)
 
 
-def _none(_model: ir.Model, _scheme: Int4) -> list[str]:
-    return []
+def _stored_names(name: str, storage: Storage | None) -> tuple[str, ...]:
+    return (name,) if storage is None else quantized_names(name, storage)
 
 
 def _stored(model: ir.Model) -> list[ir.TensorProtocol]:

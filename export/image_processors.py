@@ -126,11 +126,18 @@ def _values(processor: Any, path: Path) -> dict[str, Any]:
         raise _refused(path, f"has image_std {list(std)}: pictures would be divided by zero")
     return {
         "convert_rgb": bool(processor.do_convert_rgb),
-        "resample": _BILINEAR if processor.resample is None else int(processor.resample),
+        "resample": _BILINEAR if processor.resample is None else _filter(processor.resample),
         "rescale_factor": factor,
         "mean": mean,
         "std": std,
     }
+
+
+def _filter(resample: Any) -> int:
+    """PIL's number, which is an enumeration's as a rule. Raises ValueError."""
+    if not isinstance(resample, int):
+        raise ValueError(f"resample is {resample!r}, expected a number of PIL's filters")
+    return int(resample)
 
 
 def _resized(size: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:

@@ -15,7 +15,7 @@ import re
 import torch
 from torch import Tensor
 
-from pumice.export.weight_stream import Read
+from pumice.export.parameters import Read
 from pumice.models.config import LlavaConfig
 
 _FOLDED = (

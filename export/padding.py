@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from pumice.export.weight_stream import Read
+from pumice.export.parameters import Read
 from pumice.models.config import LlavaConfig
 
 MULTIPLE = 16

@@ -1,12 +1,12 @@
 """Figures of a comparison with transformers, and how they read as a table. Knows neither model.
 
-Definitions, over all positions of a prompt: max and mean are of |ours − theirs|; top-1 is the share of positions with
-the same best token; KL is the mean over positions of Σ p·log(p/q) in nats, p theirs and q ours.
+Definitions, over all positions of a prompt and our answer: max and mean are of |ours − theirs|; top-1 is the share of
+positions with the same best token; KL is the mean over positions of Σ p·log(p/q) in nats, p theirs and q ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ Floats = NDArray[np.float32]
 
 FP32_TOLERANCE = 2e-4
 """Largest difference of a logit that a float32 bundle may show."""
+
+FLOAT64_VALUES = 1 << 20
+"""Logits at a time in float64: 8 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +47,60 @@ class LogitError:
     kl: float
 
     @classmethod
-    def of(cls, ours: Floats, theirs: Floats) -> LogitError:
-        """Compare logits [1, T, V]."""
-        error = GraphError.of(ours, theirs)
-        q, p = _log_softmax(ours), _log_softmax(theirs)
+    def of(cls, ours: Floats, parts: Iterable[Floats]) -> LogitError:
+        """Compare logits [T, V] with theirs, which come a few positions at a time, each [n, V]."""
+        worst = absolute = total = squares = same = kl = 0.0
+        position = 0
+        for theirs in parts:
+            part = ours[position : position + len(theirs)]
+            position += len(theirs)
+            error = np.abs(part - theirs)
+            worst = float(np.maximum(worst, error.max()))  # NaN stays NaN
+            absolute += float(error.sum(dtype=np.float64))
+            total += float(theirs.sum(dtype=np.float64))
+            squares += float(np.einsum("nv,nv->", theirs, theirs, dtype=np.float64))
+            same += int((part.argmax(-1) == theirs.argmax(-1)).sum())
+            kl += _divergence(part, theirs)
+        assert position == len(ours), (position, ours.shape)
         return cls(
-            max=error.max,
-            mean=error.mean,
-            spread=error.spread,
-            top1=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
-            kl=float(max(0.0, (np.exp(p) * (p - q)).sum(-1).mean())),
+            max=worst,
+            mean=absolute / ours.size,
+            spread=max(0.0, squares / ours.size - (total / ours.size) ** 2) ** 0.5,
+            top1=same / position,
+            kl=float(np.maximum(0.0, kl / position)),
         )
+
+
+def compare_answers(
+    ours: Sequence[int], theirs: Sequence[int], ours_end: Collection[int], theirs_end: Collection[int]
+) -> tuple[tuple[int, ...], int | None]:
+    """transformers' greedy answer as far as it is known from its best token at every position of ours.
+
+    Args:
+        ours: our answer.
+        theirs: transformers' best token at each position of `ours`, given all of ours before it.
+        ours_end, theirs_end: ids that end an answer.
+
+    Returns:
+        The expected answer, up to and with the first token that differs, and the index of that one: null if none does.
+        The index is the length of either answer where transformers ends it and we do not, or we do and it goes on.
+    """
+    for index, (mine, best) in enumerate(zip(ours, theirs, strict=True)):
+        if mine != best:
+            return tuple(theirs[: index + 1]), index
+        if best in theirs_end and index + 1 < len(ours):
+            return tuple(theirs[: index + 1]), index + 1
+    ended = bool(ours) and ours[-1] in ours_end
+    return tuple(theirs), len(ours) if ended and ours[-1] not in theirs_end else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One prompt: what went in, each graph's error, and both greedy continuations."""
+    """One prompt: what went in, each graph's error, and both greedy continuations.
+
+    `first_difference` is the index of the first generated token that differs, null if none does; `expected_tokens` are
+    known that far. `input_differences` says in words how ids and pixels differ, which they must not.
+    """
 
     name: str
     prompt_tokens: int
@@ -71,22 +112,16 @@ class Case:
     decoder: LogitError
     expected_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
-
-    @property
-    def first_difference(self) -> int | None:
-        """Index of the first generated token that differs, null if none does."""
-        pairs = zip(self.tokens, self.expected_tokens, strict=False)
-        differing = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
-        if differing is None and len(self.tokens) != len(self.expected_tokens):
-            return min(len(self.tokens), len(self.expected_tokens))
-        return differing
+    first_difference: int | None
+    input_differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The worst of all cases, and whether the bundle keeps its promise.
 
-    `passed`: same ids and pixels everywhere, and for `fp32` also the same tokens and logits within `FP32_TOLERANCE`.
+    `passed`: same ids and pixels everywhere, finite logits, and for `fp32` also the same tokens and logits within
+    `FP32_TOLERANCE`.
     """
 
     passed: bool
@@ -118,10 +153,11 @@ def summarize(precision: str, cases: Sequence[Case]) -> Summary:
     ids = sum(case.same_input_ids for case in cases)
     pixels = sum(case.same_pixel_values for case in cases)
     tokens = sum(case.first_difference is None for case in cases)
-    worst = max(case.decoder.max for case in cases)
+    worst = float(np.max([case.decoder.max for case in cases]))
     exact = tokens == len(cases) and worst <= FP32_TOLERANCE
+    sound = ids == pixels == len(cases) and bool(np.isfinite(worst))
     return Summary(
-        passed=ids == pixels == len(cases) and (exact or precision != "fp32"),
+        passed=sound and (exact or precision != "fp32"),
         cases=len(cases),
         same_input_ids=ids,
         same_pixel_values=pixels,
@@ -176,7 +212,12 @@ def text_table(report: Report) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
-    return "\n".join([*lines, "", verdict(report)])
+    return "\n".join([*lines, "", *_said(report), verdict(report)])
+
+
+def _said(report: Report) -> list[str]:
+    """How inputs differ, a line each."""
+    return [f"{case.name}: {text}" for case in report.cases for text in case.input_differences]
 
 
 def markdown(report: Report) -> str:
@@ -191,6 +232,8 @@ def markdown(report: Report) -> str:
             "",
             *lines,
             "",
+            *[f"- {line}" for line in _said(report)],
+            *([""] if _said(report) else []),
             "Errors are absolute. Every graph is fed transformers' own intermediate results;",
             "tokens are greedy and end to end.",
             f"Measured on the CPU with {versions}.",
@@ -215,7 +258,18 @@ def _tokens(case: Case) -> str:
     return f"differ from {case.first_difference}"
 
 
+def _divergence(ours: Floats, theirs: Floats) -> float:
+    """Sum over positions of KL(theirs ‖ ours), both logits [n, V]; in float64, which is why a few at a time."""
+    step = max(1, FLOAT64_VALUES // theirs.shape[1])
+    total = 0.0
+    for start in range(0, len(theirs), step):
+        q, p = (_log_softmax(logits[start : start + step]) for logits in (ours, theirs))
+        total += float((np.exp(p) * (p - q)).sum())
+    return total
+
+
 def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted

@@ -1,4 +1,4 @@
-"""Prompts and pictures that a bundle is compared on where the user names none."""
+"""Prompts and pictures that a bundle is compared on: the user's own, or ours where the user names none."""
 
 from __future__ import annotations
 
@@ -15,16 +15,33 @@ from pumice.errors import ImageError
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """One prompt: either chat `messages`, or a raw `prompt` where a checkpoint has no chat template."""
+    """A conversation: `turns` of user and assistant, the user's first and last; the pictures belong to the first."""
 
     name: str
-    images: tuple[Image.Image, ...]
-    messages: tuple[dict[str, Any], ...] | None = None
-    prompt: str = ""
+    turns: tuple[str, ...]
+    images: tuple[Image.Image, ...] = ()
+
+    @property
+    def messages(self) -> tuple[dict[str, Any], ...]:
+        """In the form that chat templates take, with the pictures in their places."""
+        return tuple(
+            {
+                "role": ("user", "assistant")[index % 2],
+                "content": [
+                    *({"type": "image", "image": image} for image in (() if index else self.images)),
+                    {"type": "text", "text": text},
+                ],
+            }
+            for index, text in enumerate(self.turns)
+        )
+
+    def raw(self, image_token: str) -> str:
+        """In plain words, for a checkpoint without chat template."""
+        return image_token * len(self.images) + " ".join(self.turns)
 
 
-def default_probes(*, has_template: bool, image_token: str = "<image>") -> list[Probe]:
-    """One picture, another shape of picture, two pictures, none, and a second turn."""
+def default_probes() -> list[Probe]:
+    """One picture, other shapes of picture, two pictures, none, and a second turn."""
     wide, tall, small = picture(0, (320, 200)), picture(1, (120, 260)), picture(2, (31, 17))
     asked = [
         ("one picture", (wide,), ("What is shown in this picture?",)),
@@ -34,36 +51,28 @@ def default_probes(*, has_template: bool, image_token: str = "<image>") -> list[
         ("no picture", (), ("How many colours does a rainbow have?",)),
         ("second turn", (wide,), ("What colour is it?", "Red.", "And where is it?")),
     ]
-    if has_template:
-        return [Probe(name=n, images=i, messages=conversation(turns, len(i))) for n, i, turns in asked]
-    return [Probe(name=n, images=i, prompt=image_token * len(i) + " ".join(turns)) for n, i, turns in asked]
+    return [Probe(name=name, images=images, turns=turns) for name, images, turns in asked]
 
 
-def asked(question: str, paths: Sequence[Path]) -> Probe:
-    """A user's own question about pictures from files.
+def own_probes(questions: Sequence[tuple[str, Sequence[Path]]]) -> list[Probe]:
+    """A user's own questions, each about pictures from files.
 
     Raises:
         ImageError: a file that Pillow cannot read.
     """
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                images.append(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError) as error:
-            raise ImageError(f"cannot read {path} as a picture: {error}") from None
-    return Probe(name="asked", images=tuple(images), messages=conversation([question], len(images)))
+    name = "asked" if len(questions) == 1 else "asked {}"
+    return [
+        Probe(name=name.format(number), turns=(question,), images=tuple(_opened(path) for path in paths))
+        for number, (question, paths) in enumerate(questions, 1)
+    ]
 
 
-def conversation(turns: Sequence[str], images: int) -> tuple[dict[str, Any], ...]:
-    """Messages of user and assistant by turns; the pictures belong to the first."""
-    return tuple(
-        {
-            "role": ("user", "assistant")[index % 2],
-            "content": [{"type": "image"}] * (images if index == 0 else 0) + [{"type": "text", "text": text}],
-        }
-        for index, text in enumerate(turns)
-    )
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"cannot read {path} as a picture: {error}") from None
 
 
 def picture(seed: int, size: tuple[int, int]) -> Image.Image:

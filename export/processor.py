@@ -30,6 +30,8 @@ READ = (
 )
 """JSON files that transformers may read."""
 
+_PANIC = "PanicException"
+"""What Rust raises through pyo3 for a fault of its own: no Exception, and of no module that could be imported."""
 _PROCESSORS = {"clip": "LlavaProcessor", "siglip": "LlavaProcessor", "pixtral": "PixtralProcessor"}
 _TORCHVISION = (
     "torchvision",
@@ -76,7 +78,9 @@ def read_processor(path: Path) -> Any:
     try:
         loader = pixtral_processor() if _class_name(path) == "PixtralProcessor" else AutoProcessor
         return loader.from_pretrained(path, backend="pil", trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise whatever they raise
+    except BaseException as error:  # transformers and tokenizers raise whatever they raise
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:300]}"
         raise CheckpointError(
             f"the processor files in {path} cannot be used: transformers ends with {reason}; download them again"

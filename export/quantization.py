@@ -1,149 +1,140 @@
-"""Block-wise weight quantisation: the arithmetic, and the graph pass that puts it to use.
+"""Block-wise weight quantisation: the arithmetic.
 
-Every row of a [rows, columns] matrix is cut into blocks of `block_size` columns; a block stores small integers q and
-one float32 scale s, and stands for s·(q − 8). The bytes are those of ONNX Runtime's `MatMulNBits` and
-`GatherBlockQuantized` (both described in its docs/ContribOperators.md), so a tied table serves both.
+Every row of a [rows, columns] matrix is cut into blocks of `block_size` columns; a block stores small integers q, one
+scale s and, unless it is symmetric, one zero point z, and stands for s·(q − z). The bytes are those of ONNX Runtime's
+`MatMulNBits` and `GatherBlockQuantized` (both described in its docs/ContribOperators.md), so a tied table serves both.
+
+    4 bits    a byte holds two columns (or two blocks' zero points), the even one in the low half
+    8 bits    a byte holds one
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from pumice.errors import UsageError
+from pumice.export.recipe import Storage
+from pumice.export.scale_search import search_asymmetric, search_symmetric
 
-ZERO_POINT = 8
-"""Of 4-bit blocks without stored zero points."""
+CACHED_VALUES = 1 << 18
+"""Values that are worked on at a time, so that they stay in a core's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int4:
-    """How matrices are quantised: symmetric 4-bit blocks of `block_size` columns.
+class Blocks:
+    """A quantised matrix: uint8 `packed` [rows, blocks, bytes], `scales` [rows, blocks], uint8 `zero_points` [rows, n].
 
-    `accuracy_level` is MatMulNBits' choice of arithmetic: 0 and 1 float32, 4 int8 activations with one scale per block.
+    Symmetric blocks have no zero points stored; theirs is 2^(bits − 1).
     """
 
-    block_size: int = 32
-    accuracy_level: int = 4
-
-    def __post_init__(self) -> None:
-        if self.block_size not in (16, 32, 64, 128, 256):
-            raise UsageError(f"block size is {self.block_size}, expected 16, 32, 64, 128 or 256")
+    packed: Tensor
+    scales: Tensor
+    zero_points: Tensor | None
 
 
-def quantize_rows(
-    matrix: NDArray[np.float32], block_size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Quantise float32 [rows, columns] → packed uint8 [rows, blocks, block_size/2] and scales float32 [rows, blocks].
+def quantize_rows(matrix: Tensor, storage: Storage, scale_type: torch.dtype = torch.float32) -> Blocks:
+    """Quantise a matrix [rows, columns] of any float type; scales are rounded to `scale_type` before they are used.
 
-    The value of largest magnitude in a block becomes −8·s exactly (ONNX Runtime's own rule), so that a block uses all
-    sixteen steps on its heavier side. Low nibbles hold even columns. The last block is padded with zeros.
+    The last block is padded with zeros; halves are rounded up. Rows do not depend on each other. Values that are not
+    finite make scales that are not.
     """
     rows, columns = matrix.shape
-    blocks = -(-columns // block_size)
-    padded = np.pad(matrix, ((0, 0), (0, blocks * block_size - columns)))
-    groups = padded.reshape(rows, blocks, block_size)
-    largest = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)
-    scales = largest / np.float32(-ZERO_POINT)
-    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
-    q = np.clip(np.rint(groups * inverse) + ZERO_POINT, 0, 15).astype(np.uint8)
-    return q[:, :, 0::2] | (q[:, :, 1::2] << 4), scales[:, :, 0]
+    step = max(1, CACHED_VALUES // columns)
+    parts = [_quantize(matrix[start : start + step], storage, scale_type) for start in range(0, rows, step)]
+    zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+    return Blocks(
+        packed=torch.cat([part.packed for part in parts]),
+        scales=torch.cat([part.scales for part in parts]),
+        zero_points=torch.cat(zero_points) if zero_points else None,
+    )
 
 
-def dequantize_rows(
-    packed: NDArray[np.uint8], scales: NDArray[np.float32], columns: int
-) -> NDArray[np.float32]:
+def dequantize_rows(blocks: Blocks, storage: Storage, columns: int) -> Tensor:
     """What `quantize_rows` stands for: float32 [rows, columns]."""
-    q = np.stack((packed & 15, packed >> 4), axis=-1).reshape(*packed.shape[:2], -1)
-    values = (q.astype(np.float32) - ZERO_POINT) * scales[:, :, None]
-    return values.reshape(len(packed), -1)[:, :columns]
+    assert storage.bits is not None
+    q = _unpacked(blocks.packed, storage.bits)
+    zero: Tensor | int = 1 << storage.bits - 1
+    if blocks.zero_points is not None:
+        zero = _unpacked(blocks.zero_points, storage.bits)[:, : blocks.scales.shape[1], None].float()
+    values = (q.float() - zero) * blocks.scales.float()[:, :, None]
+    return values.flatten(1)[:, :columns]
 
 
-def quantized_names(name: str) -> tuple[str, str]:
-    """The initializers that a quantised parameter becomes: its packed integers and its scales."""
-    return f"{name}.int4", f"{name}.scale"
+def bytes_of(rows: int, columns: int, storage: Storage, scale_bytes: int) -> int:
+    """Bytes of a quantised matrix."""
+    assert storage.bits is not None
+    blocks = -(-columns // storage.block_size)
+    zero_points = 0 if storage.symmetric else -(-blocks * storage.bits // 8)
+    return rows * (blocks * (storage.block_size * storage.bits // 8 + scale_bytes) + zero_points)
 
 
-def quantize_matmuls(model: ir.Model, scheme: Int4) -> list[str]:
-    """Replace every product with a weight matrix by MatMulNBits; the quantised parameters' names are returned.
+def _quantize(matrix: Tensor, storage: Storage, scale_type: torch.dtype) -> Blocks:
+    assert storage.bits is not None
+    groups = _cut(matrix, storage.block_size)
+    if storage.symmetric:
+        find = search_symmetric if storage.search == "k-quant" else symmetric_scales
+        scales, zero_points = find(groups, storage.bits).to(scale_type), None
+        zero: Tensor | int = 1 << storage.bits - 1
+    else:
+        find_both = search_asymmetric if storage.search == "k-quant" else asymmetric_scales
+        scales, points = find_both(groups, storage.bits)
+        scales, zero = scales.to(scale_type), points[:, :, None]
+        zero_points = _packed_points(points.to(torch.uint8), storage.bits)
+    q = groups.mul_(inverse(scales)[:, :, None]).add_(zero).add_(0.5).clamp_(0, (1 << storage.bits) - 0.5)
+    return Blocks(packed=_packed(q.to(torch.uint8), storage.bits), scales=scales, zero_points=zero_points)
 
-    1. `MatMul(x, W)` with a parameter W [in, out];
-    2. `FusedMatMul(x, W, transB=1)` with a parameter W [out, in], which is the head.
+
+def symmetric_scales(groups: Tensor, bits: int) -> Tensor:
+    """Scales [rows, blocks] of float32 [rows, blocks, block size]: ONNX Runtime's own rule.
+
+    The value of largest magnitude in a block becomes −2^(bits − 1)·s exactly, so that a block uses all steps on its
+    heavier side; of two such values the negative one.
     """
-    quantized = []
-    parameters = {value.name: value for value in model.graph.inputs}
-    for node in list(model.graph):
-        weight = node.inputs[1] if node.op_type in ("MatMul", "FusedMatMul") else None
-        if weight is None or weight.name is None or parameters.get(weight.name) is not weight:
-            continue
-        shape = _static(weight)
-        inner, outer = shape if node.op_type == "MatMul" else reversed(shape)
-        _replace_matmul(model.graph, node, weight, inner, outer, scheme)
-        quantized.append(weight.name)
-    return quantized
+    largest, smallest = groups.amax(2), groups.amin(2)
+    return torch.where(largest > -smallest, largest, smallest).div_(-(1 << bits - 1))
 
 
-def quantize_table(model: ir.Model, scheme: Int4) -> list[str]:
-    """Replace `Gather(table, ids)` on a parameter table [V, D] by GatherBlockQuantized where blocks divide D."""
-    (node,) = (n for n in model.graph if n.op_type == "Gather" and n.inputs[0] in model.graph.inputs)
-    table = node.inputs[0]
-    assert table is not None
-    assert table.name is not None
-    rows, columns = _static(table)
-    if columns % scheme.block_size:
-        return []
-    packed = _parameter(model.graph, table, 0, ir.DataType.UINT8, (rows, columns // 2))
-    scales = _parameter(model.graph, table, 1, ir.DataType.FLOAT, (rows, columns // scheme.block_size))
-    attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": scheme.block_size, "bits": 4}
-    gather = ir.node(
-        "GatherBlockQuantized",
-        [packed, node.inputs[1], scales],
-        attributes,
-        domain="com.microsoft",
-        name=node.name,
+def asymmetric_scales(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scales and zero points, both float32 [rows, blocks]: a block's range, with 0 in it, is cut into equal steps."""
+    largest, smallest = groups.amax(2).clamp_(min=0), groups.amin(2).clamp_(max=0)
+    scales = (largest - smallest).div_((1 << bits) - 1)
+    zero_points = torch.where(scales == 0, 0.0, -smallest / scales)
+    return scales, zero_points.add_(0.5).floor_().clamp_(0, (1 << bits) - 1)
+
+
+def inverse(scales: Tensor) -> Tensor:
+    """1/s in float32, and 0 where s is 0."""
+    wide = scales.float()
+    return torch.where(wide == 0, 0.0, 1 / wide)
+
+
+def _cut(matrix: Tensor, block_size: int) -> Tensor:
+    """[rows, columns] → float32 [rows, blocks, block size] in memory of its own."""
+    rows, columns = matrix.shape
+    missing = -columns % block_size
+    groups = (
+        F.pad(matrix.float(), (0, missing))
+        if missing
+        else matrix.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     )
-    _put_instead(model.graph, node, gather, table)
-    return [table.name]
+    return groups.view(rows, -1, block_size)
 
 
-def _replace_matmul(
-    graph: ir.Graph, node: ir.Node, weight: ir.Value, inner: int, outer: int, scheme: Int4
-) -> None:
-    blocks = -(-inner // scheme.block_size)
-    packed = _parameter(graph, weight, 0, ir.DataType.UINT8, (outer, blocks, scheme.block_size // 2))
-    scales = _parameter(graph, weight, 1, ir.DataType.FLOAT, (outer, blocks))
-    attributes = {
-        "K": inner,
-        "N": outer,
-        "bits": 4,
-        "block_size": scheme.block_size,
-        "accuracy_level": scheme.accuracy_level,
-    }
-    name = (node.name or "").replace("/MatMul", "/MatMulNBits").replace("/FusedMatMul", "/MatMulNBits")
-    inputs = [node.inputs[0], packed, scales]
-    _put_instead(
-        graph, node, ir.node("MatMulNBits", inputs, attributes, domain="com.microsoft", name=name), weight
-    )
+def _packed_points(points: Tensor, bits: int) -> Tensor:
+    """Zero points [rows, blocks] → [rows, bytes]; where a byte would be half empty, it gets an 8."""
+    return _packed(F.pad(points, (0, points.shape[1] % 2), value=8) if bits == 4 else points, bits)
 
 
-def _parameter(
-    graph: ir.Graph, of: ir.Value, index: int, dtype: ir.DataType, shape: tuple[int, ...]
-) -> ir.Value:
-    assert of.name is not None
-    value = ir.Value(name=quantized_names(of.name)[index], shape=ir.Shape(shape), type=ir.TensorType(dtype))
-    graph.inputs.append(value)
-    return value
+def _packed(q: Tensor, bits: int) -> Tensor:
+    """uint8 [..., n] → [..., n·bits/8]."""
+    if bits == 8:
+        return q
+    pairs = q.view(torch.int16)  # even column in the low byte
+    return (pairs | (pairs >> 4)).to(torch.uint8)
 
 
-def _put_instead(graph: ir.Graph, old: ir.Node, new: ir.Node, parameter: ir.Value) -> None:
-    new.outputs[0].name = old.outputs[0].name
-    ir.convenience.replace_nodes_and_values(graph, old, [old], [new], old.outputs, new.outputs)
-    graph.inputs.remove(parameter)
-
-
-def _static(value: ir.Value) -> tuple[int, ...]:
-    assert value.shape is not None
-    return value.shape.numpy()
+def _unpacked(packed: Tensor, bits: int) -> Tensor:
+    return packed if bits == 8 else torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)

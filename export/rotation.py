@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pumice.export.weight_stream import Read
+from pumice.export.parameters import Read
 from pumice.models.config import LlavaConfig
 from pumice.models.text_weights import EMBEDDING_TABLE, HEAD_ROTATION
 

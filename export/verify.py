@@ -3,14 +3,17 @@
 Enters: a bundle and the checkpoint it was exported from. Leaves: a `Report`, printed as a table and stored in the
 bundle as `parity.json` and `PARITY.md`, with a summary in the manifest.
 
-The graphs are each fed transformers' own intermediate results, so that an error shows in the graph that makes it;
-tokens are compared end to end, through `pumice.load`, as a user would generate them.
+Three steps, of which each frees what the one before held:
+
+1. answer    the bundle answers every probe end to end, through `pumice.load`, as a user would have it
+2. expect    transformers reads prompt and answer, with one module's weights in memory at a time
+3. compare   each graph is fed transformers' intermediate results, so that an error shows in the graph that makes it
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,18 +21,30 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 
 import pumice
-from pumice.errors import CheckpointError
+from pumice.errors import BundleError, ContextLengthError
 from pumice.export.bundle import replace_in_bundle
-from pumice.export.decoder import cache_names
-from pumice.export.parity import Case, Floats, GraphError, LogitError, Report, markdown, summarize
+from pumice.export.bundle_graphs import BundleGraphs
+from pumice.export.checkpoint import Checkpoint, open_checkpoint
+from pumice.export.differences import differences
+from pumice.export.parity import (
+    Case,
+    Floats,
+    GraphError,
+    LogitError,
+    Report,
+    compare_answers,
+    markdown,
+    summarize,
+)
 from pumice.export.probes import Probe, default_probes
 from pumice.export.progress import Progress, Silent
-from pumice.manifest import FileEntry, GraphSpec, Manifest, load_manifest
+from pumice.export.reference import Expected, Head, Inputs, Reference
+from pumice.export.rotation import Rotation
+from pumice.manifest import FileEntry, Manifest, load_manifest
+from pumice.prompt import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,39 +55,67 @@ class Verified:
     manifest: Manifest
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What the bundle makes of a probe, and answers."""
+
+    probe: Probe
+    prepared: Prepared
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """An answer of the bundle's, and what transformers makes of the same probe."""
+
+    answer: _Answer
+    inputs: Inputs
+    expected: Expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Oracle:
+    """What transformers said of every answer; `head` makes logits of it, `eos_ids` end its answers."""
+
+    pairs: list[_Pair]
+    head: Head
+    eos_ids: tuple[int, ...]
+
+
 def verify_bundle(
     bundle: Path,
-    checkpoint: Path,
+    checkpoint: str | Path,
     *,
     probes: Sequence[Probe] = (),
     max_new_tokens: int = 32,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Verified:
     """Compare `bundle` with `checkpoint` in float32 and store the figures in the bundle.
 
     Args:
         bundle: a bundle made by `export_bundle`.
-        checkpoint: the folder that it was made from.
+        checkpoint: the folder, or hub id, that it was made from.
         probes: prompts and pictures to compare on; some of our own where none are given.
         max_new_tokens: greedy tokens to compare for each probe.
+        device: where the bundle runs, `cpu`, `cuda` or `auto`; by default `cpu` for float32 and `auto` for what is
+            meant for GPUs. transformers runs on the CPU.
         progress: told what is being done.
 
     Raises:
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged, or its graphs' outputs have other shapes than transformers'.
         CheckpointError: transformers cannot load the checkpoint.
+        DeviceError: `device` is not usable.
+        PromptError: a probe does not fit the model.
     """
     progress = progress or Silent()
     manifest = load_manifest(bundle)
-    probes = probes or default_probes(has_template=manifest.chat.template_file is not None)
-    progress.stage("verify: loading transformers' model")
-    reference = Reference(checkpoint)
-    progress.stage("verify: comparing", steps=len(probes))
-    graphs = BundleGraphs(bundle, manifest)
-    model = pumice.load(bundle, device="cpu")
-    cases = []
-    for probe in probes:
-        cases.append(_compare(probe, reference, graphs, model, max_new_tokens))
-        progress.advance()
+    opened = open_checkpoint(checkpoint, progress=progress)
+    if device is None:
+        device = "cpu" if manifest.precision.float_type in (None, "fp32") else "auto"
+    answers, device = _answers(bundle, manifest, probes, max_new_tokens, device, progress)
+    oracle = _expect(opened, answers, manifest, progress)
+    cases = _compare(oracle, BundleGraphs(bundle, manifest, device), manifest, progress)
     report = Report(
         precision=manifest.precision.name,
         checkpoint=manifest.source.checkpoint,
@@ -81,6 +124,148 @@ def verify_bundle(
         cases=tuple(cases),
     )
     return Verified(report=report, manifest=_store(bundle, manifest, report))
+
+
+def _answers(
+    bundle: Path,
+    manifest: Manifest,
+    probes: Sequence[Probe],
+    max_new_tokens: int,
+    device: str,
+    progress: Progress,
+) -> tuple[list[_Answer], str]:
+    """The bundle's answers, and the device that it ran on; the model is gone afterwards."""
+    asked = probes or default_probes()
+    progress.stage("verify: answers of the bundle", steps=len(asked))
+    # Repacking float weights would copy them all; quantised ones would not be computed with as users do.
+    model = pumice.load(bundle, device=device, low_memory=manifest.precision.bits is None)
+    answers = []
+    for probe in asked:
+        try:
+            answers.append(_answer(model, probe, max_new_tokens))
+        except ContextLengthError as error:
+            if probes:
+                raise
+            progress.note(f"left out: {probe.name} ({error})")
+        progress.advance()
+    if not answers:
+        raise BundleError(f"no built-in prompt fits the context of {bundle}: give one with --prompt")
+    return answers, model.device
+
+
+def _answer(model: pumice.Model, probe: Probe, max_new_tokens: int) -> _Answer:
+    raw = model.manifest.chat.template_file is None
+    prompt: Any = probe.raw(model.manifest.image_tokens.token) if raw else list(probe.messages)
+    images = list(probe.images)
+    prepared = model.prepare(prompt, images, raw=raw)
+    limit = min(max_new_tokens, model.context_length)
+    generation = model.generate(prompt, images=images, max_new_tokens=limit, raw=raw)
+    return _Answer(probe=probe, prepared=prepared, tokens=tuple(generation.token_ids))
+
+
+def _expect(
+    checkpoint: Checkpoint, answers: list[_Answer], manifest: Manifest, progress: Progress
+) -> _Oracle:
+    """transformers' results, turned as the bundle's weights are; its model is gone afterwards."""
+    progress.stage("verify: transformers", steps=len(answers))
+    reference = Reference(checkpoint)
+    pairs = []
+    for answer in answers:
+        inputs = reference.inputs(answer.probe)
+        expected = reference.run(inputs, answer.tokens)
+        pairs.append(_Pair(answer=answer, inputs=inputs, expected=_turned(expected, manifest)))
+        progress.advance()
+    return _Oracle(pairs=pairs, head=reference.head, eos_ids=reference.eos_ids)
+
+
+def _turned(expected: Expected, manifest: Manifest) -> Expected:
+    """What passes between the graphs, in the basis of the bundle's residual stream."""
+    if not manifest.precision.rotated:
+        return expected
+    turn = Rotation(manifest.decoder.hidden_size).turn
+    return replace(
+        expected,
+        features=turn(torch.from_numpy(expected.features)).numpy(),
+        embeds=turn(torch.from_numpy(expected.embeds)).numpy(),
+    )
+
+
+def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress: Progress) -> list[Case]:
+    """One graph after the other over all pairs, so that one session is open at a time."""
+    pairs = oracle.pairs
+    progress.stage("verify: comparing graphs", steps=3 * len(pairs))
+    visions: list[GraphError | None] = []
+    with graphs.vision_encoder() as vision:
+        for pair in _counted(pairs, progress):
+            pictures = pair.inputs.pictures
+            ours = vision.features(pictures) if pictures else None
+            visions.append(None if ours is None else _error("vision_encoder", ours, pair.expected.features))
+    del vision
+    embeddings = []
+    with graphs.embedding() as embedding:
+        for pair in _counted(pairs, progress):
+            words = np.array([pair.answer.tokens[:-1]], np.int64)
+            ours = embedding.embeds(pair.inputs.input_ids, pair.expected.features, words)
+            embeddings.append(_error("embedding", ours, pair.expected.embeds))
+    del embedding
+    cases = []
+    with graphs.decoder() as decoder:
+        for index, pair in enumerate(_counted(pairs, progress)):
+            logits_TV = decoder.logits(pair.expected.embeds)
+            cases.append(_case(pair, oracle, manifest, visions[index], embeddings[index], logits_TV))
+    return cases
+
+
+def _counted(pairs: list[_Pair], progress: Progress) -> Iterator[_Pair]:
+    for pair in pairs:
+        yield pair
+        progress.advance()
+
+
+def _error(graph: str, ours: Floats, theirs: Floats) -> GraphError:
+    if ours.size != theirs.size:
+        raise BundleError(
+            f"the {graph} graph gives {list(ours.shape)}, transformers {list(theirs.shape)}: "
+            "is this the checkpoint that the bundle was exported from?"
+        )
+    return GraphError.of(ours, theirs)
+
+
+def _case(
+    pair: _Pair,
+    oracle: _Oracle,
+    manifest: Manifest,
+    vision: GraphError | None,
+    embedding: GraphError,
+    logits_TV: Floats,
+) -> Case:
+    answer, inputs = pair.answer, pair.inputs
+    best: list[int] = []
+
+    def theirs() -> Iterator[Floats]:
+        for part_NV in oracle.head.logits(pair.expected.hidden):
+            best.extend(part_NV.argmax(-1).tolist())
+            yield part_NV
+
+    decoder = LogitError.of(logits_TV, theirs())
+    expected, first = compare_answers(
+        answer.tokens, best[-len(answer.tokens) :], manifest.tokens.eos_ids, oracle.eos_ids
+    )
+    found = differences(answer.prepared, inputs)
+    return Case(
+        name=answer.probe.name,
+        prompt_tokens=inputs.input_ids.shape[1],
+        images=len(answer.probe.images),
+        same_input_ids=not found.ids,
+        same_pixel_values=not found.pixels,
+        vision_encoder=vision,
+        embedding=embedding,
+        decoder=decoder,
+        expected_tokens=expected,
+        tokens=answer.tokens,
+        first_difference=first,
+        input_differences=(*found.ids, *found.pixels),
+    )
 
 
 def _store(bundle: Path, manifest: Manifest, report: Report) -> Manifest:
@@ -96,126 +281,3 @@ def _store(bundle: Path, manifest: Manifest, report: Report) -> Manifest:
     updated = replace(manifest, parity=summary, files=manifest.files | entries)
     replace_in_bundle(bundle, contents, updated)
     return updated
-
-
-class Reference:
-    """transformers' model and processor, in float32, and its intermediate results."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        from transformers import AutoProcessor, LlavaForConditionalGeneration
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            self.processor = AutoProcessor.from_pretrained(checkpoint, local_files_only=True, backend="pil")
-            self.model = LlavaForConditionalGeneration.from_pretrained(
-                checkpoint, dtype=torch.float32, local_files_only=True
-            ).eval()
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"transformers cannot load {checkpoint}: {reason}") from None
-
-    def inputs(self, probe: Probe) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask`, and `pixel_values` where there are pictures, as the processor makes them."""
-        text = probe.prompt
-        if probe.messages is not None:
-            text = self.processor.apply_chat_template(list(probe.messages), add_generation_prompt=True)
-        pictures = list(probe.images) or None
-        return dict(self.processor(images=pictures, text=text, return_tensors="pt"))
-
-    @torch.no_grad()
-    def run(self, inputs: dict[str, torch.Tensor], max_new_tokens: int) -> Expected:
-        """Everything that is compared, from one forward pass and one greedy generation."""
-        core = self.model.model
-        embeds = core.get_input_embeddings()(inputs["input_ids"])
-        features = torch.zeros(0, embeds.shape[-1])
-        if "pixel_values" in inputs:
-            features = torch.cat(list(core.get_image_features(inputs["pixel_values"]).pooler_output))
-            mask = (inputs["input_ids"] == self.model.config.image_token_id)[..., None]
-            embeds = embeds.masked_scatter(mask, features)
-        logits = self.model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
-        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-        new = tokens[0, inputs["input_ids"].shape[1] :]
-        return Expected(features.numpy(), embeds.numpy(), logits.numpy(), new.tolist())
-
-
-@dataclass(frozen=True)
-class Expected:
-    """`image_features` [M, D], `inputs_embeds` [1, T, D], `logits` [1, T, V] and the new token ids."""
-
-    features: Floats
-    embeds: Floats
-    logits: Floats
-    tokens: list[int]
-
-
-class BundleGraphs:
-    """The bundle's graphs, each run by itself."""
-
-    def __init__(self, bundle: Path, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.vision_encoder = _session(bundle, manifest.graphs.vision_encoder)
-        self.embedding = _session(bundle, manifest.graphs.embedding)
-        self.decoder = _session(bundle, manifest.graphs.decoder)
-
-    def features(self, pixel_values: Floats) -> Floats:
-        """[N, 3, H, W] → [M, D]."""
-        return _first(self.vision_encoder.run(None, {"pixel_values": pixel_values}))
-
-    def embeds(self, input_ids: NDArray[np.int64], features: Floats) -> Floats:
-        """[1, T] and [M, D] → [1, T, D]."""
-        return _first(self.embedding.run(None, {"input_ids": input_ids, "image_features": features}))
-
-    def logits(self, embeds: Floats) -> Floats:
-        """[1, T, D] → [1, T, V]."""
-        shape = self.manifest.decoder
-        past = np.zeros((1, shape.kv_heads, 0, shape.head_dim), dtype=np.float32)
-        feeds = dict.fromkeys(cache_names("past_key_values", shape.layers), past)
-        feeds |= {
-            "inputs_embeds": embeds,
-            "attention_mask": np.ones(embeds.shape[:2], dtype=np.int64),
-            "num_logits_to_keep": np.array(0, dtype=np.int64),
-        }
-        return _first(self.decoder.run(["logits"], feeds))
-
-
-def _session(bundle: Path, graph: GraphSpec) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(bundle / graph.file, options, providers=["CPUExecutionProvider"])
-
-
-def _first(outputs: Sequence[Any]) -> Floats:
-    return np.asarray(outputs[0], dtype=np.float32)
-
-
-def _compare(
-    probe: Probe, reference: Reference, graphs: BundleGraphs, model: pumice.Model, max_new_tokens: int
-) -> Case:
-    inputs = reference.inputs(probe)
-    expected = reference.run(inputs, max_new_tokens)
-    prompt = list(probe.messages) if probe.messages is not None else probe.prompt
-    raw = probe.messages is None
-    prepared = model.prepare(prompt, list(probe.images), raw=raw)
-    ours = model.generate(prompt, images=list(probe.images), max_new_tokens=max_new_tokens, raw=raw)
-    ids = inputs["input_ids"].numpy()
-    pixels = inputs["pixel_values"].numpy() if "pixel_values" in inputs else None
-    return Case(
-        name=probe.name,
-        prompt_tokens=ids.shape[1],
-        images=len(probe.images),
-        same_input_ids=bool(np.array_equal(prepared.input_ids, ids)),
-        same_pixel_values=pixels is None or bool(np.array_equal(prepared.pixel_values, pixels)),
-        vision_encoder=None if pixels is None else GraphError.of(graphs.features(pixels), expected.features),
-        embedding=GraphError.of(graphs.embeds(ids, expected.features), expected.embeds),
-        decoder=LogitError.of(graphs.logits(expected.embeds), expected.logits),
-        expected_tokens=tuple(expected.tokens),
-        tokens=tuple(_with_end(ours, expected.tokens, model.manifest.tokens.eos_ids)),
-    )
-
-
-def _with_end(ours: pumice.Generation, expected: list[int], eos_ids: tuple[int, ...]) -> list[int]:
-    """transformers keeps the end token that stopped it; a Generation's ids may not."""
-    ids = list(ours.token_ids)
-    ended = ours.finish_reason == "stop" and (not ids or ids[-1] not in eos_ids)
-    return [*ids, expected[-1] if expected[-1] in eos_ids else eos_ids[0]] if ended else ids

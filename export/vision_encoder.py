@@ -15,11 +15,12 @@ from torch.export import Dim
 from pumice.export.repetition import equal_runs, repeat_layers
 from pumice.export.tracing import Example, Traced, trace
 from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.float_types import lowered
 from pumice.models.vision import VisionEncoder
 
 
-def trace_vision_encoder(config: LlavaConfig) -> Traced:
-    """Tower, feature selection and projector for any number of pictures."""
+def trace_vision_encoder(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
+    """Tower, feature selection and projector for any number of pictures, computing in `dtype`."""
     taps = config.vision_feature_layers
     runs = equal_runs([sum(layer >= tap for tap in taps) for layer in range(config.vision_layers)])
     shallow = replace(
@@ -27,10 +28,10 @@ def trace_vision_encoder(config: LlavaConfig) -> Traced:
         vision=replace(config.vision, num_hidden_layers=len(runs)),
         vision_feature_layers=tuple(sum(run.stop <= tap for run in runs) for tap in taps),
     )
-    return repeat_layers(trace_every_layer(shallow), runs, ("/tower/layers.", "tower.layers."))
+    return repeat_layers(trace_every_layer(shallow, dtype), runs, ("/tower/layers.", "tower.layers."))
 
 
-def trace_every_layer(config: LlavaConfig) -> Traced:
+def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
     """What `trace_vision_encoder` gives, slowly."""
     sizes = {2: Dim("height"), 3: Dim("width")} if config.vision.tower == "pixtral" else {}
 
@@ -43,7 +44,7 @@ def trace_every_layer(config: LlavaConfig) -> Traced:
             output_dims={"image_features": ("num_image_tokens", config.text.hidden_size)},
         )
 
-    return trace(lambda: VisionEncoder(config), example)
+    return trace(lambda: lowered(VisionEncoder(config), dtype), example)
 
 
 def dummy_pixels(vision: VisionConfig) -> Tensor:

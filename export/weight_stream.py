@@ -1,93 +1,72 @@
-"""Weights from a checkpoint into a graph's external data, one parameter at a time.
+"""Weights from a checkpoint into a graph's external data, a few rows at a time.
 
-A graph comes with its parameters as graph inputs (`pumice.export.tracing`). Each is made from the checkpoint, written,
-and dropped before the next is read, so memory is bounded by the largest parameter, not by the model.
+A graph comes with its parameters as graph inputs (`pumice.export.tracing`). Each is cut into pieces, which threads make
+from the checkpoint (`pumice.export.parameters`) a few ahead of the one that is being written; so memory is bounded by
+the largest piece, not by the model.
+
+    checkpoint ─read, cast or quantise─▶ piece 4   piece 3   piece 2 ─write, in order─▶ decoder.onnx_data
+                     threads             being made, or waiting, within AHEAD_BYTES
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
-from pumice.export.quantization import Int4, quantize_rows, quantized_names
-from pumice.models.weights import Weight, assemble
+from pumice.export.parameters import Parameter, Piece
 
 ALIGNMENT = 4096
 """Large tensors start on a page, so that ONNX Runtime can map them; bytes."""
 INLINE_BYTES = 256
 """Smaller tensors are kept in the graph file itself."""
-CHUNK_BYTES = 32 << 20
-"""Float32 bytes that are quantised at a time."""
-
-Read = Callable[[str, int, int], Tensor]
-"""Rows start … stop of a checkpoint's tensor, by its canonical name."""
-Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """One or two initializers, and what gives their contents in that order."""
-
-    names: tuple[str, ...]
-    make: Callable[[], Iterator[Array]]
-
-
-def float_parameter(name: str, weight: Weight, read: Read) -> Parameter:
-    """A parameter stored as float32."""
-
-    def whole(source: str) -> Tensor:
-        return read(source, 0, dict(weight.sources)[source][0])
-
-    return Parameter(names=(name,), make=lambda: iter([assemble(weight, whole).numpy()]))
-
-
-def int4_parameter(name: str, weight: Weight, read: Read, scheme: Int4) -> Parameter:
-    """A matrix stored as packed 4-bit blocks and their scales; rows are outputs, whatever the parameter's layout."""
-
-    def make() -> Iterator[Array]:
-        columns = weight.sources[0][1][1]
-        step = max(1, CHUNK_BYTES // (4 * columns))
-        parts = [
-            quantize_rows(read(source, start, min(start + step, rows)).float().numpy(), scheme.block_size)
-            for source, (rows, _) in weight.sources
-            for start in range(0, rows, step)
-        ]
-        for packed_or_scales in zip(*parts, strict=True):
-            yield np.concatenate(packed_or_scales)
-
-    return Parameter(names=quantized_names(name), make=make)
-
-
-def constant_parameter(name: str, array: Array) -> Parameter:
-    """A parameter that is computed rather than read."""
-    return Parameter(names=(name,), make=lambda: iter([array]))
+AHEAD_BYTES = 128 << 20
+"""Memory of pieces that are made ahead; a larger one is made alone."""
+MAX_THREADS = 8
+"""Beyond this the disk is slower."""
 
 
 def write_weights(
-    model: ir.Model, parameters: list[Parameter], folder: Path, location: str, advance: Callable[[int], None]
+    model: ir.Model,
+    parameters: Sequence[Parameter],
+    folder: Path,
+    location: str,
+    advance: Callable[[int], None],
 ) -> None:
     """Turn the model's parameter inputs into initializers, large ones in `folder/location`.
 
     `advance` is told the bytes written. The file is not made where nothing is large.
+
+    Raises:
+        CheckpointError: weights that the stored type cannot hold.
     """
     inputs = {value.name: value for value in model.graph.inputs}
-    with (folder / location).open("wb") as file:
+    end = 0
+    with (
+        (folder / location).open("wb") as file,
+        closing(_made_ahead(piece for parameter in parameters for piece in parameter.pieces)) as made,
+    ):
         for parameter in parameters:
-            for name, array in zip(parameter.names, parameter.make(), strict=True):
-                value = inputs[name]
-                fitted = _fitted(value, array)
-                value.const_value = _stored(name, fitted, file, location, folder)
-                _make_initializer(model, value)
-                advance(array.nbytes)
-        empty = file.tell() == 0
-    if empty:
+            places = []
+            for name in parameter.names:
+                places.append(_Place(inputs[name], file, end))
+                end = places[-1].end
+            for _ in parameter.pieces:
+                for place, tensor in zip(places, next(made), strict=True):
+                    advance(place.write(tensor))
+            for place in places:
+                place.value.const_value = place.stored(location, folder)
+                _make_initializer(model, place.value)
+    if end == 0:
         (folder / location).unlink()
 
 
@@ -107,41 +86,95 @@ def share_weights(model: ir.Model, source: ir.Model, names: dict[str, str]) -> N
             )  # fmt: skip
         else:
             assert stored is not None
-            shared = ir.tensor(stored.numpy().reshape(value.shape.numpy()), name=name)
+            shared = ir.tensor(stored.numpy().reshape(value.shape.numpy()), dtype=stored.dtype, name=name)
         assert shared.nbytes == stored.nbytes
         value.const_value = shared
         _make_initializer(model, value)
 
 
-def parameter_bytes(model: ir.Model, parameters: list[Parameter]) -> int:
+def parameter_bytes(model: ir.Model, parameters: Iterable[Parameter]) -> int:
     """Bytes that `write_weights` is going to write."""
     inputs = {value.name: value for value in model.graph.inputs}
     return sum(_nbytes(inputs[name]) for parameter in parameters for name in parameter.names)
 
 
-def _stored(name: str, array: Array, file: BinaryIO, location: str, folder: Path) -> ir.TensorProtocol:
-    if array.nbytes <= INLINE_BYTES:
-        return ir.tensor(array, name=name)
-    if array.nbytes >= ALIGNMENT:
-        file.write(b"\0" * (-file.tell() % ALIGNMENT))
-    offset = file.tell()
-    file.write(np.ascontiguousarray(array).data.cast("B"))  # ndarray.tofile hides errno
-    dtype = ir.DataType.from_numpy(array.dtype)
-    shape = ir.Shape(array.shape)
-    return ir.ExternalTensor(location, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=folder)
+class _Place:
+    """Where an initializer's bytes go: to a range of the file, or into memory where they are few."""
+
+    def __init__(self, value: ir.Value, file: BinaryIO, end: int) -> None:
+        self.value, self._file = value, file
+        self._nbytes = _nbytes(value)
+        self._inline = bytearray() if self._nbytes <= INLINE_BYTES else None
+        self._offset = -(-end // ALIGNMENT) * ALIGNMENT if self._nbytes >= ALIGNMENT else end
+        self.end = end if self._inline is not None else self._offset + self._nbytes
+        self._written = 0
+
+    def write(self, tensor: Tensor) -> int:
+        """The next rows; returns their bytes."""
+        dtype = self.value.dtype
+        assert dtype is not None
+        assert str(tensor.dtype) == f"torch.{dtype.name.lower()}" or (tensor.dtype, dtype) in _NAMED_OTHERWISE
+        data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+        if self._inline is not None:
+            self._inline += data
+        else:
+            self._file.seek(self._offset + self._written)
+            self._file.write(data)
+        self._written += data.nbytes
+        return data.nbytes
+
+    def stored(self, location: str, folder: Path) -> ir.TensorProtocol:
+        """The initializer's contents, once all is written."""
+        value = self.value
+        assert value.shape is not None
+        assert value.dtype is not None
+        assert value.name is not None
+        assert self._written == self._nbytes, f"{value.name}: {self._written} bytes, not {self._nbytes}"
+        if self._inline is None:
+            return ir.ExternalTensor(
+                location, self._offset, self._nbytes, value.dtype,
+                shape=value.shape, name=value.name, base_dir=folder,
+            )  # fmt: skip
+        array = np.frombuffer(bytes(self._inline), value.dtype.numpy()).reshape(value.shape.numpy())
+        return ir.tensor(array, dtype=value.dtype, name=value.name)
+
+
+_NAMED_OTHERWISE = {(torch.float32, ir.DataType.FLOAT), (torch.float64, ir.DataType.DOUBLE)}
+
+
+def _made_ahead(pieces: Iterable[Piece]) -> Generator[tuple[Tensor, ...], None, None]:
+    """What the pieces make, in their order, with threads making the next ones meanwhile.
+
+    Each thread computes by itself: torch's own threads would wait for each other at every operation.
+    """
+    before = torch.get_num_threads()
+    threads = min(MAX_THREADS, _cpus())
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[tuple[int, Future[tuple[Tensor, ...]]]] = deque()
+    ahead = 0
+    try:
+        for piece in pieces:
+            while waiting and ahead + piece.nbytes > AHEAD_BYTES:
+                nbytes, future = waiting.popleft()
+                yield future.result()
+                del future
+                ahead -= nbytes
+            waiting.append((piece.nbytes, pool.submit(piece.make)))
+            ahead += piece.nbytes
+        while waiting:
+            yield waiting.popleft()[1].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make_initializer(model: ir.Model, value: ir.Value) -> None:
     model.graph.inputs.remove(value)
     model.graph.register_initializer(value)
-
-
-def _fitted(value: ir.Value, array: Array) -> Array:
-    """The array in the initializer's shape: a quantised table is flat where a quantised matrix has blocks."""
-    assert value.shape is not None
-    assert value.dtype is not None
-    assert array.dtype == value.dtype.numpy(), f"{value.name}: {array.dtype}, not {value.dtype}"
-    return array.reshape(value.shape.numpy())
 
 
 def _nbytes(value: ir.Value) -> int:

@@ -24,6 +24,7 @@ class Embeddings(nn.Module):
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """[N, 3, H, W] → [N, 1 + patches, D]."""
         patches = nn.functional.conv2d(pixels_NCHW, self.patch_embedding, stride=self.patch)
+        patches = patches.to(self.class_embedding.dtype)
         class_token = self.class_embedding.expand(pixels_NCHW.shape[0], -1, -1)
         return torch.cat((class_token, patches.flatten(2).transpose(1, 2)), dim=1) + self.position_embedding
 

@@ -18,7 +18,7 @@ Cache = list[tuple[Tensor, Tensor]]
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; query, key and value are one packed projection."""
+    """Grouped-query attention, in the cache's float type; query, key and value are one packed projection."""
 
     def __init__(self, config: TextConfig, sliding_window: int | None) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x [B, T, D] → [B, T, D] and the present key and value."""
         attention, key, value = fused.group_query_attention(
-            self.qkv(x),
+            self.qkv(x).to(past[0].dtype),
             *past,
             places.seqlens_k,
             places.total_sequence_length,
@@ -47,7 +47,7 @@ class Attention(nn.Module):
             sliding_window=self.sliding_window,
             present_length=places.present_length,
         )
-        return self.o_proj(attention), (key, value)
+        return self.o_proj(attention.to(x.dtype)), (key, value)
 
 
 class MLP(nn.Module):
@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         places = Places(self, attention_mask)
         last_B = torch.clamp(places.seqlens_k.to(torch.int64), max=inputs_embeds.shape[1] - 1)
         rows_BN = kept_rows(inputs_embeds.shape, last_B, num_logits_to_keep)
-        residual, delta, presents = inputs_embeds, None, []
+        residual, delta, presents = inputs_embeds.to(self.norm.weight.dtype), None, []
         last = len(self.layers) - 1
         for index, (layer, past) in enumerate(zip(self.layers, past_key_values, strict=True)):
             rows = rows_BN if index == last else None
@@ -170,7 +170,7 @@ class Decoder(nn.Module):
         x, _ = self.norm(residual, delta)
         if self.head_rotation is not None:  # a tied table cannot take up the final norm's weight
             x = self.head_rotation(x)
-        return self.lm_head(x), presents
+        return self.lm_head(x).float(), presents
 
 
 class Places:

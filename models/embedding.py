@@ -27,7 +27,7 @@ class EmbeddingMerge(nn.Module):
         Image tokens beyond M keep the table's row, as transformers' do where there is no picture; surplus rows are
         not used.
         """
-        embeds = nn.functional.embedding(input_ids, self.weight)
+        embeds = nn.functional.embedding(input_ids, self.weight).to(image_features.dtype)
         is_image = input_ids == self.image_token_id
         # A row of zeros in front keeps the gather valid for M = 0; the others are counted from 1.
         rows = torch.cat((image_features.new_zeros(1, image_features.shape[1]), image_features))

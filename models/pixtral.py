@@ -99,8 +99,10 @@ class PixtralTower(nn.Module):
     def forward(self, pixels_NCHW: Tensor) -> list[Tensor]:
         """[N, 3, H, W] → hidden states, each [N, H/patch · W/patch, D]: the normed patches, then one a layer."""
         patches = nn.functional.conv2d(pixels_NCHW, self.patch_conv, stride=self.patch)
-        turns = rotary_turns(patches.shape[2], patches.shape[3], self.head_dim, self.theta)
-        states = [self.ln_pre(patches.flatten(2).transpose(1, 2))]
+        dtype = self.ln_pre.weight.dtype
+        cos, sin = rotary_turns(patches.shape[2], patches.shape[3], self.head_dim, self.theta)
+        turns = cos.to(dtype), sin.to(dtype)
+        states = [self.ln_pre(patches.to(dtype).flatten(2).transpose(1, 2))]
         for layer in self.layers:
             states.append(layer(states[-1], turns))
         return states

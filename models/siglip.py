@@ -25,6 +25,7 @@ class Embeddings(nn.Module):
         patches = nn.functional.conv2d(
             pixels_NCHW, self.patch_embedding, bias=self.patch_bias, stride=self.patch
         )
+        patches = patches.to(self.position_embedding.dtype)
         return patches.flatten(2).transpose(1, 2) + self.position_embedding
 
 

@@ -42,4 +42,4 @@ class VisionEncoder(nn.Module):
         features = torch.cat([states[number] for number in self.feature_layers], dim=-1)
         if self.drops_first:  # CLIP's class token; transformers drops SigLIP's first patch as well
             features = features[:, 1:]
-        return self.projector(features).flatten(0, 1)
+        return self.projector(features).flatten(0, 1).float()

@@ -163,15 +163,24 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How weights are stored. `bits` is 4 for `int4`, null for float; blocks run along a matrix's input side."""
+    """How weights are stored. `bits` is 4 for `int4`, null for float; blocks run along a matrix's input side.
+
+    `recipe` is what it was exported by; `float_type` (`fp32`, `fp16`, `bf16`) is of what is not quantised, and of
+    activations; `other_bits` has the quantised matrices whose bits are not `bits`.
+    """
 
     name: str
+    recipe: str | None = None
+    float_type: str | None = None
     bits: int | None = None
     block_size: int | None = None
     symmetric: bool | None = None
     accuracy_level: int | None = None
     quantized: tuple[str, ...] = ()
-    """Which matrices are quantised, by graph path (`layers.0.attn.qkv.weight`); all others stay float32."""
+    """Which matrices are quantised, by graph path (`decoder/layers.0.self_attn.qkv.weight`); all others stay float."""
+    other_bits: dict[str, int] = field(default_factory=dict)
+    rotated: bool = False
+    """`image_features` and `inputs_embeds` are the checkpoint's, turned by a fixed orthonormal matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)

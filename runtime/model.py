@@ -32,13 +32,21 @@ Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
 Images: TypeAlias = "Sequence[ImageInput] | ImageInput | None"
 
 
-def load(bundle: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> Model:
+def load(
+    bundle: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    low_memory: bool = False,
+) -> Model:
     """Open a bundle, check every file of it, and make it ready to generate.
 
     Args:
         bundle: the folder that `pumice export` wrote.
         device: `auto` (CUDA where it is usable, else the CPU), `cpu`, or `cuda`.
         threads: threads to compute with; by default as many as the process may use CPUs.
+        low_memory: leave weights in their files, which the system may drop from memory and read again, rather than
+            repack them: slower. Quantised weights are then multiplied in another way, and logits differ a little.
 
     Raises:
         BundleError: missing, changed, or not a bundle that this pumice can run.
@@ -64,9 +72,10 @@ def load(bundle: str | os.PathLike[str], *, device: str = "auto", threads: int |
         reserved=[*pictures, *variables.values()],
         template=template.source if template else "",
     )
+    sessions = open_sessions(opened, device=device, threads=threads, low_memory=low_memory)
     answerer = Answerer(
         manifest=manifest,
-        decoder=Decoder(open_sessions(opened, device=device, threads=threads), manifest),
+        decoder=Decoder(sessions, manifest),
         tokenizer=tokenizer,
         builder=PromptBuilder(manifest, tokenizer, template),
         load_s=time.perf_counter() - started,

@@ -33,8 +33,11 @@ class Sessions:
     threads: int
 
 
-def open_sessions(bundle: Bundle, *, device: str, threads: int | None) -> Sessions:
+def open_sessions(bundle: Bundle, *, device: str, threads: int | None, low_memory: bool = False) -> Sessions:
     """Create the sessions; `auto` falls back to the CPU and says so once.
+
+    With `low_memory` weights stay in their files, mapped into memory, instead of being copied into the order that is
+    quickest to compute with.
 
     Raises:
         UsageError: an unknown device, or a thread count outside its interval.
@@ -44,30 +47,30 @@ def open_sessions(bundle: Bundle, *, device: str, threads: int | None) -> Sessio
     count = choose_threads(threads)
     chosen = choose_device(device)
     try:
-        return _open_all(bundle, chosen, count)
+        return _open_all(bundle, chosen, _options(count, low_memory), count)
     except DeviceError as error:
         if device == "cuda":
             raise
         explain_fallback(str(error), level=logging.WARNING)
-        return _open_all(bundle, "cpu", count)
+        return _open_all(bundle, "cpu", _options(count, low_memory), count)
 
 
-def _open_all(bundle: Bundle, device: Device, threads: int) -> Sessions:
+def _open_all(bundle: Bundle, device: Device, options: Any, threads: int) -> Sessions:
     graphs = bundle.manifest.graphs
     return Sessions(
-        vision_encoder=_open(bundle, graphs.vision_encoder, device, threads),
-        embedding=_open(bundle, graphs.embedding, device, threads),
-        decoder=_open(bundle, graphs.decoder, device, threads),
+        vision_encoder=_open(bundle, graphs.vision_encoder, device, options),
+        embedding=_open(bundle, graphs.embedding, device, options),
+        decoder=_open(bundle, graphs.decoder, device, options),
         device=device,
         threads=threads,
     )
 
 
-def _open(bundle: Bundle, graph: GraphSpec, device: Device, threads: int) -> onnxruntime.InferenceSession:
+def _open(bundle: Bundle, graph: GraphSpec, device: Device, options: Any) -> onnxruntime.InferenceSession:
     providers = [CUDA, CPU] if device == "cuda" else [CPU]
     path = bundle.path(graph.file)
     try:
-        session = onnxruntime.InferenceSession(str(path), _options(threads), providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime has no public root of its exceptions
         if device == "cuda" and "CUDA" in str(error):
             raise DeviceError(f"device 'cuda' cannot be used: {_first_line(error)}") from None
@@ -85,7 +88,7 @@ def _open(bundle: Bundle, graph: GraphSpec, device: Device, threads: int) -> onn
     return session
 
 
-def _options(threads: int) -> Any:
+def _options(threads: int, low_memory: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_FATAL
     options.intra_op_num_threads = threads
@@ -97,6 +100,8 @@ def _options(threads: int) -> Any:
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     # Three graphs take turns: the threads of one should not spin while another computes.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if low_memory:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 

@@ -30,7 +30,9 @@ class PromptTokenizer:
             control = [t["content"] for t in added if t["special"] or t["content"] in template]
             self._sealed = SealedTokenizer(definition, [*control, *reserved])
             byte_ids = _byte_ids(definition)
-        except Exception as error:  # tokenizers raises plain Exception
+        except BaseException as error:  # tokenizers raises plain Exception, and Rust's panics, which are none
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise BundleError(f"the bundle's tokenizer cannot be loaded: {str(error)[:200]}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from pumice.export.checkpoint import open_checkpoint
 from pumice.export.config import read_config
-from pumice.export.weight_stream import Read
+from pumice.export.parameters import Read
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"runtime": "pumice", "export": "pumice.export", "models": "pumice.models"}
+PACKAGES = {
+    "runtime": "pumice",
+    "export": "pumice.export",
+    "models": "pumice.models",
+    "optimum_plugin": "optimum.commands.register",
+}
 
 
 def packages_of(folder: str, name: str) -> dict[str, str]:

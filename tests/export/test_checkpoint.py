@@ -227,6 +227,8 @@ def test_others_are_told_what_they_are(copy, config, told):
         ("adapter_model.safetensors", "is an adapter"),
         ("quantize_config.json", "GPTQ-quantised"),
         ("quant_config.json", "AWQ-quantised"),
+        ("hf_quant_config.json", "ModelOpt-quantised"),
+        ("non_lora_trainables.bin", "is an adapter"),
     ],
 )
 def test_folders_of_other_kinds(copy, name, told):
@@ -247,6 +249,39 @@ def test_folders_of_other_kinds(copy, name, told):
 def test_code_and_quantised_weights(copy, part, change, told):
     config = json.loads((copy / "config.json").read_text())
     assert told in refused(change_config(copy, **(change if part is None else {part: config[part] | change})))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("base_model.model.language_model.model.layers.0.mlp.up_proj.lora_A.weight", "an adapter's tensors"),
+        ("language_model.model.layers.0.mlp.up_proj.weight.absmax", "quantised by bitsandbytes"),
+        ("language_model.model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4", "by bitsandbytes"),
+        ("language_model.model.layers.0.mlp.up_proj.qweight", "quantised by GPTQ or AWQ"),
+        ("language_model.model.layers.0.mlp.up_proj.weight_packed", "quantised by compressed-tensors"),
+        ("language_model.model.layers.0.mlp.up_proj.weight_scale_inv", "quantised by block-wise float8"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_tensors_of_other_kinds(copy, name, told, dtype):
+    save_file(load_file(copy / WEIGHTS) | {name: torch.zeros(4).to(dtype)}, copy / WEIGHTS)
+    assert told in refused(copy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e300])
+@pytest.mark.parametrize("place", [0, -1])
+def test_values_that_float32_does_not_hold(copy, value, place):
+    name = "language_model.lm_head.weight"
+    tensors = load_file(copy / WEIGHTS)
+    tensors[name] = tensors[name].double()
+    tensors[name].view(-1)[place] = value
+    save_file(tensors, copy / WEIGHTS)
+    checkpoint = open_checkpoint(copy)
+    rows = len(tensors[name])
+    for read in (lambda: checkpoint.read(name), lambda: checkpoint.read_rows(name, 0, rows)):
+        with pytest.raises(CheckpointError, match=f"tensor '{name}' has values from .* expected finite"):
+            read()
+    assert len(checkpoint.read_rows(name, 1, rows - 1)) == rows - 2  # elsewhere there is nothing wrong
 
 
 def with_header(path: Path, header: object) -> None:

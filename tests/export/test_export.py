@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pumice.cli.main import main
 from pumice.errors import CheckpointError, ExportError, PumiceError, UsageError
+from pumice.export import export
 from pumice.export.bundle import file_entries
 from pumice.export.export import export_bundle
+from pumice.export.form import Form, weight_bytes
+from pumice.export.recipe import NAMES
+from pumice.export.weight_stream import ALIGNMENT
 from pumice.manifest import load_manifest
-from tests.factory import Text, Vision, make_checkpoint
+from tests.factory import Text, make_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def test_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     bundle = tmp_path / "bundle"
     assert main(["export", str(checkpoint), str(bundle), "--precision", "int4"]) == 0
     captured = capsys.readouterr()
-    assert "int4" in captured.out
+    assert "cpu-int4" in captured.out
     assert "decoder:" in captured.err
     assert "\r" not in captured.err  # plain lines where there is no terminal
     assert main(["export", str(checkpoint), str(bundle), "-q"]) == 1
@@ -134,15 +139,82 @@ def test_failed_overwrite_keeps_the_old_bundle(checkpoint: Path, tmp_path: Path)
 
 
 def test_unknown_precision(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="precision is 'fp8', expected one of fp32, int4"):
+    with pytest.raises(UsageError, match="precision is 'fp8', expected one of fp32, fp16, bf16, int8, int4"):
         export_bundle(checkpoint, tmp_path / "bundle", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a recipe and the precision 'int4' were given"):
+        export_bundle(checkpoint, tmp_path / "bundle", precision="int4", recipe="cpu-int4")
+    with pytest.raises(UsageError, match="block size is 7, expected 16"):
+        export_bundle(checkpoint, tmp_path / "bundle", precision="int4", block_size=7)
+    with pytest.raises(UsageError, match="search is for int4 and int8"):
+        export_bundle(checkpoint, tmp_path / "bundle", search="k-quant")
 
 
-def test_widths_that_blocks_do_not_divide(tmp_path: Path) -> None:
-    """The embedding table then stays float32; matrices are padded in their last block."""
-    folder = make_checkpoint(
-        tmp_path / "checkpoint", text=Text(width=48, heads=3, kv_heads=3), vision=Vision()
+def test_recipe_file_on_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        """
+        [decoder]
+        weights = "int8"
+        [[override]]
+        match = "decoder/layers.-1.mlp.*"
+        weights = "int4"
+        block_size = 16
+        """
     )
-    manifest = export_bundle(folder, tmp_path / "bundle", precision="int4")
-    assert not any(name.startswith("embedding/") for name in manifest.precision.quantized)
-    assert "decoder/lm_head.weight" in manifest.precision.quantized
+    bundle = tmp_path / "bundle"
+    arguments = ["export", str(checkpoint), str(bundle), "-q", "--recipe", str(recipe), "--asymmetric"]
+    assert main(arguments) == 0
+    precision = load_manifest(bundle).precision
+    assert (precision.name, precision.recipe, precision.float_type) == ("int4", "mine", "fp32")
+    assert (precision.bits, precision.block_size, precision.symmetric) == (4, 16, False)
+    others = {name for name in precision.quantized if name not in precision.other_bits}
+    assert others == {f"decoder/layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+    assert set(precision.other_bits.values()) == {8}
+    recipe.write_text("[decoder]\nbits = 3\n")
+    assert main([*arguments, "--overwrite"]) == 2
+    recipe.write_text("[[override]]\nmatch = 'decoder/layers.7.*'\nweights = 'int8'\n")
+    assert main([*arguments, "--overwrite"]) == 2
+    assert load_manifest(bundle).precision == precision
+
+
+def test_weights_beyond_float16(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint")
+    tensors = load_file(folder / "model.safetensors")
+    name = "language_model.model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 5] = 7e4
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight has a weight of 7e\+04, float16 ends"
+    ):
+        export_bundle(folder, tmp_path / "bundle", precision="fp16")
+    assert not (tmp_path / "bundle").exists()
+    export_bundle(folder, tmp_path / "bundle", precision="fp32")
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("recipe", NAMES)
+def test_needed_space_is_known_beforehand(
+    recipe: str, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte, but for what lies between tensors. The width is one that blocks do not divide."""
+    text = Text(width=80, heads=4, kv_heads=2, mlp=144, tied=tied)
+    folder = make_checkpoint(tmp_path / "checkpoint", text=text, dtype="bfloat16")
+    told: list[int] = []
+    written: list[int] = []
+
+    def sizes(form: Form, config: Any) -> list[int]:
+        told.extend(weight_bytes(form, config))
+        return told
+
+    def write(*arguments: Any) -> Any:
+        written.extend(graph.nbytes for graph in arguments[:3])
+        return export_write(*arguments)
+
+    export_write = export._write
+    monkeypatch.setattr(export, "weight_bytes", sizes)
+    monkeypatch.setattr(export, "_write", write)
+    manifest = export_bundle(folder, tmp_path / "bundle", recipe=recipe)
+    assert sum(told) == sum(written)
+    files = sum(entry.size for name, entry in manifest.files.items() if name.endswith("_data"))
+    assert files <= sum(told) + 3 * ALIGNMENT * len(told)
+    assert ("embedding.onnx_data" in manifest.files) == (not tied)

@@ -19,11 +19,14 @@ from pumice.export.precision import PrecisionName
 from pumice.export.probes import picture
 from pumice.export.processor import load_processor
 from tests import oracle
+from tests.export.test_graphs import Graphs
 from tests.factory import FAMILIES, Layout
 
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 2e-4
+MEAN_ERRORS: dict[PrecisionName, float] = {"fp16": 0.003, "int8": 0.05, "int4": 0.35}
+"""Of logits, in parts of their spread; about half of it is seen, on random weights."""
 NEW_TOKENS = 32
 WIDE, TALL = picture(0, (150, 100)), picture(1, (41, 67))
 PICTURE: dict[str, Any] = {"type": "image"}
@@ -116,11 +119,11 @@ def exact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(
     scope="module",
-    params=[(f, p) for f in FAMILIES if not f.startswith("llava-llama-3-") for p in ("int8", "int4")],
+    params=[(f, p) for f in FAMILIES if not f.startswith("llava-llama-3-") for p in MEAN_ERRORS],
     ids="-".join,
 )
 def rounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """With quantised weights."""
+    """With weights in fewer bits."""
     return export(*request.param, tmp_path_factory.mktemp("family"))
 
 
@@ -156,11 +159,11 @@ def test_greedy_tokens(exact: Exported, name: str) -> None:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_precisions(rounded: Exported, name: str) -> None:
-    """Quantised weights change logits a little, and the model still answers."""
+    """Fewer bits change logits a little, and the model still answers."""
     messages, images = asked(name)
     expected = rounded.reference.logits(rounded.reference.inputs(name))
     error = np.abs(rounded.model.logits(messages, images) - expected).mean()
-    assert error < {"int8": 0.1, "int4": 0.75}[rounded.precision] * expected.std()
+    assert error < MEAN_ERRORS[rounded.precision] * expected.std()
     result = rounded.model.generate(messages, images, max_new_tokens=NEW_TOKENS)
     assert len(result.token_ids) == NEW_TOKENS or result.finish_reason == "stop"
 
@@ -173,3 +176,28 @@ def test_newer_layouts(family: str, layout: Layout, tmp_path: Path) -> None:
     for name in ("two pictures", "second turn"):
         test_inputs(found, name)
         test_logits(found, name)
+
+
+def test_pixtral_takes_pictures_of_any_size(tmp_path: Path) -> None:
+    """Several of one size at once, and of several sizes one by one: as transformers packs them all together."""
+    checkpoint = FAMILIES["pixtral"](tmp_path / "checkpoint")
+    export_bundle(checkpoint, tmp_path / "bundle", precision="fp32")
+    encoder = Graphs(tmp_path / "bundle").sessions["vision_encoder"]
+    patch = read_config(open_checkpoint(checkpoint).config).vision.patch_size
+    sizes = [(patch, patch), (3 * patch, 2 * patch), (3 * patch, 2 * patch), (patch, 7 * patch)]
+    packed = torch.zeros(len(sizes), 3, 3 * patch, 7 * patch)
+    pictures = [torch.randn(3, *size, generator=torch.Generator().manual_seed(9)) for size in sizes]
+    for row, pixels in zip(packed, pictures, strict=True):
+        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    with torch.no_grad():
+        features = oracle.theirs(checkpoint).get_image_features(packed, image_sizes=torch.tensor(sizes))
+    expected = [rows.numpy() for rows in features.pooler_output]
+    for together in ([0], [1, 2], [3]):
+        pixels = torch.stack([pictures[index] for index in together]).numpy()
+        wanted = np.concatenate([expected[index] for index in together])
+        rows = encoder.run(None, {"pixel_values": pixels})[0]
+        assert rows.shape == wanted.shape
+        assert np.abs(rows - wanted).max() <= TOLERANCE
+    inputs = {i.name: i.shape for i in encoder.get_inputs()}
+    assert inputs == {"pixel_values": ["num_images", 3, "height", "width"]}
+    assert [o.shape for o in encoder.get_outputs()] == [["num_image_tokens", 80]]

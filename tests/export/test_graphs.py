@@ -18,9 +18,10 @@ from pumice.export.decoder import cache_names
 from pumice.export.export import export_bundle
 from pumice.export.precision import PrecisionName
 from pumice.export.quantization import dequantize_rows, quantize_rows
+from pumice.export.recipe import Storage
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
-from tests.factory import FAMILIES, Text, make_checkpoint
+from tests.factory import Text, make_checkpoint
 from tests.shapes import checkpoints
 
 TOLERANCE = 2e-4
@@ -103,31 +104,6 @@ def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.T
         assert np.abs(logits - rounded).max() <= TOLERANCE + np.abs(rounded - exact).max()
 
 
-def test_pixtral_takes_pictures_of_any_size(tmp_path: Path) -> None:
-    """Several of one size at once, and of several sizes one by one: as transformers packs them all together."""
-    checkpoint = FAMILIES["pixtral"](tmp_path / "checkpoint")
-    export_bundle(checkpoint, tmp_path / "bundle", precision="fp32")
-    encoder = Graphs(tmp_path / "bundle").sessions["vision_encoder"]
-    patch = read_config(open_checkpoint(checkpoint).config).vision.patch_size
-    sizes = [(patch, patch), (3 * patch, 2 * patch), (3 * patch, 2 * patch), (patch, 7 * patch)]
-    packed = torch.zeros(len(sizes), 3, 3 * patch, 7 * patch)
-    pictures = [torch.randn(3, *size, generator=torch.Generator().manual_seed(9)) for size in sizes]
-    for row, picture in zip(packed, pictures, strict=True):
-        row[:, : picture.shape[1], : picture.shape[2]] = picture
-    with torch.no_grad():
-        features = oracle.theirs(checkpoint).get_image_features(packed, image_sizes=torch.tensor(sizes))
-    expected = [rows.numpy() for rows in features.pooler_output]
-    for together in ([0], [1, 2], [3]):
-        pixels = torch.stack([pictures[index] for index in together]).numpy()
-        wanted = np.concatenate([expected[index] for index in together])
-        rows = encoder.run(None, {"pixel_values": pixels})[0]
-        assert rows.shape == wanted.shape
-        assert np.abs(rows - wanted).max() <= TOLERANCE
-    inputs = {i.name: i.shape for i in encoder.get_inputs()}
-    assert inputs == {"pixel_values": ["num_images", 3, "height", "width"]}
-    assert [o.shape for o in encoder.get_outputs()] == [["num_image_tokens", 80]]
-
-
 @pytest.mark.parametrize("window", [1, 5])
 def test_sliding_windows(window: int, tmp_path: Path) -> None:
     """Prompt, tokens one by one, and several over a past see as far back as in transformers; one layer in two does."""
@@ -164,13 +140,16 @@ def test_int4_computes_with_its_own_weights(tied: bool, tmp_path: Path) -> None:
     MatMulNBits rounds activations to int8 as well (accuracy level 4), so the bound is on the mean error.
     """
     text = Text(width=128, layers=2, heads=4, kv_heads=2, mlp=192, tied=tied)
-    checkpoint, graphs = exported(tmp_path, "int4", text=text)
-    theirs = oracle.theirs(checkpoint)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", text=text)
+    storage, recipe = Storage(weights="int4"), tmp_path / "recipe.toml"
+    recipe.write_text('float_type = "fp32"\n[embedding]\nweights = "int4"\n[decoder]\nweights = "int4"\n')
+    export_bundle(checkpoint, tmp_path / "bundle", recipe=recipe)
+    graphs, theirs = Graphs(tmp_path / "bundle"), oracle.theirs(checkpoint)
     with torch.no_grad():
         for name, value in theirs.named_parameters():
             if value.dim() == 2 and ("language_model" in name or "lm_head" in name):
-                packed, scales = quantize_rows(value.numpy(), 32)
-                value.copy_(torch.from_numpy(dequantize_rows(packed, scales, value.shape[1])))
+                blocks = quantize_rows(value, storage)
+                value.copy_(dequantize_rows(blocks, storage, value.shape[1]))
     ids, pixels = oracle.prompt(read_config(open_checkpoint(checkpoint).config))
     with torch.no_grad():
         expected = theirs(input_ids=ids, pixel_values=pixels).logits.numpy()

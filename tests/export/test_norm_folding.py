@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pumice.export.norm_folding import fold_norms
-from pumice.export.weight_stream import Read
+from pumice.export.parameters import Read
 from pumice.models.config import LlavaConfig
 from tests import oracle
 from tests.factory.families import FAMILIES

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pumice.cli.main import main
-from pumice.errors import CheckpointError
+from pumice.errors import BundleError, CheckpointError, ContextLengthError
 from pumice.export.bundle import file_entries, write_manifest
 from pumice.export.export import export_bundle
-from pumice.export.parity import GraphError, LogitError
+from pumice.export.probes import Probe, picture
 from pumice.export.verify import verify_bundle
 from pumice.manifest import load_manifest
-from tests.factory import make_checkpoint
+from tests.factory import FAMILIES, Text, make_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,100 @@ def test_own_question_and_json(copied: tuple[Path, Path], capsys: pytest.Capture
     assert [case["images"] for case in report["cases"]] == [1]
 
 
+def test_any_number_of_questions(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, bundle = copied
+    pictures = sorted((Path(__file__).parents[2] / "pebble" / "heldout").glob("*.png"))[:1] * 3
+    a, b, c = map(str, pictures)
+    asked = ["-i", a, "--prompt", "One?", "--image", b, "--prompt", "None?", "--prompt", "Another?", "-i", c]
+    arguments = ["verify", str(bundle), str(checkpoint), *asked]
+    assert main([*arguments, "--max-new-tokens", "2", "--json"]) == 0
+    cases = json.loads(capsys.readouterr().out)["cases"]
+    assert [(case["name"], case["images"]) for case in cases] == [
+        ("asked 1", 2),
+        ("asked 2", 0),
+        ("asked 3", 1),
+    ]
+    assert [case["first_difference"] for case in cases] == [None] * 3
+    assert main(["verify", str(bundle), str(checkpoint), "-i", a]) == 2
+    assert "--image is for a --prompt" in capsys.readouterr().err
+    missing = ["verify", str(bundle), str(checkpoint), "--prompt", "One?", "-i", "no/such.png"]
+    assert main(missing) == 1
+    assert "cannot read no/such.png" in capsys.readouterr().err
+
+
+def test_other_preprocessing_fails_and_is_told(
+    copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, bundle = copied
+    manifest = load_manifest(bundle)
+    other = replace(manifest.image, mean=(0.5, 0.5, 0.5))
+    write_manifest(bundle, replace(manifest, image=other))
+    assert main(["verify", str(bundle), str(checkpoint), "--max-new-tokens", "2", "-q"]) == 1
+    shown = capsys.readouterr().out
+    assert "one picture: picture 1: 9,408 of 9,408 pixel values differ, by at most" in shown
+    assert "FAILED: " in shown
+    assert "9,408 pixel values differ" in (bundle / "PARITY.md").read_text()
+    cases = json.loads((bundle / "parity.json").read_text())["cases"]
+    assert [case["same_pixel_values"] for case in cases] == [False] * 4 + [True, False]
+
+
+def test_other_tokens_fail_and_are_told(
+    copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, bundle = copied
+    template = (bundle / "chat_template.jinja").read_text().replace("ASSISTANT:", "BOT:")
+    (bundle / "chat_template.jinja").write_text(template)
+    manifest = load_manifest(bundle)
+    write_manifest(bundle, replace(manifest, files=file_entries(bundle)))
+    assert main(["verify", str(bundle), str(checkpoint), "--max-new-tokens", "2", "-q"]) == 1
+    shown = capsys.readouterr().out
+    assert "no picture: token ids differ from position" in shown
+    assert "DIFFER" in shown
+
+
+def test_other_precisions_are_measured(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Their figures are reported, their inputs must be right."""
+    export_bundle(made[0], tmp_path / "bundle", precision="int4", block_size=16)
+    report = verify_bundle(tmp_path / "bundle", made[0], max_new_tokens=4).report
+    assert report.summary.passed
+    assert report.summary.logits_max > 1e-2
+    assert 0 < report.summary.kl < 1
+    assert 0.2 < report.summary.top1 <= 1
+    assert report.summary.vision_encoder_max is not None
+
+
+def test_without_chat_template(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", layout="saved")
+    (checkpoint / "chat_template.jinja").unlink()
+    export_bundle(checkpoint, tmp_path / "bundle")
+    probe = Probe(name="raw", turns=("what is it?",), images=(picture(0, (60, 40)),))
+    report = verify_bundle(tmp_path / "bundle", checkpoint, probes=[probe], max_new_tokens=4).report
+    assert report.summary.passed
+    assert report.cases[0].prompt_tokens > 16
+
+
+def test_prompts_beyond_a_small_context_are_left_out(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", text=Text(context=64))
+    export_bundle(checkpoint, tmp_path / "bundle")
+    report = verify_bundle(tmp_path / "bundle", checkpoint, max_new_tokens=2).report
+    assert report.summary.passed
+    assert 0 < len(report.cases) < 6
+    probe = Probe(name="long", turns=("what? " * 100,))
+    with pytest.raises(ContextLengthError):
+        verify_bundle(tmp_path / "bundle", checkpoint, probes=[probe])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, tmp_path: Path) -> None:
+    FAMILIES[family](tmp_path / "checkpoint")
+    export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", verify=True)
+    parity = load_manifest(tmp_path / "bundle").parity
+    assert parity is not None
+    assert parity["passed"]
+    assert parity["cases"] == 6
+
+
 def test_changed_weights_fail(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """The check can fail: a bundle of other weights, whole in every other respect."""
     checkpoint, bundle = copied
@@ -74,13 +169,7 @@ def test_missing_checkpoint(copied: tuple[Path, Path], tmp_path: Path) -> None:
         verify_bundle(copied[1], tmp_path / "none")
 
 
-def test_figures() -> None:
-    theirs = np.array([[[0.0, 2.0], [3.0, 0.0]]], np.float32)
-    ours = np.array([[[0.0, 2.5], [0.0, 1.0]]], np.float32)
-    error = LogitError.of(ours, theirs)
-    assert error.max == 3.0
-    assert error.mean == pytest.approx(4.5 / 4)
-    assert error.top1 == 0.5
-    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (theirs, ours))
-    assert error.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean())
-    assert GraphError.of(theirs, theirs) == GraphError(max=0.0, mean=0.0, spread=float(theirs.std()))
+def test_another_checkpoint_is_told(copied: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make_checkpoint(tmp_path / "other", text=Text(width=32, heads=2))
+    with pytest.raises(BundleError, match="is this the checkpoint that the bundle was exported from"):
+        verify_bundle(copied[1], other, max_new_tokens=2)

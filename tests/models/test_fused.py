@@ -94,6 +94,19 @@ def test_multi_head_attention(heads: int, head_dim: int, bias: bool) -> None:
     )
 
 
+def test_multi_head_attention_of_a_large_picture() -> None:
+    """As many patches as SigLIP so400m has: the kernel goes through them in blocks."""
+    q, k, v = torch.randn(3, 1, 729, 144).unbind()
+    check(
+        lambda *args: fused.multi_head_attention(*args, num_heads=2),
+        q,
+        k,
+        v,
+        torch.randn(432),
+        operator="MultiHeadAttention",
+    )
+
+
 @pytest.mark.parametrize(("heads", "head_dim"), [(1, 4), (3, 16), (2, 20), (2, 64), (1, 100)])
 def test_rotary_embedding(heads: int, head_dim: int) -> None:
     check(

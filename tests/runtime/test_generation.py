@@ -1,5 +1,7 @@
 """Oracle: transformers' LLaVA in float32. Tolerances: greedy tokens and texts equal, logits within 2e-4."""
 
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -297,3 +299,26 @@ def test_a_cache_keeps_its_contents_when_it_grows(model: Model) -> None:
         np.abs(decoder.prefill(ids[60:], none, cache) - decoder.all_logits(ids, none)[-1]).max()
         < LOGIT_TOLERANCE
     )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
+def test_low_memory_leaves_weights_in_their_files(pebble_bundle: Path) -> None:
+    """The same answer, and no copy of the weights: read from a child, whose memory nothing else has touched."""
+    script = (
+        "import pathlib, sys, pumice\n"
+        "model = pumice.load(sys.argv[1], device='cpu', low_memory=sys.argv[2] == 'low')\n"
+        "answer = model.generate('How many shapes are there?', images=[sys.argv[3]]).text\n"
+        "status = pathlib.Path('/proc/self/status').read_text()\n"
+        "print(status.split('RssAnon:')[1].split()[0], answer)"  # KiB that no file stands behind
+    )
+    picture = Path(__file__).parents[2] / "pebble" / "heldout" / "stop-sign.png"
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(pebble_bundle), kind, str(picture)],
+            capture_output=True, text=True, check=True,
+        ).stdout.split(maxsplit=1)
+        for kind in ("low", "usual")
+    ]  # fmt: skip
+    (low, low_text), (usual, usual_text) = outputs
+    assert low_text == usual_text
+    assert int(low) < int(usual) - 5_000  # KiB, of 12 MB of weights

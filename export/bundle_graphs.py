@@ -1,0 +1,121 @@
+"""A bundle's graphs, one at a time and each by itself, in as little memory as ONNX Runtime takes.
+
+Enters: a bundle, and transformers' intermediate results as inputs. Leaves: each graph's output in float32. Float
+weights stay in their files, mapped into memory: no session prepares copies of them (prepacking). Quantised ones are prepared as
+`pumice.load` has them: without it ONNX Runtime computes with other arithmetic than users get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pumice.errors import BundleError
+from pumice.export.decoder import cache_names
+from pumice.export.parity import Floats
+from pumice.manifest import GraphSpec, Manifest
+
+_ONLY_FATAL = 4
+"""ONNX Runtime's log level: errors arrive as exceptions."""
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+class BundleGraphs:
+    """The graphs of `bundle` on `device`, `cpu` or `cuda`; each is open for the length of a `with` block."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, device: str) -> None:
+        self._bundle, self._manifest = bundle, manifest
+        self._providers = [_CUDA, _CPU] if device == "cuda" else [_CPU]
+
+    @contextmanager
+    def vision_encoder(self) -> Iterator[VisionGraph]:
+        """Pictures to features."""
+        yield VisionGraph(self._open(self._manifest.graphs.vision_encoder), self._manifest)
+
+    @contextmanager
+    def embedding(self) -> Iterator[EmbeddingGraph]:
+        """Token ids and features to embeddings."""
+        yield EmbeddingGraph(self._open(self._manifest.graphs.embedding))
+
+    @contextmanager
+    def decoder(self) -> Iterator[DecoderGraph]:
+        """Embeddings to logits."""
+        yield DecoderGraph(self._open(self._manifest.graphs.decoder), self._manifest)
+
+    def _open(self, graph: GraphSpec) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ONLY_FATAL
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        if self._manifest.precision.bits is None:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        try:
+            return onnxruntime.InferenceSession(self._bundle / graph.file, options, providers=self._providers)
+        except Exception as error:  # ONNX Runtime has no public root of its exceptions
+            reason = " ".join(str(error).split())[:300]
+            raise BundleError(f"ONNX Runtime refuses {self._bundle / graph.file}: {reason}") from None
+
+
+class VisionGraph:
+    """The vision encoder."""
+
+    def __init__(self, session: Any, manifest: Manifest) -> None:
+        self._session, self._one_size = session, manifest.image.size is not None
+
+    def features(self, pictures: Sequence[Floats]) -> Floats:
+        """Pictures [3, height, width] → [M, D]; together where all are of one size, else one by one."""
+        batches = [pictures] if self._one_size else [[picture] for picture in pictures]
+        parts = [_run(self._session, "image_features", {"pixel_values": np.stack(b)}) for b in batches]
+        return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+class EmbeddingGraph:
+    """The embedding and merge."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def embeds(self, prompt: NDArray[np.int64], features: Floats, answer: NDArray[np.int64]) -> Floats:
+        """Prompt [1, T] with features [M, D], and answer [1, A] without → [1, T + A, D]."""
+        none = np.zeros((0, features.shape[1]), np.float32)
+        parts = [
+            _run(self._session, "inputs_embeds", {"input_ids": ids, "image_features": rows})
+            for ids, rows in ((prompt, features), (answer, none))
+            if ids.size
+        ]
+        return np.concatenate(parts, axis=1)
+
+
+class DecoderGraph:
+    """The decoder, over an empty cache."""
+
+    def __init__(self, session: Any, manifest: Manifest) -> None:
+        self._session, self._shape = session, manifest.decoder
+
+    def logits(self, embeds: Floats) -> Floats:
+        """[1, T, D] → [T, V]: logits at every position."""
+        shape = self._shape
+        past = np.zeros((1, shape.kv_heads, 0, shape.head_dim), dtype=shape.kv_dtype)
+        feeds: dict[str, NDArray[Any]] = dict.fromkeys(cache_names("past_key_values", shape.layers), past)
+        feeds |= {
+            "inputs_embeds": embeds,
+            "attention_mask": np.ones(embeds.shape[:2], dtype=np.int64),
+            "num_logits_to_keep": np.array(0, dtype=np.int64),
+        }
+        logits_1TV = _run(self._session, "logits", feeds)
+        return logits_1TV.reshape(logits_1TV.shape[1:])
+
+
+def _run(session: Any, output: str, feeds: dict[str, NDArray[Any]]) -> Floats:
+    try:
+        results = session.run([output], feeds)
+    except Exception as error:  # ONNX Runtime has no public root of its exceptions
+        raise BundleError(f"ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from None
+    return np.asarray(results[0], dtype=np.float32)

@@ -1,0 +1,128 @@
+"""A graph's parameters, made from a checkpoint's tensors a few rows at a time: cast, transposed, or quantised.
+
+Enters: a `Weight` and a reader of rows. Leaves: a `Parameter`, whose pieces can be made in any order and by any thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pumice.errors import CheckpointError
+from pumice.export.quantization import quantize_rows
+from pumice.export.quantized_operators import quantized_names
+from pumice.export.recipe import Storage
+from pumice.models.weights import Weight
+
+Read = Callable[[str, int, int], Tensor]
+"""Rows start … stop of a checkpoint's tensor, by its canonical name. Is called by several threads at once."""
+
+PIECE_VALUES = 1 << 22
+"""Values that are read at a time: 16 MiB in float32."""
+
+_LARGEST = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The next rows of each of a parameter's initializers, in their order; making them takes about `nbytes`."""
+
+    nbytes: int
+    make: Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One initializer or several, and the pieces whose bytes, one after the other, are theirs."""
+
+    names: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+
+
+def float_parameter(name: str, weight: Weight, read: Read, dtype: torch.dtype) -> Parameter:
+    """A parameter stored as `dtype`. Of a transposed matrix each row needs the whole tensor, which is one piece."""
+    if weight.layout == "transposed":
+        nbytes = math.prod(weight.shape) * dtype.itemsize + 8 * PIECE_VALUES
+        pieces = [Piece(nbytes=nbytes, make=partial(_transposed, weight, read, dtype))]
+    else:
+        pieces = [
+            Piece(nbytes=8 * count, make=partial(_rows, source, start, stop, read, dtype))
+            for source, start, stop, count in _cut(weight)
+        ]
+    return Parameter(names=(name,), pieces=tuple(pieces))
+
+
+def quantized_parameter(
+    name: str, weight: Weight, read: Read, storage: Storage, dtype: torch.dtype
+) -> Parameter:
+    """A matrix stored in blocks with scales of `dtype`; rows are outputs, whatever the parameter's layout."""
+    pieces = [
+        Piece(nbytes=8 * count, make=partial(_blocks, source, start, stop, read, storage, dtype))
+        for source, start, stop, count in _cut(weight)
+    ]
+    return Parameter(names=quantized_names(name, storage), pieces=tuple(pieces))
+
+
+def constant_parameter(name: str, tensor: Tensor) -> Parameter:
+    """A parameter that is computed rather than read."""
+    return Parameter(names=(name,), pieces=(Piece(nbytes=tensor.nbytes, make=lambda: (tensor,)),))
+
+
+def _cut(weight: Weight) -> Iterator[tuple[str, int, int, int]]:
+    """Source, first row, last row but one, and values of each piece of a weight's tensors, one after the other."""
+    for source, shape in weight.sources:
+        width = math.prod(shape[1:])
+        step = max(1, PIECE_VALUES // max(1, width))
+        for start in range(0, shape[0], step):
+            stop = min(start + step, shape[0])
+            yield source, start, stop, (stop - start) * width
+
+
+def _rows(source: str, start: int, stop: int, read: Read, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return (_cast(read(source, start, stop), source, dtype),)
+
+
+def _transposed(weight: Weight, read: Read, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    whole = torch.empty(weight.shape, dtype=dtype)
+    at = 0
+    for source, start, stop, _ in _cut(weight):
+        rows = read(source, start, stop)
+        _check_range(rows, source, dtype)
+        # Turned in a copy of its own: torch does that in tiles, and four times as quickly as into a part of `whole`.
+        whole[:, at : at + stop - start] = rows.T.contiguous()
+        at += stop - start
+    return (whole,)
+
+
+def _blocks(
+    source: str, start: int, stop: int, read: Read, storage: Storage, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    rows = read(source, start, stop)
+    _check_range(rows, source, dtype)
+    blocks = quantize_rows(rows, storage, dtype)
+    if not blocks.scales.isfinite().all():
+        raise CheckpointError(f"tensor {source} has weights that are NaN or infinite: download it again")
+    zero_points = () if blocks.zero_points is None else (blocks.zero_points,)
+    return blocks.packed, blocks.scales, *zero_points
+
+
+def _cast(rows: Tensor, source: str, dtype: torch.dtype) -> Tensor:
+    _check_range(rows, source, dtype)
+    return rows.to(dtype)
+
+
+def _check_range(rows: Tensor, source: str, dtype: torch.dtype) -> None:
+    """Refuse what float16 would make infinite."""
+    if dtype != torch.float16 or rows.dtype == torch.float16 or not rows.numel():
+        return
+    largest = max(float(rows.amax()), -float(rows.amin()))
+    if _LARGEST < largest < math.inf:
+        raise CheckpointError(
+            f"tensor {source} has a weight of {largest:.4g}, float16 ends at {_LARGEST:.0f}: "
+            "export with --precision fp32 or bf16"
+        )
