@@ -1,8 +1,8 @@
 """A bundle's graphs, one at a time and each by itself, in as little memory as ONNX Runtime takes.
 
 Enters: a bundle, and transformers' intermediate results as inputs. Leaves: each graph's output in float32. Float
-weights stay in their files, mapped into memory: no session prepares copies of them (prepacking). Quantised ones are prepared as
-`pumice.load` has them: without it ONNX Runtime computes with other arithmetic than users get.
+weights stay in their files, mapped into memory: no session prepares copies of them (prepacking). Quantised ones are
+prepared as `pumice.load` has them: without it ONNX Runtime computes with other arithmetic than users get.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from pumice.export.export import export_bundle
 from pumice.export.precision import PrecisionName
 from pumice.export.probes import picture
 from pumice.export.processor import load_processor
-from tests import oracle
+from pumice.manifest import decode_manifest
+from tests import manifest_examples, oracle
 from tests.export.test_graphs import Graphs
 from tests.factory import FAMILIES, Layout
 
@@ -80,6 +81,7 @@ class Reference:
 class Exported:
     """A family's bundle, loaded, and what it has to equal."""
 
+    family: str
     precision: PrecisionName
     model: pumice.Model
     reference: Reference
@@ -105,6 +107,7 @@ def export(family: str, precision: PrecisionName, folder: Path, **options: Any) 
     config = read_config(open_checkpoint(checkpoint).config)
     reference = Reference(processor=load_processor(checkpoint, config), model=oracle.theirs(checkpoint))
     return Exported(
+        family=family,
         precision=precision,
         model=pumice.load(folder / "bundle", device="cpu", threads=1),
         reference=reference,
@@ -138,6 +141,18 @@ def test_inputs(exact: Exported, name: str) -> None:
         assert np.array_equal(prepared.pixel_values, expected["pixel_values"].numpy())
     if "image_sizes" in expected:
         assert prepared.image_sizes.tolist() == expected["image_sizes"].tolist()
+
+
+def test_manifest_example(exact: Exported) -> None:
+    """The manifest in docs/manifests is what such a checkpoint gives (`python -m tests.manifest_examples`)."""
+    if exact.family in manifest_examples.NAMES:
+        written = decode_manifest(
+            (manifest_examples.FOLDER / f"{exact.family}.json").read_bytes(), exact.family
+        )
+        found = manifest_examples.example(exact.family, exact.model.manifest)
+        sizes = {name: entry.size for name, entry in found.files.items() if not name.endswith(".onnx")}
+        assert sizes.items() <= {name: entry.size for name, entry in written.files.items()}.items()
+        assert replace(found, files={}) == replace(written, files={})
 
 
 @pytest.mark.parametrize("name", PROMPTS)
