@@ -220,7 +220,7 @@ def _precision(plan: Plan) -> Precision:
     """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
     recipe, quantized = plan.recipe, plan.form.quantized
     plain = Precision(
-        name=recipe.precision,
+        name=recipe.float_type,
         recipe=recipe.name,
         float_type=recipe.float_type,
         rotated=plan.config.rotated,
@@ -231,6 +231,7 @@ def _precision(plan: Plan) -> Precision:
     most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
     return replace(
         plain,
+        name=most.weights,
         bits=most.bits,
         block_size=most.block_size,
         symmetric=most.symmetric,

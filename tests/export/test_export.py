@@ -95,7 +95,7 @@ BREAKS: dict[str, Break] = {
     "other architecture": lambda c: edit(c, "config.json", model_type="llava_next"),
     "more layers than weights": lambda c: edit_vision(c, num_hidden_layers=5),
     "wrong patch size": lambda c: edit_vision(c, patch_size=7),
-    "other image processor": lambda c: edit(c, "preprocessor_config.json", image_processor_type="SiglipImageProcessor"),
+    "other image processor": lambda c: edit(c, "preprocessor_config.json", image_processor_type="ViTImageProcessor"),
     "crop of another size": lambda c: edit(c, "preprocessor_config.json", crop_size={"height": 70, "width": 70}),
     "unknown key": lambda c: edit(c, "config.json", use_moe=True),
 }  # fmt: skip
