@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 import pytest
+import torch
 
 from pumice.export import decoder, vision_encoder
 from pumice.export.repetition import LayerNames, equal_runs, repeat_layers
@@ -143,7 +144,7 @@ def test_few_layers_are_traced(
 ) -> None:
     traced: list[int] = []
 
-    def give_up(config: LlavaConfig) -> Traced:
+    def give_up(config: LlavaConfig, dtype: torch.dtype) -> Traced:
         traced.append(config.text.num_hidden_layers if module is decoder else config.vision_layers)
         raise InterruptedError
 
