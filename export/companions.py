@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint import Checkpoint, read_json
+from pumice.export.generation_config import CONFIG_NAME, generation_defaults
 from pumice.export.image_processors import describe_image_processor
 from pumice.export.processor import SENTENCEPIECE_NAME, TOKENIZER_NAME, load_processor, read_processor
 from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens
@@ -64,7 +65,9 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
             tokenizer_file=TOKENIZER_NAME,
             template_file=None if _template(processor) is None else TEMPLATE_NAME,
         ),
-        generation=_generation_defaults(checkpoint.path),
+        generation=generation_defaults(
+            _generation_config(checkpoint.path), checkpoint.path, config.text.vocab_size
+        ),
     )
 
 
@@ -150,19 +153,8 @@ def _first_ids(checkpoint: Checkpoint, key: str, otherwise: int | None) -> list[
     return []
 
 
-def _generation_defaults(path: Path) -> GenerationDefaults:
-    tokens = _generation_config(path).get("max_new_tokens")
-    if tokens is None:
-        return GenerationDefaults()
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise CheckpointError(
-            f"{path}/generation_config.json: max_new_tokens is {tokens!r}, expected 1 or more"
-        )
-    return GenerationDefaults(max_new_tokens=tokens)
-
-
 def _generation_config(path: Path) -> dict[str, Any]:
-    file = path / "generation_config.json"
+    file = path / CONFIG_NAME
     return read_json(file) if file.is_file() else {}
 
 

@@ -10,55 +10,82 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pumice.chat import Chat
+    from pumice.engine import AsyncEngineStream, Engine, EngineCounters, EngineStream, Histogram
     from pumice.errors import (
         BundleError,
         CheckpointError,
         ContextLengthError,
+        DeadlineError,
         DeviceError,
+        EngineClosedError,
         ExportError,
         GenerationError,
         ImageError,
+        InsufficientMemoryError,
         PromptError,
         PumiceError,
+        QueueFullError,
         SchemaVersionError,
         UsageError,
     )
-    from pumice.model import Model, load
+    from pumice.loading import load
+    from pumice.model import Model
     from pumice.prompt import Prepared
-    from pumice.result import Generation, Timings, Usage
+    from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
     from pumice.stream import TextStream
+    from pumice.vision import ImageFeatures
 
 __all__ = [
+    "AsyncEngineStream",
     "BundleError",
     "Chat",
     "CheckpointError",
     "ContextLengthError",
+    "DeadlineError",
     "DeviceError",
+    "Engine",
+    "EngineClosedError",
+    "EngineCounters",
+    "EngineStream",
     "ExportError",
     "Generation",
     "GenerationError",
+    "Histogram",
     "ImageError",
+    "ImageFeatures",
+    "InsufficientMemoryError",
     "Model",
     "Prepared",
     "PromptError",
     "PumiceError",
+    "QueueFullError",
     "SchemaVersionError",
     "TextStream",
     "Timings",
+    "TokenLogprob",
+    "TokenLogprobs",
     "Usage",
     "UsageError",
     "load",
 ]
 
 _MODULES = {
+    "AsyncEngineStream": "engine",
     "Chat": "chat",
+    "Engine": "engine",
+    "EngineCounters": "engine",
+    "EngineStream": "engine",
     "Generation": "result",
+    "Histogram": "engine",
+    "ImageFeatures": "vision",
     "Model": "model",
     "Prepared": "prompt",
     "TextStream": "stream",
     "Timings": "result",
+    "TokenLogprob": "result",
+    "TokenLogprobs": "result",
     "Usage": "result",
-    "load": "model",
+    "load": "loading",
 }
 """Where a public name is defined, if not in `errors`: imported at its first use, so that `import pumice` is quick."""
 

@@ -1,7 +1,7 @@
 """A conversation: turns are remembered, and what the model has read it does not read again.
 
-Every turn renders the whole conversation and compares its token ids with those in the cache. The cache is rewound to
-where they part, usually the end, and only the rest is read:
+Every turn renders the whole conversation and compares its tokens and pictures with those in the cache. The cache is
+rewound to where they part, usually the end, and only the rest is read:
 
     cache   <s> USER: … ASSISTANT: A cat.
     prompt  <s> USER: … ASSISTANT: A cat. USER: What colour? ASSISTANT:
@@ -12,18 +12,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import Any, TypeAlias, Unpack
 
 from pumice.answerer import Answerer
+from pumice.cache import KVCache
+from pumice.errors import UsageError
+from pumice.generation.options import GenerationArguments
 from pumice.images import ImageInput, image_list
-from pumice.preprocess import Size
+from pumice.job import Job
 from pumice.result import Generation
+from pumice.scheduler import Scheduler
 from pumice.stream import TextStream
+from pumice.vision import ImageFeatures, PromptPicture
 
-Floats = NDArray[np.float32]
+Images: TypeAlias = "Sequence[ImageInput | ImageFeatures] | ImageInput | ImageFeatures | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """A question with its pictures, and the answer to it."""
+
+    text: str
+    pictures: tuple[PromptPicture, ...]
+    answer: str
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The turn in the Hugging Face form."""
+        return [
+            _question(self.text, len(self.pictures)),
+            {"role": "assistant", "content": [{"type": "text", "text": self.answer}]},
+        ]
 
 
 class Chat:
@@ -32,94 +52,119 @@ class Chat:
     A turn that fails (an unreadable picture, a full context) leaves the conversation as it was.
     """
 
-    def __init__(self, answerer: Answerer) -> None:
-        self._answerer = answerer
+    def __init__(self, answerer: Answerer, *, system: str | None, options: Mapping[str, Any]) -> None:
+        answerer.options(options)  # wrong ones are told now
+        self._answerer, self._options = answerer, dict(options)
+        self._system = (
+            [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+        )
         self._stream: TextStream | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget all turns; an answer under way is cancelled."""
-        if self._stream is not None:
-            self._stream.cancel()
-        self._messages: list[dict[str, Any]] = []
-        self._features: list[Floats] = []
-        self._sizes: list[Size] = []
-        self._ids: list[int] = []
-        self._cache = self._answerer.decoder.new_cache(1)
+        self._cancel()
+        self._turns: tuple[_Turn, ...] = ()
+        self._cache: KVCache = self._answerer.decoder.new_cache(1)
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
         """The conversation so far, in the Hugging Face form."""
-        return tuple(self._messages)
+        return (*self._system, *(message for turn in self._turns for message in turn.messages))
 
-    def send(
-        self,
-        text: str,
-        images: Sequence[ImageInput] | ImageInput | None = None,
-        *,
-        max_new_tokens: int | None = None,
-    ) -> Generation:
+    def send(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> Generation:
         """Say something, with pictures or without; returns the answer. Raises as `Model.generate`."""
-        with self.stream(text, images, max_new_tokens=max_new_tokens) as stream:
-            for _ in stream:
-                pass
-        return stream.result
+        return _whole(self.stream(text, images, **options))
 
-    def stream(
-        self,
-        text: str,
-        images: Sequence[ImageInput] | ImageInput | None = None,
-        *,
-        max_new_tokens: int | None = None,
-    ) -> TextStream:
+    def stream(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> TextStream:
         """Say something; returns the answer's stream.
 
         The turn is part of the conversation once the stream has ended, or was cancelled: then with the words given so
         far, if any. An answer still under way is cancelled first.
         """
+        self._cancel()
+        return self._ask(self._turns, text, image_list(images), options)
+
+    def regenerate(self, **options: Unpack[GenerationArguments]) -> Generation:
+        """Answer the last question again; its earlier answer is forgotten. Raises as `rewind` and `send`."""
+        return _whole(self.stream_again(**options))
+
+    def stream_again(self, **options: Unpack[GenerationArguments]) -> TextStream:
+        """Answer the last question again; returns the answer's stream. Raises as `rewind`."""
+        self._cancel()
+        turn = self._turns[self._checked(-1)]
+        return self._ask(self._turns[:-1], turn.text, turn.pictures, options)
+
+    def edit(
+        self, turn: int, text: str, images: Images = None, **options: Unpack[GenerationArguments]
+    ) -> Generation:
+        """Say something else in a turn, 0 the first and -1 the last; it and those after it are forgotten.
+
+        `images` are the turn's pictures from now on; None keeps those that it had. Raises as `rewind` and `send`.
+        """
+        self._cancel()
+        index = self._checked(turn)
+        pictures = self._turns[index].pictures if images is None else image_list(images)
+        return _whole(self._ask(self._turns[:index], text, pictures, options))
+
+    def rewind(self, turn: int) -> None:
+        """Forget a turn, 0 the first and -1 the last, and those after it.
+
+        Raises:
+            UsageError: there is no such turn.
+        """
+        self._cancel()
+        self._turns = self._turns[: self._checked(turn)]
+
+    def _checked(self, turn: int) -> int:
+        """The turn's index from the first."""
+        turns = len(self._turns)
+        if not -turns <= turn < turns:
+            raise UsageError(f"there is no turn {turn}: the conversation has {turns}")
+        return turn % turns
+
+    def _cancel(self) -> None:
         if self._stream is not None:
             self._stream.cancel()
-        started = time.perf_counter()
-        answerer, pictures = self._answerer, image_list(images)
-        limit = answerer.checked_limit(max_new_tokens)
-        question = {
-            "role": "user",
-            "content": [*[{"type": "image"}] * len(pictures), {"type": "text", "text": text}],
-        }
-        messages = [*self._messages, question]
-        prepared = answerer.builder.prepare(messages, pictures, earlier=self._sizes)
-        ids = prepared.input_ids[0].tolist()
-        new = answerer.room(len(ids), limit)
-        self._cache.reserve(len(ids) + new)
-        self._cache.rewind(min(_common(self._ids, ids), len(ids) - 1))
-        features = [*self._features]
-        sizes = [
-            *self._sizes,
-            *((height, width) for _, height, width in (p.shape for p in prepared.pictures)),
-        ]
 
-        def all_features() -> Floats:
-            features.extend(answerer.decoder.encode_pictures([picture]) for picture in prepared.pictures)
-            return np.concatenate([answerer.decoder.encode_pictures([]), *features])
-
-        def remember(answer: Generation) -> None:
-            if not answer.token_ids:
-                return
-            reply = {"role": "assistant", "content": [{"type": "text", "text": answer.text.strip()}]}
-            self._messages = [*messages, reply]
-            self._features, self._sizes = features, sizes
-            self._ids = [*ids, *answer.token_ids][: self._cache.length]
-
-        self._ids = ids[: self._cache.length]
-        self._stream = answerer.stream(
-            ids, all_features, self._cache, max_new_tokens=new, started=started, on_end=remember
+    def _ask(
+        self, before: Sequence[_Turn], text: str, images: Sequence[Any], options: Mapping[str, Any]
+    ) -> TextStream:
+        """The stream of an answer to a question that follows some turns."""
+        started, answerer = time.perf_counter(), self._answerer
+        earlier = [picture for turn in before for picture in turn.pictures]
+        messages = [*self._system, *(message for turn in before for message in turn.messages)]
+        job = answerer.job(
+            [*messages, _question(text, len(images))],
+            [*earlier, *images],
+            answerer.options({**self._options, **options}),
+            started=started,
         )
+        pictures = tuple(job.features.pictures[len(earlier) :])
+
+        def remember(_: Job, answer: Generation) -> None:
+            if answer.token_ids:
+                turn = _Turn(text=text, pictures=pictures, answer=answer.text.strip())
+                self._turns = (*before, turn)
+
+        scheduler = Scheduler(answerer.decoder, self._roomy_cache(job), answerer.prefixes)
+        self._stream = TextStream(scheduler, job, on_end=remember)
         return self._stream
 
+    def _roomy_cache(self, job: Job) -> KVCache:
+        """The conversation's cache with room for a job; with more slots than it had, it begins anew."""
+        if job.strategy.rows > self._cache.slots:
+            self._cache = self._answerer.decoder.new_cache(job.capacity, job.strategy.rows)
+        self._cache.reserve(job.capacity)
+        return self._cache
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with in common."""
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return i
-    return min(len(first), len(second))
+
+def _question(text: str, pictures: int) -> dict[str, Any]:
+    return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
+
+
+def _whole(stream: TextStream) -> Generation:
+    with stream:
+        for _ in stream:
+            pass
+    return stream.result

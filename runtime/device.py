@@ -15,6 +15,7 @@ from typing import Literal
 
 import onnxruntime
 
+from pumice.control_groups import MEMBERSHIP, ROOT, control_groups
 from pumice.errors import DeviceError, UsageError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -86,33 +87,19 @@ def choose_threads(threads: int | None) -> int:
 def usable_cpus() -> int:
     """CPUs of the process's CPU set, or fewer where its control group has a smaller quota of time."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    quota = _cgroup_quota(MEMBERSHIP, ROOT)
     return max(1, min(allowed, math.ceil(quota)) if quota is not None else allowed)
 
 
 def _cgroup_quota(membership: Path, root: Path) -> float | None:
     """CPUs' worth of time that control groups (version 2, or 1) grant; None without a limit."""
-    try:
-        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError):
-        return None
-    quotas = []
-    for _, controllers, path in (line for line in lines if len(line) == 3):
-        if controllers == "":
-            quotas += [_quota(folder / "cpu.max") for folder in _ancestors(root, path)]
-        elif "cpu" in controllers.split(","):
-            for mount in (controllers, "cpu"):
-                quotas += [
-                    _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
-                    for folder in _ancestors(root / mount, path)
-                ]
+    quotas = [
+        _quota(folder / "cpu.max")
+        if version == 2
+        else _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+        for version, folder in control_groups("cpu", membership, root)
+    ]
     return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _ancestors(root: Path, path: str) -> list[Path]:
-    """The group's folder and those above it, up to the root; a container often sees the root only."""
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [root.joinpath(*parts[:length]) for length in range(len(parts) + 1)]
 
 
 def _quota(*files: Path) -> float | None:

@@ -10,7 +10,12 @@ PumiceError                 the root: catch this
 ├── ImageError              a picture cannot be read, or is too large
 ├── PromptError             a prompt and its pictures do not fit each other
 │   └── ContextLengthError  the prompt is longer than the model's context
-└── GenerationError         the model produced something unusable (NaN, infinity)
+├── GenerationError         the model produced something unusable (NaN, infinity)
+│   └── InsufficientMemoryError  what was asked for does not fit into memory
+├── QueueFullError          an engine has as many requests waiting as it may
+├── EngineClosedError       an engine that takes no more requests
+├── DeadlineError           an answer took longer than it was allowed to
+└── BatchError              the inputs or the output of a batch cannot be used
 """
 
 LONGEST_MESSAGE = 1000
@@ -74,3 +79,23 @@ class ContextLengthError(PromptError):
 
 class GenerationError(PumiceError):
     """Logits that are not finite."""
+
+
+class InsufficientMemoryError(GenerationError):
+    """A cache that does not fit into the memory that is left; nothing was allocated."""
+
+
+class QueueFullError(PumiceError):
+    """A request to an engine whose queue is full; it was not accepted."""
+
+
+class EngineClosedError(PumiceError):
+    """An engine that was closed, or has failed."""
+
+
+class DeadlineError(PumiceError):
+    """A request to an engine that was given up, because its deadline passed."""
+
+
+class BatchError(PumiceError):
+    """Inputs or an output of `pumice batch` that cannot be read or written, or belong to another run."""

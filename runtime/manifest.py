@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pumice.errors import BundleError, SchemaVersionError
+from pumice.generation.defaults import GenerationDefaults as GenerationDefaults
 
 SCHEMA_VERSION = 2
 """The newest that this pumice reads; bundles are written with the oldest that fits them (`version_for`)."""
@@ -140,13 +141,6 @@ class Chat:
 
     tokenizer_file: str
     template_file: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationDefaults:
-    """Defaults of `generate` as the checkpoint's `generation_config.json` has them (null: pumice's own)."""
-
-    max_new_tokens: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

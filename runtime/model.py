@@ -1,93 +1,39 @@
 """A bundle, loaded: the object that people and tools talk to.
 
-Enters: a bundle's path, then prompts and pictures. Leaves: text, streams of text, logits, prepared inputs.
+Enters: prompts and pictures. Leaves: text, streams of text, logits, prepared inputs.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pumice.answerer import Answerer
-from pumice.bundle import Bundle, open_bundle
+from pumice.bundle import Bundle
 from pumice.chat import Chat
-from pumice.chat_template import ChatTemplate
-from pumice.decoder import Decoder
-from pumice.errors import BundleError, UsageError
+from pumice.errors import UsageError
+from pumice.generation.options import GenerationArguments, GenerationOptions
 from pumice.images import ImageInput, image_list
+from pumice.interrupt import Cancellation
+from pumice.job import Job
 from pumice.manifest import Manifest
-from pumice.prompt import Prepared, Prompt, PromptBuilder
+from pumice.prompt import Prepared, Prompt
 from pumice.result import Generation
-from pumice.sessions import open_sessions
+from pumice.scheduler import Scheduler
 from pumice.stream import TextStream
-from pumice.tokens import PromptTokenizer
+from pumice.vision import ImageFeatures, PromptFeatures
 
 Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
-Images: TypeAlias = "Sequence[ImageInput] | ImageInput | None"
+Image: TypeAlias = "ImageInput | ImageFeatures"
+Images: TypeAlias = "Sequence[Image] | Image | None"
 
-
-def load(
-    bundle: str | os.PathLike[str],
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    low_memory: bool = False,
-) -> Model:
-    """Open a bundle, check every file of it, and make it ready to generate.
-
-    Args:
-        bundle: the folder that `pumice export` wrote.
-        device: `auto` (CUDA where it is usable, else the CPU), `cpu`, or `cuda`.
-        threads: threads to compute with; by default as many as the process may use CPUs.
-        low_memory: leave weights in their files, which the system may drop from memory and read again, rather than
-            repack them: slower. Quantised weights are then multiplied in another way, and logits differ a little.
-
-    Raises:
-        BundleError: missing, changed, or not a bundle that this pumice can run.
-        DeviceError: `cuda` was asked for and cannot be used.
-        UsageError: an unknown device, or a thread count outside its interval.
-    """
-    started = time.perf_counter()
-    opened = open_bundle(bundle)
-    manifest = opened.manifest
-    variables = {
-        name: text
-        for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-        if (text := getattr(manifest.tokens, name)) is not None
-    }
-    template = None
-    if manifest.chat.template_file is not None:
-        template = ChatTemplate(_text(opened, manifest.chat.template_file), variables)
-        template.start()
-    image = manifest.image_tokens
-    pictures = [text for text in (image.token, image.break_token, image.end_token) if text is not None]
-    tokenizer = PromptTokenizer(
-        opened.read(manifest.chat.tokenizer_file),
-        reserved=[*pictures, *variables.values()],
-        template=template.source if template else "",
-    )
-    sessions = open_sessions(opened, device=device, threads=threads, low_memory=low_memory)
-    answerer = Answerer(
-        manifest=manifest,
-        decoder=Decoder(sessions, manifest),
-        tokenizer=tokenizer,
-        builder=PromptBuilder(manifest, tokenizer, template),
-        load_s=time.perf_counter() - started,
-    )
-    return Model(opened, answerer)
-
-
-def _text(bundle: Bundle, name: str) -> str:
-    try:
-        return bundle.read(name).decode()
-    except UnicodeDecodeError:
-        raise BundleError(f"{bundle.path(name)} is not UTF-8 text: export the bundle again") from None
+BATCH = 8
+"""Prompts of a list that are answered at once."""
 
 
 class Model:
@@ -123,12 +69,7 @@ class Model:
 
     @overload
     def generate(
-        self,
-        prompt: str | Messages,
-        images: Images = None,
-        *,
-        max_new_tokens: int | None = None,
-        raw: bool = False,
+        self, prompt: str | Messages, images: Images = None, *, raw: bool = False, **options: Any
     ) -> Generation: ...
 
     @overload
@@ -137,64 +78,75 @@ class Model:
         prompt: list[str] | list[Messages],
         images: Sequence[Images] | None = None,
         *,
-        max_new_tokens: int | None = None,
         raw: bool = False,
+        **options: Unpack[GenerationArguments],
     ) -> list[Generation]: ...
 
     def generate(
-        self, prompt: Any, images: Any = None, *, max_new_tokens: int | None = None, raw: bool = False
+        self, prompt: Any, images: Any = None, *, raw: bool = False, **options: Any
     ) -> Generation | list[Generation]:
-        """Answer a prompt, greedily.
+        """Answer a prompt, or several together.
 
         Args:
             prompt: a question; messages `[{"role", "content"}]`; or a list of questions or of message lists.
             images: the pictures, in the order of their places in the prompt; for several prompts, a list for each.
-            max_new_tokens: at most so many tokens, 1 … context length (default: the checkpoint's, else 256). An answer
-                also ends where the context does.
+                A picture is a path, encoded bytes, a `data:` URI, a PIL image, a uint8 array [H, W, 3], or what
+                `encode_image` gave.
             raw: take the prompt as it stands, special tokens and `<image>` places included.
+            **options: transformers' names and meanings, with the checkpoint's defaults (docs/generation.md):
+                `max_new_tokens`, `do_sample`, `temperature`, `num_beams`, `stop_strings`, `json_schema`, `seed`, ….
 
         Returns:
-            A `Generation`; for a list of prompts, a list of them in the same order.
+            A `Generation`; for a list of prompts, a list of them in the same order. With `num_return_sequences` above 1
+            a list in either case, the answers to a prompt side by side and the best first.
 
         Raises:
             PromptError: the prompt cannot be rendered, or has another number of places than there are pictures.
             ContextLengthError: the prompt leaves no room for an answer.
             ImageError: a picture cannot be read.
-            UsageError: `max_new_tokens` outside its interval.
-            GenerationError: the model gave logits that are not finite.
+            UsageError: an option that does not exist, or lies outside its interval.
+            GenerationError: the model gave logits that are not finite, or the options leave no token to choose.
         """
-        if _is_list_of_prompts(prompt):
-            pairs = zip(prompt, _images_of_each(images, len(prompt)), strict=True)
-            return [self.generate(p, i, max_new_tokens=max_new_tokens, raw=raw) for p, i in pairs]
-        stream = self.stream(prompt, images, max_new_tokens=max_new_tokens, raw=raw)
-        for _ in stream:
-            pass
-        return stream.result
+        if not _is_list_of_prompts(prompt):
+            stream = self.stream(prompt, images, raw=raw, **options)
+            for _ in stream:
+                pass
+            return stream.results if len(stream.results) > 1 else stream.result
+        started, chosen = time.perf_counter(), self._answerer.options(options)
+        pairs = zip(prompt, _images_of_each(images, len(prompt)), strict=True)
+        jobs = [self._job(p, image_list(i), chosen, started=started, raw=raw) for p, i in pairs]
+        return self._answers(jobs)
 
     def stream(
-        self, prompt: Prompt, images: Images = None, *, max_new_tokens: int | None = None, raw: bool = False
+        self,
+        prompt: Prompt,
+        images: Images = None,
+        *,
+        raw: bool = False,
+        **options: Unpack[GenerationArguments],
     ) -> TextStream:
         """Answer a prompt piece by piece: an iterator of text, whose `result` is the `Generation` in the end.
 
         The prompt and its pictures are checked here; computing begins with the first piece. Arguments and errors are
         those of `generate`.
         """
-        started, answerer = time.perf_counter(), self._answerer
-        limit = answerer.checked_limit(max_new_tokens)
-        prepared = self.prepare(prompt, images, raw=raw)
-        ids = prepared.input_ids[0].tolist()
-        new = answerer.room(len(ids), limit)
-        return answerer.stream(
-            ids,
-            lambda: answerer.decoder.encode_pictures(prepared.pictures),
-            answerer.decoder.new_cache(len(ids) + new),
-            max_new_tokens=new,
-            started=started,
-        )
+        started, chosen = time.perf_counter(), self._answerer.options(options)
+        job = self._job(prompt, image_list(images), chosen, started=started, raw=raw)
+        return TextStream(self._scheduler([job]), job)
 
-    def chat(self) -> Chat:
-        """A conversation, which remembers its turns and reads no turn twice."""
-        return Chat(self._answerer)
+    def chat(self, *, system: str | None = None, **options: Unpack[GenerationArguments]) -> Chat:
+        """A conversation, which remembers its turns and reads no turn twice; `options` are those of every turn."""
+        return Chat(self._answerer, system=system, options=dict(options))
+
+    def encode_image(self, image: ImageInput) -> ImageFeatures:
+        """A picture's features, which `images=[…]` takes in its place: to be computed ahead, or kept.
+
+        Raises:
+            ImageError: it cannot be read.
+            GenerationError: its features are not finite, or a failure in ONNX Runtime.
+        """
+        (picture,) = self._answerer.builder.pictures([image])
+        return self._answerer.encoder.encode([picture], Cancellation())[0]
 
     def prepare(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> Prepared:
         """What the graphs take: `input_ids` int64 [1, T] and `pixel_values` float32 [N, 3, H, W], without generating.
@@ -209,8 +161,50 @@ class Model:
     def logits(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> NDArray[np.float32]:
         """Logits after each token of the prompt, float32 [T, V]. Raises as `prepare`, and `GenerationError`."""
         prepared = self.prepare(prompt, images, raw=raw)
-        decoder = self._answerer.decoder
-        return decoder.all_logits(prepared.input_ids[0].tolist(), decoder.encode_pictures(prepared.pictures))
+        features = PromptFeatures(prepared.images, self._answerer.encoder)
+        return self._answerer.decoder.all_logits(
+            prepared.input_ids[0].tolist(), features.rows(0, Cancellation())
+        )
+
+    def _job(
+        self,
+        prompt: Prompt,
+        images: Sequence[Image],
+        options: GenerationOptions,
+        *,
+        started: float,
+        raw: bool,
+    ) -> Job:
+        return self._answerer.job(prompt, images, options, started=started, raw=raw)
+
+    def _scheduler(self, jobs: Sequence[Job]) -> Scheduler:
+        """A scheduler whose slots have room for each of the jobs, and for `BATCH` of them at once."""
+        rows = [job.strategy.rows for job in jobs]
+        slots = max(*rows, min(BATCH, sum(rows))) if len(rows) > 1 else rows[0]
+        cache = self._answerer.decoder.new_cache(max(job.capacity for job in jobs), slots)
+        return Scheduler(self._answerer.decoder, cache, self._answerer.prefixes)
+
+    def _encode(self, jobs: Sequence[Job]) -> None:
+        """Encode the jobs' pictures together, each distinct one once."""
+        pictures = [picture for job in jobs for picture in job.features.pictures]
+        encoded = self._answerer.encoder.encode(pictures, Cancellation())
+        for job in jobs:
+            job.features.pictures[:], encoded = (
+                encoded[: len(job.features.pictures)],
+                encoded[len(job.features.pictures) :],
+            )
+
+    def _answers(self, jobs: list[Job]) -> list[Generation]:
+        """The answers of all jobs; the first failure is raised, and ends the others."""
+        scheduler = self._scheduler(jobs)
+        self._encode(jobs)
+        for job in jobs:
+            scheduler.add(job)
+        while scheduler.step():
+            failed = next((job for job in jobs if job.error is not None), None)
+            if failed is not None:
+                break
+        return [answer for job in jobs for answer in job.results()]
 
 
 def _is_list_of_prompts(prompt: object) -> bool:

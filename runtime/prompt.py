@@ -4,13 +4,14 @@ Enters: a question, a conversation or a raw prompt, and its pictures. Leaves: `P
 
     messages ─chat template─▶ text ─whose words are whose─▶ spans ─sealed tokenizer─▶ input_ids  [1, T]
     pictures ─preprocess────────────────────────────────────────────────────────────▶ pictures N × [3, H, W]
+    (or their features, if they were encoded before)
 
 One picture is one `<image>` in the text and many ids in `input_ids` (`picture_tokens.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.chat_template import ChatTemplate
-from pumice.errors import ContextLengthError, PromptError
+from pumice.errors import ContextLengthError, PromptError, UsageError
 from pumice.images import ImageInput
 from pumice.manifest import Manifest
 from pumice.messages import as_messages
@@ -27,6 +28,7 @@ from pumice.preprocess import Picture, Size, padded_together, preprocess
 from pumice.seal import Span
 from pumice.spans import render_spans
 from pumice.tokens import PromptTokenizer
+from pumice.vision import ImageFeatures, Pixels, PromptPicture, model_key, picture_digest
 
 Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
@@ -39,12 +41,12 @@ class Prepared:
     """A prompt as the graphs take it.
 
     `input_ids` is int64 [1, T] with every picture's tokens in place, of which `image_tokens` take a row of features
-    each; `pictures` are float32 [3, height, width]. `size` (height, width) is that of every picture, or None where each
-    has its own.
+    each; `images` are its pictures in order, as pixels, or as features if they were encoded before. `size` (height,
+    width) is that of every picture, or None where each has its own.
     """
 
     input_ids: NDArray[np.int64]
-    pictures: tuple[Picture, ...]
+    images: tuple[PromptPicture, ...]
     image_tokens: int
     size: Size | None
 
@@ -54,8 +56,13 @@ class Prepared:
         return int(self.input_ids.shape[1])
 
     @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures that were given as such, and not by their features: each float32 [3, height, width]."""
+        return tuple(image.values for image in self.images if isinstance(image, Pixels))
+
+    @property
     def pixel_values(self) -> NDArray[np.float32]:
-        """The pictures in one array as transformers has them, float32 [N, 3, H, W]; N may be 0.
+        """`pictures` in one array as transformers has them, float32 [N, 3, H, W]; N may be 0.
 
         H and W are the largest sides; smaller pictures have zeros below and to the right.
         """
@@ -82,51 +89,69 @@ class PromptBuilder:
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._template = template
+        self._model_key = model_key(manifest)
 
     def prepare(
-        self,
-        prompt: Prompt,
-        images: Sequence[ImageInput] = (),
-        *,
-        earlier: Sequence[Size] = (),
-        raw: bool = False,
+        self, prompt: Prompt, images: Sequence[ImageInput | PromptPicture] = (), *, raw: bool = False
     ) -> Prepared:
         """Token ids and pictures of a prompt; what can be checked without the pictures is checked before one is opened.
 
-        `earlier` are the sizes of pictures that come before `images` in the prompt and were prepared with an earlier
-        one.
+        Pictures may have been prepared, or encoded, with an earlier prompt.
 
         Raises:
             PromptError: no chat template, messages of another form, placeholders and pictures that differ in number, …
             ContextLengthError: longer than the model's context.
             ImageError: a picture cannot be read.
+            UsageError: features of another model.
         """
         spec = self._manifest.image
         if spec.size is not None:
-            sizes = [*earlier, *[spec.size] * len(images)]
+            sizes = [spec.size] * len(images)
             self._check_room(len(sizes), self._tokens(sizes))
             ids = self._ids(self._draft(prompt, len(sizes), raw), sizes)
-            pictures = tuple(preprocess(images, spec))
+            pictures = tuple(self.pictures(images))
         else:
-            draft = self._draft(prompt, len(earlier) + len(images), raw)
-            pictures = self._varied_pictures(images, earlier)
-            sizes = [*earlier, *map(_size, pictures)]
+            draft = self._draft(prompt, len(images), raw)
+            pictures = self._varied_pictures(images)
+            sizes = [picture.size for picture in pictures]
             ids = self._ids(draft, sizes)
         return Prepared(
             input_ids=np.array([ids], np.int64),
-            pictures=pictures,
+            images=pictures,
             image_tokens=self._features(sizes),
             size=spec.size,
         )
 
-    def _varied_pictures(self, images: Sequence[ImageInput], earlier: Sequence[Size]) -> tuple[Picture, ...]:
+    def pictures(self, images: Iterable[ImageInput | PromptPicture]) -> Iterator[PromptPicture]:
+        """Pictures as the vision encoder takes them, one by one; what was prepared already stays as it is.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            UsageError: features of another model.
+        """
+        for image in images:
+            if isinstance(image, Pixels | ImageFeatures):
+                yield self._checked_features(image)
+                continue
+            (values,) = preprocess([image], self._manifest.image)
+            size = values.shape[1], values.shape[2]
+            yield Pixels(
+                values=values, digest=picture_digest(values, self._model_key), tokens=self._features([size])
+            )
+
+    def _checked_features(self, picture: PromptPicture) -> PromptPicture:
+        if isinstance(picture, ImageFeatures) and picture.model != self._model_key:
+            raise UsageError("image features of another model were given: encode the picture with this one")
+        return picture
+
+    def _varied_pictures(self, images: Sequence[ImageInput | PromptPicture]) -> tuple[PromptPicture, ...]:
         """The pictures; none is opened once those before it have filled the context."""
-        pictures: list[Picture] = []
-        tokens = self._tokens(earlier)
-        for picture in preprocess(images, self._manifest.image):
+        pictures: list[PromptPicture] = []
+        tokens = 0
+        for picture in self.pictures(images):
             pictures.append(picture)
-            tokens += self._tokens([_size(picture)])
-            self._check_room(len(earlier) + len(pictures), tokens)
+            tokens += self._tokens([picture.size])
+            self._check_room(len(pictures), tokens)
         return tuple(pictures)
 
     def _check_room(self, pictures: int, tokens: int) -> None:
@@ -211,7 +236,3 @@ class PromptBuilder:
                 f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
             )
         return ids
-
-
-def _size(picture: Picture) -> Size:
-    return picture.shape[1], picture.shape[2]

@@ -10,12 +10,13 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Counts of tokens; `image_tokens` of the prompt's stand for pictures."""
+    """Counts of tokens: of the prompt's, `image_tokens` stand for pictures, and `cached_tokens` were read before."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     image_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +37,40 @@ class Timings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
-    """An answer.
+class TokenLogprob:
+    """A token and the natural logarithm of its probability, by the model's logits as they are before any option."""
 
-    `text` is without special tokens; `token_ids` are all tokens generated, the one that ended the answer included.
-    `finish_reason` is `stop` (the model ended its answer), `length` (`max_new_tokens`, or the context's end) or
-    `cancelled`.
-    """
+    token_id: int
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs(TokenLogprob):
+    """A generated token, and the likeliest ones at its place, likeliest first."""
+
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What a strategy gives for one answer; fields as `Generation` has them."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Generated):
+    """An answer.
+
+    `text` is without special tokens, and ends before a stop string; `token_ids` are all tokens generated, those that
+    ended the answer included. `finish_reason` is `stop` (the model ended its answer, or a stop string did), `length`
+    (`max_new_tokens`, or the context's end) or `cancelled`. `logprobs` has an entry for each of `token_ids`, if asked
+    for.
+    """
+
     usage: Usage
     timings: Timings

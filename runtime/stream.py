@@ -1,45 +1,38 @@
-"""An answer under way: text pieces as they are ready, and the whole `Generation` in the end."""
+"""An answer under way: text pieces as they are ready, and the whole `Generation` in the end.
+
+Enters: a scheduler with one job. Leaves: text.
+"""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
-import numpy as np
-
-from pumice.decoder import Decoder
-from pumice.detokenizer import Detokenizer
-from pumice.errors import UsageError
-from pumice.generation import Request, generate
-from pumice.result import FinishReason, Generation, Timings, Usage
+from pumice.errors import PumiceError, UsageError
+from pumice.job import Job
+from pumice.result import Generation
+from pumice.scheduler import Scheduler
 
 
 class TextStream(Iterator[str]):
     """Iterate over it for the pieces of an answer; `result` has the whole once it has ended, or was cancelled.
 
-    The work is done by whoever iterates. Not for several threads at once.
+    The work is done by whoever iterates: one thread at a time. Where several answers are made (`num_beams`,
+    `num_return_sequences`), the best is one piece in the end, and `results` has all.
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        request: Request,
-        detokenizer: Detokenizer,
-        *,
-        started: float,
-        load_s: float,
-        on_end: Callable[[Generation], None] | None = None,
+        self, scheduler: Scheduler, job: Job, *, on_end: Callable[[Job, Generation], None] | None = None
     ) -> None:
-        self._decoder, self._request, self._detokenizer = decoder, request, detokenizer
-        self._started, self._load_s, self._on_end = started, load_s, on_end
-        self._preprocess_s = time.perf_counter() - started
-        self._vision_s = self._prefill_s = self._first_s = self._decode_s = 0.0
-        self._tokens: Iterator[int] | None = None
-        self._ids: list[int] = []
-        self._text: list[str] = []
-        self._failed = self._interrupted = False
-        self._result: Generation | None = None
+        self._scheduler, self._job, self._on_end = scheduler, job, on_end
+        self._working = threading.Lock()
+        self._shown = False
+        self._interrupted = False
+        self._ended = False
+        self._error: PumiceError | None = None
+        self._results: list[Generation] | None = None
+        scheduler.add(job)
 
     def __iter__(self) -> TextStream:
         return self
@@ -47,12 +40,18 @@ class TextStream(Iterator[str]):
     def __next__(self) -> str:
         if self._interrupted:
             self.cancel()
-        while self._result is None and not self._failed:
-            piece = self._advance()
+        while True:
+            piece = self._piece()
             if piece:
-                self._text.append(piece)
+                self._shown = True
                 return piece
-        raise StopIteration
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._ended:
+                raise StopIteration
+            with self._working:
+                self._advance()
 
     def __enter__(self) -> TextStream:
         return self
@@ -64,79 +63,62 @@ class TextStream(Iterator[str]):
 
     @property
     def result(self) -> Generation:
-        """The whole answer.
+        """The whole answer, the best of several.
 
         Raises:
             UsageError: it has not ended.
         """
-        if self._result is None:
+        return self.results[0]
+
+    @property
+    def results(self) -> list[Generation]:
+        """All answers, best first. Raises as `result`."""
+        if self._results is None:
             raise UsageError(
                 "the answer has not ended: iterate over the stream, or cancel it, before asking for its result"
             )
-        return self._result
+        return self._results
 
     def cancel(self) -> None:
-        """End the answer where it is (`finish_reason` is `cancelled`); no effect on one that has ended or failed."""
-        if self._result is None and not self._failed:
-            self._end("cancelled")
+        """End the answer where it is (`finish_reason` is `cancelled`); no effect on one that has ended or failed.
 
-    def _advance(self) -> str:
-        """The text of one more token, or of the answer's end."""
-        begun = time.perf_counter()
+        May be called by another thread than the one that iterates, which then ends within a token.
+        """
+        self._job.cancellation.set()
+        if self._working.acquire(blocking=False):  # nobody works on it
+            try:
+                self._scheduler.cancel(self._job)
+                self._close()
+            finally:
+                self._working.release()
+
+    def _advance(self) -> None:
         try:
-            token = next(self._started_tokens(), None)
-        except Exception:
-            self._failed = True
-            raise
+            self._scheduler.step()
         except BaseException:  # Ctrl-C: what was said so far stands
             self._interrupted = True
             raise
-        now = time.perf_counter()
-        if token is None:
-            return self._end("stop" if self._ids and self._ids[-1] in self._request.eos_ids else "length")
-        if not self._ids:
-            self._prefill_s = now - begun - self._vision_s
-            self._first_s = now - self._started
-        else:
-            self._decode_s += now - begun
-        self._ids.append(token)
-        return self._detokenizer.add(token)
+        if self._job.done:
+            self._close()
 
-    def _started_tokens(self) -> Iterator[int]:
-        if self._tokens is None:
-            begun = time.perf_counter()
-            features = self._request.features()
-            self._vision_s = time.perf_counter() - begun
-            self._tokens = generate(self._decoder, self._request, features, np.random.default_rng())
-        return self._tokens
-
-    def _end(self, reason: FinishReason) -> str:
-        piece = self._detokenizer.finish()
-        prompt, completion = len(self._request.ids), len(self._ids)
-        self._result = Generation(
-            text="".join(self._text) + piece,
-            token_ids=list(self._ids),
-            finish_reason=reason,
-            usage=Usage(
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                total_tokens=prompt + completion,
-                image_tokens=self._request.ids.count(self._request.image_token_id),
-            ),
-            timings=self._timings(),
-        )
+    def _close(self) -> None:
+        """Take the results, once; a failure is for `__next__` to raise, behind the text that came before it."""
+        if self._ended:
+            return
+        self._ended, self._error = True, self._job.error
+        if self._error is not None:
+            return
+        self._results = self._job.results()
+        if self._job.cancelled:  # whoever cancels wants no more of it
+            self._job.strategy.take_text()
+            self._shown = True
         if self._on_end is not None:
-            self._on_end(self._result)
-        return piece
+            self._on_end(self._job, self._results[0])
 
-    def _timings(self) -> Timings:
-        later = len(self._ids) - 1
-        return Timings(
-            load=self._load_s,
-            preprocess=self._preprocess_s,
-            vision=self._vision_s,
-            prefill=self._prefill_s,
-            time_to_first_token=self._first_s,
-            decode=self._decode_s,
-            tokens_per_second=later / self._decode_s if later > 0 and self._decode_s > 0 else 0.0,
-        )
+    def _piece(self) -> str:
+        """What can be shown; the whole answer where it was not shown in pieces."""
+        piece = self._job.strategy.take_text()
+        if not piece and not self._shown and self._results is not None:
+            self._shown = True
+            return self._results[0].text
+        return piece

@@ -54,6 +54,11 @@ class PromptTokenizer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
+    def token_text(self, token_id: int) -> str:
+        """Text of one token, special ones' names included; replacement characters for parts of a character."""
+        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
+        return text
+
 
 def _byte_ids(definition: dict[str, Any]) -> frozenset[int]:
     """Ids of `<0x00>` … `<0xFF>` where the decoder joins such tokens to characters (byte fallback)."""

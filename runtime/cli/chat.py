@@ -22,7 +22,7 @@ HELP = """\
 /quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
-def run_chat(chat: Chat, images: list[str], *, max_new_tokens: int | None) -> int:
+def run_chat(chat: Chat, images: list[str]) -> int:
     """Talk until the person leaves; `images` belong to the first question."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for input()
@@ -36,7 +36,7 @@ def run_chat(chat: Chat, images: list[str], *, max_new_tokens: int | None) -> in
             _obey(line, chat, pictures)
         elif line:
             try:
-                _answer(chat, line, pictures, max_new_tokens)
+                _answer(chat, line, pictures)
                 pictures.clear()
             except PumiceError as error:
                 print("pumice: error:", error, file=sys.stderr)
@@ -67,8 +67,8 @@ def _obey(line: str, chat: Chat, pictures: list[str]) -> None:
         print(f"pumice: no such command: {line}; /help lists them", file=sys.stderr)
 
 
-def _answer(chat: Chat, text: str, pictures: list[str], max_new_tokens: int | None) -> None:
-    with chat.stream(text, pictures, max_new_tokens=max_new_tokens) as stream:
+def _answer(chat: Chat, text: str, pictures: list[str]) -> None:
+    with chat.stream(text, pictures) as stream:
         try:
             print_stream(stream)
         except KeyboardInterrupt:

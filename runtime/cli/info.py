@@ -3,32 +3,91 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pumice.errors import UsageError
 
 if TYPE_CHECKING:
     from pumice.manifest import ImageProcessing, ImageTokens, Manifest
+    from pumice.plan import MemoryPlan
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice info BUNDLE [--json]`."""
+    """`pumice info BUNDLE [--plan [--context N] [--batch N] [--low-memory]] [--json]`."""
     parser.add_argument("bundle", help="folder that `pumice export` wrote")
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the plan, as JSON")
+    parser.add_argument("--plan", action="store_true", help="what it needs of memory, without loading it")
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="plan: tokens of a prompt and its answer (the model's context)",
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="plan: prompts that are answered at once (1)")
+    parser.add_argument("--low-memory", action="store_true", help="plan: weights stay in their files")
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Check the bundle, and show its manifest."""
+    """Check the bundle, and show its manifest; or plan its memory."""
+    if args.plan:
+        return _run_plan(args)
+    given = {"--context": args.context is not None, "--batch": args.batch is not None}
+    for option in (
+        name for name, is_given in (given | {"--low-memory": args.low_memory}).items() if is_given
+    ):
+        raise UsageError(f"{option} is for --plan: give both, or neither")
     from pumice.bundle import open_bundle
     from pumice.manifest import encode_manifest
 
     manifest = open_bundle(args.bundle).manifest
     if args.json:
         print(encode_manifest(manifest).decode(), end="")
-        return 0
-    rows = _rows(manifest)
+    else:
+        _print_table(_rows(manifest))
+    return 0
+
+
+def _run_plan(args: argparse.Namespace) -> int:
+    """Nothing but the manifest is read, so that a bundle need not be whole, nor ONNX Runtime installed."""
+    from pumice.manifest import load_manifest
+    from pumice.plan import plan
+
+    found = plan(
+        load_manifest(Path(args.bundle)),
+        context=args.context,
+        batch=1 if args.batch is None else args.batch,
+        low_memory=args.low_memory,
+    )
+    if args.json:
+        told = {name: getattr(found, name) for name in ("total", "fits", "longest_context")}
+        print(json.dumps(dataclasses.asdict(found) | told, indent=2))
+    else:
+        _print_table(_plan_rows(found))
+    return 0
+
+
+def _plan_rows(found: MemoryPlan) -> list[tuple[str, str]]:
+    """Names and sizes, the sizes in one column."""
+    whole = {**found.loaded, **found.answering, "total": found.total}
+    rows = [(name, f"{size / 2**20:10,.1f} MiB") for name, size in whole.items() if size]
+    at_once = "1 prompt" if found.batch == 1 else f"{found.batch:,} prompts at once"
+    rows.insert(0, ("for", f"{at_once}, {found.context:,} tokens each, {found.pictures} picture on the CPU"))
+    rows.append(("while loading", f"{found.packing / 2**20:10,.1f} MiB more, before there is a KV cache"))
+    rows.append(("left in files", f"{found.mapped / 2**20:10,.1f} MiB that need not stay in memory"))
+    if found.available is None:
+        return [*rows, ("available", "unknown on this system")]
+    fits = "it fits" if found.fits else "IT DOES NOT FIT"
+    longest = f"{found.longest_context:,} tokens each would" if found.longest_context else "no context would"
+    return [*rows, ("available", f"{found.available / 2**20:10,.1f} MiB: {fits}; up to {longest}")]
+
+
+def _print_table(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:{width}}  {value}")
-    return 0
 
 
 def _picture(image: ImageProcessing, tokens: ImageTokens) -> str:

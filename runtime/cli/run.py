@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterable
 
+from pumice.cli.generation_flags import add_generation_arguments, generation_options
 from pumice.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -29,16 +30,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (%(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (as many as CPUs)")
     parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="tokens of an answer at most (the model's default, or 256)",
-    )
-    parser.add_argument(
         "--raw",
         action="store_true",
         help="the prompt as it stands: no chat template, special tokens are special",
     )
+    add_generation_arguments(parser)
 
 
 def run_run(args: argparse.Namespace) -> int:
@@ -46,14 +42,15 @@ def run_run(args: argparse.Namespace) -> int:
     prompt = _prompt(args.prompt)
     if prompt is None and (args.json or args.raw):
         raise UsageError(f"--{'json' if args.json else 'raw'} needs a prompt")
+    options = generation_options(args)
     import pumice
 
     model = pumice.load(args.bundle, device=args.device, threads=args.threads)
     if prompt is None:
         from pumice.cli.chat import run_chat
 
-        return run_chat(model.chat(), args.image, max_new_tokens=args.max_new_tokens)
-    stream = model.stream(prompt, args.image, max_new_tokens=args.max_new_tokens, raw=args.raw)
+        return run_chat(model.chat(**options), args.image)
+    stream = model.stream(prompt, args.image, raw=args.raw, **options)
     if args.json:
         collections.deque(stream, maxlen=0)
         print(json.dumps(dataclasses.asdict(stream.result), ensure_ascii=False))

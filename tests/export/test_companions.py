@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -322,6 +323,58 @@ def test_generation_defaults(folder):
     change(folder, "generation_config.json", max_new_tokens=77)
     assert described(folder)["generation"].max_new_tokens == 77
     assert "max_new_tokens is 0" in refused(change(folder, "generation_config.json", max_new_tokens=0))
+
+
+def test_every_generation_default_is_read(folder, caplog):
+    given = {
+        "max_new_tokens": 7, "min_new_tokens": 1, "do_sample": True, "temperature": 1, "top_k": 20, "top_p": 0.8,
+        "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.05, "no_repeat_ngram_size": 3,
+        "bad_words_ids": [[5], [6, 7]], "stop_strings": "END", "num_beams": 2, "length_penalty": 0.5,
+        "early_stopping": "never",
+    }  # fmt: skip
+    change(
+        folder,
+        "generation_config.json",
+        **given,
+        top_h=None,
+        guidance_scale=1.0,
+        suppress_tokens=[],
+        use_cache=False,
+    )
+    expected = given | {"bad_words_ids": ((5,), (6, 7)), "stop_strings": ("END",)}
+    assert dataclasses.asdict(described(folder)["generation"]) == expected
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("temperature", -1, "expected 0 to 100"),
+        ("temperature", "hot", "got `str`"),
+        ("top_p", float("nan"), "expected 0 to 1"),
+        ("top_k", -1, "expected 0 to 1000000"),
+        ("top_k", 5.5, "got `float`"),
+        ("num_beams", True, "got `bool`"),
+        ("do_sample", 1, "got `int`"),
+        ("early_stopping", "soon", "invalid"),
+        ("bad_words_ids", [[]], "length >= 1"),
+        ("bad_words_ids", [[384]], "has token id 384, expected 0 to 383"),
+        ("stop_strings", "", "length >= 1"),
+    ],
+)
+def test_generation_defaults_outside_their_interval(folder, key, value, told):
+    message = refused(change(folder, "generation_config.json", **{key: value}))
+    assert f"generation_config.json: {key}" in message
+    assert told in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("guidance_scale", 1.5), ("suppress_tokens", [3]), ("min_length", 2), ("num_return_sequences", 2)],
+)
+def test_generation_defaults_that_pumice_does_not_have_are_left_out(folder, key, value, caplog):
+    described(change(folder, "generation_config.json", **{key: value}))
+    assert [f"default {key} is left out" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("layout", ["released", "new"])

@@ -14,7 +14,8 @@ from .test_generation import force, picture
 
 @pytest.fixture(scope="module")
 def model(pebble_bundle: Path) -> Model:
-    return pumice.load(pebble_bundle, device="cpu", threads=1)
+    """Without memory of other prompts: a conversation reuses what it has read itself."""
+    return pumice.load(pebble_bundle, device="cpu", threads=1, prefix_cache_bytes=0, feature_cache_bytes=0)
 
 
 def whole(model: Model, chat: Chat, images: list[object]) -> list[int]:
@@ -35,27 +36,58 @@ def test_turns_equal_whole_conversations(model: Model) -> None:
     assert third.usage.image_tokens == 2 * model.manifest.image_tokens.per_image
 
 
-def test_a_turn_is_read_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-    prefill = model._answerer.decoder.prefill
-
-    def counted(ids: list[int], *rest: object) -> object:
-        read.append(len(ids))
-        return prefill(ids, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(model._answerer.decoder, "prefill", counted)
-    encoded: list[int] = []
-    encode = model._answerer.decoder.encode_pictures
-    monkeypatch.setattr(
-        model._answerer.decoder,
-        "encode_pictures",
-        lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1],
-    )
+def test_a_turn_is_read_once(model: Model) -> None:
+    per_image = model.manifest.image_tokens.per_image or 0
     chat = model.chat()
-    chat.send("What is in this picture?", picture(), max_new_tokens=12)
+    first = chat.send("What is in this picture?", picture(7), max_new_tokens=12)
     second = chat.send("What colour?", max_new_tokens=12)
-    assert read[1] < second.usage.prompt_tokens - model.manifest.image_tokens.per_image
-    assert sum(encoded) == 1
+    assert first.usage.cached_tokens < per_image
+    assert (
+        second.usage.cached_tokens >= first.usage.total_tokens - 1 - 2
+    )  # the end token, and how text joins it
+    assert second.timings.vision < first.timings.vision / 4
+
+
+def test_regenerating_and_editing_equal_fresh_conversations(model: Model) -> None:
+    chat = model.chat(max_new_tokens=12)
+    first = chat.send("What is in this picture?", [picture(0)])
+    chat.send("And here?", [picture(1)])
+    again = chat.regenerate()
+    assert again.token_ids == whole(model, chat, [picture(0), picture(1)])
+    assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
+    chat.edit(-1, "How many shapes are there?")
+    assert len(chat.messages) == 4
+    other = chat.edit(1, "And here?", [picture(2)])
+    assert other.token_ids == whole(model, chat, [picture(0), picture(2)])
+    assert other.usage.cached_tokens > first.usage.prompt_tokens
+    changed = chat.edit(0, "What colour is the circle?")
+    assert changed.token_ids == whole(model, chat, [picture(0)])
+    assert len(chat.messages) == 2
+    chat.rewind(0)
+    assert chat.messages == ()
+    with pytest.raises(UsageError, match="has 0"):
+        chat.regenerate()
+
+
+def test_options_of_a_chat_are_those_of_every_turn(model: Model) -> None:
+    chat = model.chat(max_new_tokens=2, system="You are brief.")
+    assert len(chat.send("Hi").token_ids) <= 2
+    assert len(chat.send("Hi", max_new_tokens=1).token_ids) == 1
+    assert chat.messages[0]["role"] == "system"
+    with pytest.raises(UsageError):
+        model.chat(max_new_tokens=0)
+
+
+def test_beams_in_a_chat(model: Model) -> None:
+    chat = model.chat(max_new_tokens=8)
+    chat.send("What is in this picture?", [picture(0)])
+    answer = chat.send("What colour is it?", num_beams=3)
+    fresh = model.generate(list(chat.messages)[:-1], [picture(0)], max_new_tokens=8, num_beams=3)
+    assert answer.token_ids == fresh.token_ids
+    assert (
+        chat.send("And now?").token_ids
+        == model.generate(list(chat.messages)[:-1], [picture(0)], max_new_tokens=8).token_ids
+    )
 
 
 def test_a_failed_turn_changes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,9 +101,7 @@ def test_a_failed_turn_changes_nothing(model: Model, monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError):
         chat.send("?", max_new_tokens=0)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "pumice.decoder._checked", lambda logits: (_ for _ in ()).throw(GenerationError("not finite"))
-        )
+        patch.setattr("pumice.scheduler.finite", lambda logits: False)
         with pytest.raises(GenerationError):
             chat.send("And now?")
     assert chat.messages == before

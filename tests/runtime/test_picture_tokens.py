@@ -147,10 +147,10 @@ def test_a_later_prompt_needs_no_earlier_picture(pixtral: Pixtral) -> None:
     first, second = noise("RGB", 30, 12), noise("RGB", 9, 33)
     messages = [turn("user", None, "What?"), turn("assistant", "It"), turn("user", None, "And?")]
     whole = pixtral.builder.prepare(messages, [first, second])
-    sizes = [tuple(size) for size in whole.image_sizes[:1].tolist()]
-    later = pixtral.builder.prepare(messages, [second], earlier=sizes)
+    later = pixtral.builder.prepare(messages, [whole.images[0], second])
     assert np.array_equal(later.input_ids, whole.input_ids)
-    assert np.array_equal(later.pictures[0], whole.pictures[1])
+    assert later.images[0] is whole.images[0]
+    assert np.array_equal(later.pictures[1], whole.pictures[1])
     assert later.image_tokens == whole.image_tokens
 
 

@@ -14,6 +14,7 @@ from pumice.errors import ContextLengthError, PromptError
 from pumice.manifest import (
     Chat,
     DecoderShape,
+    FileEntry,
     GenerationDefaults,
     Graphs,
     GraphSpec,
@@ -79,7 +80,7 @@ def manifest(image_id: int) -> Manifest:
         ),
         chat=Chat(tokenizer_file="t", template_file=None),
         generation=GenerationDefaults(),
-        files={},
+        files={"g": FileEntry(size=1, sha256="0" * 64)},
     )
 
 

@@ -1,0 +1,155 @@
+"""How large each part of a bundle is in memory on the CPU, by the shapes that its manifest has.
+
+Enters: a manifest. Leaves: bytes. What the manifest does not have (the widths of the vision tower and of the MLPs) is
+estimated; docs/memory.md says from what, and compares all of it with measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pumice.manifest import DecoderShape, GraphSpec, Manifest
+
+Part = Literal["vision_encoder", "embedding", "decoder"]
+
+PROCESS = 80 * 2**20
+"""Python, NumPy, Pillow and ONNX Runtime with three small graphs."""
+STEP = 64
+"""A KV cache's capacity is a multiple of so many positions, or the whole context."""
+CHUNK = 512
+"""Tokens of a prompt that go through the decoder at once."""
+
+HEAD = "decoder/lm_head.weight"
+
+_TOKENIZER = 20  # bytes in memory for each byte of tokenizer.json
+_SCALE = 4  # bytes of a block's scale; as many again are made when it is packed
+_VISION_FLOATS = 17  # values for each patch and unit of width that one picture leaves in ONNX Runtime's arena
+_DECODER_FLOATS = 32  # values for each token and unit of width of a chunk, MLP included
+_LOGIT_ROWS = 4  # the graph's, and what processors make of them
+
+
+def position_bytes(shape: DecoderShape) -> int:
+    """Bytes of one position's keys and values in all layers."""
+    itemsize = 4 if shape.kv_dtype == "float32" else 2
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
+
+
+def rounded_up(shape: DecoderShape, positions: int) -> int:
+    """The capacity of a cache that has room for so many positions."""
+    return min(shape.context_length, -(-positions // STEP) * STEP)
+
+
+def rounded_down(shape: DecoderShape, positions: int) -> int:
+    """The largest capacity that is not above so many positions; may be 0."""
+    return shape.context_length if positions >= shape.context_length else max(0, positions // STEP * STEP)
+
+
+def picture_tokens(manifest: Manifest) -> int:
+    """Image tokens of a picture; of the largest one where they vary."""
+    tokens, longest = manifest.image_tokens, manifest.image.resize_longest_edge
+    if tokens.per_image is not None:
+        return tokens.per_image
+    assert longest is not None, "the manifest was checked"
+    assert tokens.patch_size is not None, "the manifest was checked"
+    side = -(-longest // tokens.patch_size)
+    return side * (side + 1)  # a token behind every row
+
+
+def tokenizer_bytes(manifest: Manifest) -> int:
+    """The tokenizer's tables."""
+    return _TOKENIZER * manifest.files[manifest.chat.tokenizer_file].size
+
+
+def weight_bytes(manifest: Manifest, *, low_memory: bool) -> tuple[int, int]:
+    """Weights that are held, and those that stay in their files.
+
+    Matrices that are multiplied are copied into another order: floats as they are, quantised blocks with a sum beside
+    each scale. A table of embeddings is only looked up in, and stays. Narrow floats all become float32, the table too.
+    """
+    graphs = manifest.graphs
+    vision, decoder = _stored(manifest, graphs.vision_encoder), _stored(manifest, graphs.decoder)
+    own = set(graphs.embedding.external_data) - set(graphs.decoder.external_data)
+    table = sum(manifest.files[name].size for name in own)
+    narrow = _float_size(manifest) == 2
+    if low_memory and not narrow:
+        return 0, vision + decoder + table
+    held = round(vision * _packed(manifest, "vision_encoder") + decoder * _packed(manifest, "decoder"))
+    if narrow and _bits_of(manifest, "embedding") is None:
+        return held + 4 * _head_values(manifest), 0
+    return held, table
+
+
+def packing_bytes(manifest: Manifest, *, low_memory: bool) -> int:
+    """What the largest matrix, taken to be the head, takes a second time while it is copied into another order."""
+    if low_memory and _float_size(manifest) == 4:
+        return 0
+    return _head_values(manifest) * (_bits(manifest, HEAD) or 32) // 8
+
+
+def unpacked_bytes(manifest: Manifest, *, low_memory: bool) -> int:
+    """What the head, if it is quantised and not packed, takes as float32 whenever it is multiplied."""
+    return 4 * _head_values(manifest) if low_memory and _bits(manifest, HEAD) is not None else 0
+
+
+def vision_activation_bytes(manifest: Manifest) -> int:
+    """What a picture takes in the vision encoder; the tower's width is estimated from the number of its weights."""
+    bits = _bits_of(manifest, "vision_encoder")
+    stored = _stored(manifest, manifest.graphs.vision_encoder)
+    values = stored / (_float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
+    width = math.cbrt(3.6 * values)  # 12·width² a layer, and about width / 43 layers
+    return int(4 * _VISION_FLOATS * picture_tokens(manifest) * width)
+
+
+def decoder_activation_bytes(shape: DecoderShape) -> int:
+    """What a chunk of a prompt takes in the decoder, however much is behind it already: see `score_bytes`."""
+    return 4 * _DECODER_FLOATS * CHUNK * shape.hidden_size
+
+
+def score_bytes(shape: DecoderShape) -> int:
+    """What a chunk of a prompt takes for each position that it attends to; on the CPU attention in float16 keeps all
+    scores of a layer, in float32 it does not (docs/decisions/kv-cache-type.md)."""
+    heads = shape.hidden_size // shape.head_dim
+    return 4 * CHUNK * heads if shape.kv_dtype == "float16" else 0
+
+
+def logits_bytes(shape: DecoderShape, batch: int) -> int:
+    """Rows of logits of so many sequences."""
+    return 4 * _LOGIT_ROWS * batch * shape.vocab_size
+
+
+def _head_values(manifest: Manifest) -> int:
+    return manifest.decoder.vocab_size * manifest.decoder.hidden_size
+
+
+def _stored(manifest: Manifest, graph: GraphSpec) -> int:
+    return sum(manifest.files[name].size for name in (graph.file, *graph.external_data))
+
+
+def _packed(manifest: Manifest, part: Part) -> float:
+    """Bytes in memory for each byte of a graph's file."""
+    bits = _bits_of(manifest, part)
+    if bits is None:
+        return 4 / _float_size(manifest)
+    block = bits * _block(manifest) // 8
+    return (block + 2 * _SCALE) / (block + _SCALE)
+
+
+def _bits_of(manifest: Manifest, part: Part) -> int | None:
+    """Of most of a graph's quantised matrices; None where there are none."""
+    found = [_bits(manifest, name) for name in manifest.precision.quantized if name.startswith(f"{part}/")]
+    return max(set(found), key=found.count) if found else None
+
+
+def _bits(manifest: Manifest, name: str) -> int | None:
+    precision = manifest.precision
+    return precision.other_bits.get(name, precision.bits) if name in precision.quantized else None
+
+
+def _block(manifest: Manifest) -> int:
+    return manifest.precision.block_size or 32
+
+
+def _float_size(manifest: Manifest) -> int:
+    narrow = (manifest.precision.float_type or manifest.precision.name) in ("fp16", "bf16")
+    return 2 if narrow else 4

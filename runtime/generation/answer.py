@@ -1,0 +1,137 @@
+"""One answer as it grows: logits in, a token out, and text as it becomes final.
+
+Enters: logits. Leaves: tokens, pieces of text that never end inside a character or show a stop string's beginning, and
+why the answer ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.detokenizer import Detokenizer
+from pumice.generation.logprobs import top_logprobs
+from pumice.generation.processors import Processor
+from pumice.generation.sampling import Sampler
+from pumice.generation.stop_strings import StopStrings
+from pumice.generation.structured import Matcher
+from pumice.result import FinishReason, Generated, TokenLogprobs
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the answers to one prompt are chosen and when they end.
+
+    `logprobs` is how many of the likeliest tokens are reported beside each chosen one; None: nothing is.
+    """
+
+    processor: Processor
+    sampler: Sampler
+    eos_ids: Collection[int]
+    stop_strings: tuple[str, ...]
+    max_new_tokens: int
+    logprobs: int | None
+    token_text: Callable[[int], str]
+
+
+class Answer:
+    """One answer; `ids` are its tokens so far, and `context` the prompt's with them."""
+
+    def __init__(
+        self,
+        prompt_ids: NDArray[np.int64],
+        rules: Rules,
+        *,
+        rng: np.random.Generator,
+        detokenizer: Detokenizer,
+        matcher: Matcher | None,
+    ) -> None:
+        self._rules, self._rng, self._matcher = rules, rng, matcher
+        self._detokenizer, self._stops = detokenizer, StopStrings(rules.stop_strings)
+        self._ids = np.concatenate([prompt_ids, np.zeros(rules.max_new_tokens, np.int64)])
+        self._prompt = len(prompt_ids)
+        self._count = 0
+        self._text: list[str] = []
+        self._shown = 0
+        self._logprobs: list[TokenLogprobs] = []
+        self._finish_reason: FinishReason | None = None
+
+    @property
+    def context(self) -> NDArray[np.int64]:
+        """Ids of the prompt and of the answer so far."""
+        return self._ids[: self._prompt + self._count]
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the answer so far."""
+        ids: list[int] = self._ids[self._prompt : self._prompt + self._count].tolist()
+        return ids
+
+    @property
+    def room(self) -> int:
+        """Tokens that the answer may still get."""
+        return self._rules.max_new_tokens - self._count
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self._finish_reason is not None
+
+    def choose(self, logits_V: Floats) -> int:
+        """Choose the next token; the answer may have ended with it.
+
+        Raises:
+            GenerationError: the options leave no token to choose.
+        """
+        rules = self._rules
+        scores_V = logits_V if self._matcher is None else self._matcher.mask(logits_V)
+        token = rules.sampler(rules.processor(self.context, scores_V), self._rng)
+        self._ids[self._prompt + self._count] = token
+        self._count += 1
+        if rules.logprobs is not None:
+            self._logprobs.append(top_logprobs(logits_V, token, rules.logprobs, rules.token_text))
+        if self._matcher is not None:
+            self._matcher.accept(token)
+        self._show(self._stops.add(self._detokenizer.add(token)))
+        if token in rules.eos_ids or (self._matcher is not None and self._matcher.finished):
+            self._end("stop")
+        elif self._stops.found:
+            self._finish_reason = "stop"  # what was held back belongs to the stop string or comes after it
+        elif self._count == rules.max_new_tokens:
+            self._end("length")
+        return token
+
+    def take_text(self) -> str:
+        """Text that has become final since the last call."""
+        text = "".join(self._text[self._shown :])
+        self._shown = len(self._text)
+        return text
+
+    def finish(self, *, cancelled: bool) -> Generated:
+        """The answer; one that has not ended ends here."""
+        if not self.finished and cancelled:
+            self._end("cancelled")
+        assert self._finish_reason is not None
+        return Generated(
+            text="".join(self._text),
+            token_ids=self.ids,
+            finish_reason=self._finish_reason,
+            logprobs=None if self._rules.logprobs is None else tuple(self._logprobs),
+        )
+
+    def _end(self, reason: FinishReason) -> None:
+        """End, showing what was held back."""
+        self._finish_reason = reason
+        self._show(self._stops.add(self._detokenizer.finish()))
+        if self._stops.found and reason == "length":
+            self._finish_reason = "stop"
+        self._show(self._stops.finish())
+
+    def _show(self, piece: str) -> None:
+        if piece:
+            self._text.append(piece)

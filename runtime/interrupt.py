@@ -1,0 +1,118 @@
+"""Runs of ONNX Runtime that can be ended from outside: by another thread, or by Ctrl-C.
+
+Enters: a session and what it runs on. Leaves: its outputs; or a typed failure.
+
+ONNX Runtime looks at `RunOptions.terminate` between two operators, so a run ends within one of them. A signal's handler
+must wait until Python runs again, so what may take long is run by a thread of its own, for which the main thread waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from pumice.errors import GenerationError
+
+T = TypeVar("T")
+
+
+class RunCancelledError(Exception):
+    """A run was ended by `Cancellation.set`; never leaves pumice."""
+
+
+class Cancellation:
+    """Ends the runs that are given it: the one under way and those to come. May be set by any thread."""
+
+    def __init__(self) -> None:
+        self._options = onnxruntime.RunOptions()
+        self._set = False
+
+    def set(self) -> None:
+        """End the runs."""
+        self._set = True
+        self._options.terminate = True
+
+    @property
+    def is_set(self) -> bool:
+        """Whether `set` was called."""
+        return self._set
+
+    def run(self, session: Any, feeds: dict[str, NDArray[Any]], outputs: list[str]) -> list[Any]:
+        """`session.run`, which may take long.
+
+        Raises:
+            RunCancelledError: it was ended.
+            GenerationError: a failure in ONNX Runtime.
+        """
+        results: list[Any] = self._guarded(lambda: session.run(outputs, feeds, self._options))
+        return results
+
+    def run_bound(self, session: Any, binding: Any) -> None:
+        """`session.run_with_iobinding`, which may take long. Raises as `run`."""
+        self._guarded(lambda: session.run_with_iobinding(binding, self._options))
+
+    def _guarded(self, run: Callable[[], T]) -> T:
+        if self._set:
+            raise RunCancelledError
+        try:
+            if threading.current_thread() is threading.main_thread():
+                return self._watched(run)
+            return run()
+        except Exception as error:  # ONNX Runtime has no public root of its exceptions
+            if self._set:
+                raise RunCancelledError from None
+            raise failure(error) from None
+
+    def _watched(self, run: Callable[[], T]) -> T:
+        """Run in another thread, and end it where a signal's handler raises in this one."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(run())
+            except BaseException as error:
+                errors.append(error)
+
+        worker = threading.Thread(target=work, name="pumice-run", daemon=True)
+        worker.start()
+        try:
+            worker.join()
+        except BaseException:  # Ctrl-C
+            self.set()
+            worker.join()
+            raise
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+def run(session: Any, feeds: dict[str, NDArray[Any]], outputs: list[str]) -> list[Any]:
+    """`session.run`, for runs that are short.
+
+    Raises:
+        GenerationError: a failure in ONNX Runtime.
+    """
+    try:
+        results: list[Any] = session.run(outputs, feeds)
+    except Exception as error:  # ONNX Runtime has no public root of its exceptions
+        raise failure(error) from None
+    return results
+
+
+def run_bound(session: Any, binding: Any) -> None:
+    """`session.run_with_iobinding`, for runs that are short. Raises as `run`."""
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:  # ONNX Runtime has no public root of its exceptions
+        raise failure(error) from None
+
+
+def failure(error: Exception) -> GenerationError:
+    """ONNX Runtime's exception as ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return GenerationError(f"ONNX Runtime failed: {lines[0][:300]}")

@@ -1,0 +1,155 @@
+"""Keys and values of earlier prompts' beginnings, which later prompts need not read again.
+
+Enters: what a cache's slot holds when a request ends. Leaves: the same positions, in a slot of another request that
+begins alike.
+
+Positions are kept in blocks. A block's name is a hash of all keys up to its end, so that equal names mean equal prompts
+up to there, pictures included, and prompts that begin alike share their first blocks:
+
+    "You are kind. <picture> What is this?"     block 1 ─ block 2 ─ block 3
+    "You are kind. <picture> How many are …"                      └ block 4
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from pumice.keys import Key
+
+BLOCK = 32
+"""Positions of a block."""
+
+
+class Cache(Protocol):
+    """What is needed of a `KVCache`."""
+
+    keys: list[list[Key]]
+
+    def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
+        """A copy of positions, shape = (2·layers, kv_heads, stop − start, head_dim)."""
+        ...
+
+    def write(self, slot: int, start: int, block: NDArray[Any]) -> None:
+        """Put them back, from `start` on."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixStatistics:
+    """`bytes` kept now, in `blocks`; `positions` restored so far."""
+
+    bytes: int
+    blocks: int
+    positions: int
+
+
+class PrefixCache:
+    """Blocks of at most `max_bytes` together; 0 keeps nothing. For all threads.
+
+    What was used last goes last, and of a prompt the end goes before the beginning, without which it is of no use.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._blocks: OrderedDict[bytes, NDArray[Any]] = OrderedDict()
+        self._bytes = self._restored = 0
+        self._lock = threading.Lock()
+
+    @property
+    def statistics(self) -> PrefixStatistics:
+        """A snapshot."""
+        with self._lock:
+            return PrefixStatistics(bytes=self._bytes, blocks=len(self._blocks), positions=self._restored)
+
+    def restore(self, cache: Cache, slot: int, keys: Sequence[Key]) -> int:
+        """Write what is kept of a prompt behind what the slot holds of it; returns the positions that it holds then.
+
+        The last key is left to be read, for its logits are needed.
+        """
+        held = len(cache.keys[slot])
+        if self._max_bytes == 0:
+            return held
+        for start, block in self._found(keys[: len(keys) - 1]):
+            if start + BLOCK > held:
+                skipped = max(0, held - start)
+                cache.write(slot, start + skipped, block[:, :, skipped:])
+                cache.keys[slot].extend(keys[start + skipped : start + BLOCK])
+                with self._lock:
+                    self._restored += BLOCK - skipped
+                held = start + BLOCK
+        return held
+
+    def save(self, cache: Cache, slot: int) -> None:
+        """Keep the slot's positions, as many of its first blocks as there is room for."""
+        if self._max_bytes == 0:
+            return
+        names = list(_names(cache.keys[slot]))
+        with self._lock:
+            known = {name for name in names if name in self._blocks}
+        saved = 0
+        for i, name in enumerate(names):
+            if name in known:
+                saved += 1
+                continue
+            block = cache.read(
+                slot, i * BLOCK, (i + 1) * BLOCK
+            )  # not under the lock: others need not wait for it
+            if not self._kept(name, block, names[: i + 1]):
+                break
+            saved += 1
+        self._touch(names[:saved])
+
+    def _found(self, keys: Sequence[Key]) -> list[tuple[int, NDArray[Any]]]:
+        """The blocks of a prompt's beginning, each with its first position."""
+        names = list(_names(keys))
+        with self._lock:
+            found = []
+            for i, name in enumerate(names):
+                block = self._blocks.get(name)
+                if block is None:
+                    break
+                found.append((i * BLOCK, block))
+        self._touch(names[: len(found)])
+        return found
+
+    def _kept(self, name: bytes, block: NDArray[Any], chain: Sequence[bytes]) -> bool:
+        """Whether there was room for a block, of which those of `chain` are not to go for it."""
+        with self._lock:
+            protected = set(chain)
+            while self._bytes + block.nbytes > self._max_bytes:
+                oldest = next((other for other in self._blocks if other not in protected), None)
+                if oldest is None:
+                    return False
+                self._bytes -= self._blocks.pop(oldest).nbytes
+            if name not in self._blocks:
+                self._blocks[name] = block
+                self._bytes += block.nbytes
+            return True
+
+    def _touch(self, names: Sequence[bytes]) -> None:
+        """Note that a prompt's blocks were used: its first one last, so that it goes last."""
+        with self._lock:
+            for name in reversed(names):
+                if name in self._blocks:
+                    self._blocks.move_to_end(name)
+
+
+def _names(keys: Sequence[Key]) -> Iterator[bytes]:
+    """The names of a sequence's whole blocks: SHA-256 of the name before and of the block's keys."""
+    name = b""
+    for start in range(0, len(keys) - BLOCK + 1, BLOCK):
+        parts = [_tagged(key) for key in keys[start : start + BLOCK]]
+        name = hashlib.sha256(name + b"".join(parts)).digest()
+        yield name
+
+
+def _tagged(key: Key) -> bytes:
+    """A key's bytes, so that no id looks like a digest."""
+    return b"t" + key.to_bytes(8, "little") if isinstance(key, int) else b"p" + key

@@ -1,0 +1,159 @@
+"""Pictures become features: each distinct one is run through the vision encoder once.
+
+Enters: pictures as `preprocess.py` makes them. Leaves: their features, float32 [tokens, D], and digests by which equal
+pictures are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.errors import GenerationError
+from pumice.feature_cache import FeatureCache
+from pumice.interrupt import Cancellation
+from pumice.manifest import Manifest
+from pumice.preprocess import Picture, Size
+
+Floats = NDArray[np.float32]
+
+BATCH = 2
+"""Pictures that go through the encoder at once, where they have one size: each takes memory of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFeatures:
+    """A picture that is encoded already: `images=[…]` takes it in place of the picture.
+
+    `features` is float32 [tokens, D]; `size` is the (height, width) that the encoder saw; `digest` (32 bytes) tells the
+    picture and the model apart from all others. Of use to the model that made it, and to no other.
+    """
+
+    features: Floats
+    size: Size
+    digest: bytes
+    model: bytes
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens in a prompt."""
+        return len(self.features)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pixels:
+    """A picture that is prepared and not encoded: `values` is float32 [3, height, width].
+
+    `tokens` are the image tokens that it has in a prompt, one for each row of its features.
+    """
+
+    values: Picture
+    digest: bytes
+    tokens: int
+
+    @property
+    def size(self) -> Size:
+        """(height, width)."""
+        return self.values.shape[1], self.values.shape[2]
+
+
+PromptPicture: TypeAlias = "Pixels | ImageFeatures"
+
+
+def model_key(manifest: Manifest) -> bytes:
+    """SHA-256 of what a picture's features depend on besides its pixels: the vision encoder's files."""
+    graph = manifest.graphs.vision_encoder
+    hashes = [manifest.files[name].sha256 for name in (graph.file, *graph.external_data)]
+    return hashlib.sha256("\n".join(hashes).encode()).digest()
+
+
+def picture_digest(pixels_CHW: Picture, model: bytes) -> bytes:
+    """SHA-256 of a prepared picture: of the model's key, its shape and its values."""
+    shape = np.array(pixels_CHW.shape, np.int64)
+    digest = hashlib.sha256(model + shape.tobytes())
+    digest.update(np.ascontiguousarray(pixels_CHW).data)
+    return digest.digest()
+
+
+class PictureEncoder:
+    """The vision encoder behind a cache of features; for all threads."""
+
+    def __init__(self, session: Any, manifest: Manifest, cache: FeatureCache) -> None:
+        self._session, self._cache = session, cache
+        self.width = manifest.decoder.hidden_size
+        self._batch = (
+            BATCH if manifest.image.size is not None else 1
+        )  # no padding where pictures vary in size
+        self.model = model_key(manifest)
+
+    def encode(self, pictures: Sequence[PromptPicture], cancellation: Cancellation) -> list[ImageFeatures]:
+        """Features of pictures, in their order; what the cache has, or is encoded, is not encoded again.
+
+        Raises:
+            GenerationError: features that are not finite, or a failure in ONNX Runtime.
+            RunCancelledError: the run was ended.
+        """
+        known: dict[bytes, Floats] = {}
+        missing: dict[bytes, Pixels] = {}
+        for picture in pictures:
+            if isinstance(picture, ImageFeatures):
+                known[picture.digest] = picture.features
+            elif picture.digest not in known and picture.digest not in missing:
+                features = self._cache.get(picture.digest)
+                if features is None:
+                    missing[picture.digest] = picture
+                else:
+                    known[picture.digest] = features
+        todo = list(missing.values())
+        for start in range(0, len(todo), self._batch):
+            known |= self._run(todo[start : start + self._batch], cancellation)
+        return [
+            ImageFeatures(features=known[p.digest], size=p.size, digest=p.digest, model=self.model)
+            for p in pictures
+        ]
+
+    def _run(self, pictures: Sequence[Pixels], cancellation: Cancellation) -> dict[bytes, Floats]:
+        pixels_NCHW = np.stack([picture.values for picture in pictures])
+        (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
+        features_NTD = output.reshape(len(pictures), -1, self.width)
+        found = {}
+        for picture, features_TD in zip(pictures, features_NTD, strict=True):
+            if not np.isfinite(features_TD).all():
+                raise GenerationError(
+                    "a picture's features are not finite (NaN or infinity): export the model again with another "
+                    "precision"
+                )
+            found[picture.digest] = np.array(
+                features_TD
+            )  # a batch's output is not kept for one of its pictures
+            self._cache.put(picture.digest, found[picture.digest])
+        return found
+
+
+class PromptFeatures:
+    """Features of one prompt's pictures, encoded when they are asked for."""
+
+    def __init__(self, pictures: Sequence[PromptPicture], encoder: PictureEncoder) -> None:
+        self.pictures, self._encoder = list(pictures), encoder
+
+    def encode(self, cancellation: Cancellation, first: int = 0) -> None:
+        """Encode the pictures from number `first` on. Raises as `PictureEncoder.encode`."""
+        self.pictures[first:] = self._encoder.encode(self.pictures[first:], cancellation)
+
+    def rows(self, seen: int, cancellation: Cancellation) -> Floats:
+        """Features of the image tokens from number `seen` on, float32 [M − seen, D].
+
+        Pictures before that are not encoded. Raises as `PictureEncoder.encode`.
+        """
+        first = 0
+        while first < len(self.pictures) and self.pictures[first].tokens <= seen:
+            seen -= self.pictures[first].tokens
+            first += 1
+        self.encode(cancellation, first)
+        rows = [p.features for p in self.pictures[first:] if isinstance(p, ImageFeatures)]
+        return np.concatenate(rows)[seen:] if rows else np.zeros((0, self._encoder.width), np.float32)

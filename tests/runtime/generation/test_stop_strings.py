@@ -1,0 +1,113 @@
+"""Stop strings against a plain reference, and against transformers' on tokens."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pumice.detokenizer import Detokenizer
+from pumice.errors import UsageError
+from pumice.generation.stop_strings import StopStrings
+from pumice.tokens import PromptTokenizer
+
+LETTERS = "ab#é日"
+STRINGS = st.lists(st.text(LETTERS, min_size=1, max_size=6), max_size=4)
+PIECES = st.lists(st.text(LETTERS, max_size=5), max_size=15)
+
+
+def reference(strings: list[str], pieces: list[str]) -> tuple[list[str], bool]:
+    """What may be shown after each piece, by looking at all of the text every time."""
+    shown = []
+    for count in range(1, len(pieces) + 1):
+        text = "".join(pieces[:count])
+        starts = [text.index(string) for string in strings if string in text]
+        if starts:
+            return [*shown, text[: min(starts)]], True
+        held = max(
+            (n for string in strings for n in range(len(string)) if text.endswith(string[:n])), default=0
+        )
+        shown.append(text[: len(text) - held])
+    return shown, False
+
+
+@given(STRINGS, PIECES)
+def test_as_the_reference(strings: list[str], pieces: list[str]) -> None:
+    expected, found = reference(strings, pieces)
+    stops, text = StopStrings(strings), ""
+    for count, piece in enumerate(pieces):
+        text += stops.add(piece)
+        assert text == expected[min(count, len(expected) - 1)]
+        assert stops.found == (found and count >= len(expected) - 1)
+    text += stops.finish()
+    assert text == (expected[-1] if found else "".join(pieces))
+    assert stops.finish() == ""
+
+
+def test_the_one_that_starts_first_wins() -> None:
+    stops = StopStrings(["cd", "abcdef"])
+    assert stops.add("xabcdefg") == "x"
+    stops = StopStrings(["cd", "abcdef"])
+    assert [stops.add(letter) for letter in "xabcdefg"] == ["x", "", "", "", "ab", "", "", ""]
+
+
+def test_nothing_is_held_back_without_stop_strings() -> None:
+    stops = StopStrings([])
+    assert [stops.add("ab"), stops.add(""), stops.add("c"), stops.finish()] == ["ab", "", "c", ""]
+    assert not stops.found
+
+
+def test_an_empty_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="empty string"):
+        StopStrings(["a", ""])
+
+
+@pytest.mark.parametrize("piece_length", [1, 1000])
+def test_linear_in_text_and_strings(piece_length: int) -> None:
+    """`aaa…ab` over `aaa…`: looking back every time would take 10^10 steps."""
+    long = "a" * 100_000
+    begun = time.perf_counter()
+    stops = StopStrings([long + "b", "a" * 50_000 + "c", "ba" * 1000])
+    shown = sum(len(stops.add("a" * piece_length)) for _ in range(300_000 // piece_length))
+    assert shown == 200_000
+    assert len(stops.add("x")) == 100_001
+    assert time.perf_counter() - begun < 10
+
+
+@pytest.fixture(scope="module")
+def pebble() -> tuple[PromptTokenizer, object]:
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(__file__).parents[3] / "pebble" / "checkpoint"
+    tokenizer_json = (folder / "tokenizer.json").read_bytes()
+    ours = PromptTokenizer(tokenizer_json, reserved=[], template="")
+    return ours, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+
+
+def test_stops_at_the_token_at_which_transformers_does(pebble: tuple[PromptTokenizer, object]) -> None:
+    """On text tokens. Where a character is incomplete ours waits for its end, so ASCII tokens are drawn."""
+    from transformers.generation.stopping_criteria import StopStringCriteria
+
+    ours, theirs = pebble
+    texts = {i: ours.decode([i]) for i in range(544)}
+    usable = [i for i, text in texts.items() if text and text.isascii() and i not in ours.control_ids]
+    rng = np.random.default_rng(0)
+    stopped = 0
+    for _ in range(150):
+        ids = rng.choice(usable, 12).tolist()
+        text = ours.decode(ids)
+        start = int(rng.integers(0, len(text) - 1))
+        strings = [text[start : start + int(rng.integers(1, 6))], "zq"]
+        criterion = StopStringCriteria(theirs, strings)
+        detokenizer, stops = Detokenizer(ours.decode, ours.held_ids), StopStrings(strings)
+        for count in range(1, len(ids) + 1):
+            stops.add(detokenizer.add(ids[count - 1]))
+            done = bool(criterion(torch.tensor([ids[:count]]), torch.zeros(0)).item())
+            assert stops.found == done, (strings, [texts[i] for i in ids[:count]])
+            if done:
+                stopped += 1
+                break
+    assert stopped > 100
