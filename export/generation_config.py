@@ -7,6 +7,7 @@ do is left out with a warning, as the checkpoint can be used without it, only no
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def generation_defaults(content: dict[str, Any], path: Path, vocab_size: int) ->
             raise CheckpointError(
                 f"{path}/{CONFIG_NAME}: {name} is {value!r}: {reason[:1].lower()}{reason[1:]}"
             ) from None
-    defaults = msgspec.convert(known, GenerationDefaults)
+    defaults = replace(
+        msgspec.convert(known, GenerationDefaults)
+    )  # msgspec leaves defaults unset, and unwritten
     highest = max((token for ids in defaults.bad_words_ids or () for token in ids), default=0)
     if highest >= vocab_size:
         raise CheckpointError(

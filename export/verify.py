@@ -153,13 +153,25 @@ def _answers(
     return answers, model.device
 
 
+_LIKELIEST: Any = {
+    "do_sample": False,
+    "num_beams": 1,
+    "min_new_tokens": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": [],
+    "stop_strings": [],
+}
+"""Always the likeliest token, whatever the checkpoint's generation defaults are."""
+
+
 def _answer(model: pumice.Model, probe: Probe, max_new_tokens: int) -> _Answer:
     raw = model.manifest.chat.template_file is None
     prompt: Any = probe.raw(model.manifest.image_tokens.token) if raw else list(probe.messages)
     images = list(probe.images)
     prepared = model.prepare(prompt, images, raw=raw)
     limit = min(max_new_tokens, model.context_length)
-    generation = model.generate(prompt, images=images, max_new_tokens=limit, raw=raw)
+    generation = model.generate(prompt, images=images, max_new_tokens=limit, raw=raw, **_LIKELIEST)
     return _Answer(probe=probe, prepared=prepared, tokens=tuple(generation.token_ids))
 
 

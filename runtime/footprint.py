@@ -17,7 +17,7 @@ PROCESS = 80 * 2**20
 """Python, NumPy, Pillow and ONNX Runtime with three small graphs."""
 STEP = 64
 """A KV cache's capacity is a multiple of so many positions, or the whole context."""
-CHUNK = 512
+CHUNK = 128
 """Tokens of a prompt that go through the decoder at once."""
 
 HEAD = "decoder/lm_head.weight"

@@ -14,6 +14,7 @@ from collections import deque
 
 import numpy as np
 
+from pumice import footprint
 from pumice.cache import KVCache
 from pumice.decoder import Decoder, DecodeStep, finite, not_finite
 from pumice.errors import GenerationError, PumiceError
@@ -23,7 +24,7 @@ from pumice.job import Job, Row
 from pumice.keys import common_prefix
 from pumice.prefix_cache import PrefixCache
 
-CHUNK = {"cpu": 128, "cuda": 2048}
+CHUNK = {"cpu": footprint.CHUNK, "cuda": 2048}
 """Tokens of a prompt that are read at once where nobody else waits. On a CPU more of them are no quicker."""
 
 SHARED_CHUNK = {"cpu": 32, "cuda": 512}

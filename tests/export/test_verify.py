@@ -130,6 +130,16 @@ def test_without_chat_template(tmp_path: Path) -> None:
     assert report.cases[0].prompt_tokens > 16
 
 
+def test_defaults_of_generation_are_left_out(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    file = checkpoint / "generation_config.json"
+    defaults = {"do_sample": True, "temperature": 2.0, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **defaults}))
+    export_bundle(checkpoint, tmp_path / "bundle")
+    assert load_manifest(tmp_path / "bundle").generation.do_sample
+    assert verify_bundle(tmp_path / "bundle", checkpoint).report.summary.passed
+
+
 def test_prompts_beyond_a_small_context_are_left_out(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", text=Text(context=64))
     export_bundle(checkpoint, tmp_path / "bundle")
