@@ -10,7 +10,7 @@ PumiceError                 the root: catch this
 ├── ImageError              a picture cannot be read, or is too large
 ├── PromptError             a prompt and its pictures do not fit each other
 │   └── ContextLengthError  the prompt is longer than the model's context
-├── GenerationError         the model produced something unusable (NaN, infinity)
+├── GenerationError         no answer can be made: logits that are not finite, options that leave no token
 │   └── InsufficientMemoryError  what was asked for does not fit into memory
 ├── QueueFullError          an engine has as many requests waiting as it may
 ├── EngineClosedError       an engine that takes no more requests
@@ -78,7 +78,7 @@ class ContextLengthError(PromptError):
 
 
 class GenerationError(PumiceError):
-    """Logits that are not finite."""
+    """Logits that are not finite, options that leave no token to choose, or a failure while computing."""
 
 
 class InsufficientMemoryError(GenerationError):

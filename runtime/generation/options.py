@@ -206,8 +206,8 @@ def _check_names(arguments: Mapping[str, Any]) -> None:
 
         close = difflib.get_close_matches(str(name), NAMES, n=1)
         meant = _NAMES_ELSEWHERE.get(name) or (close[0] if close else None)
-        hint = f"; did you mean {meant}?" if meant else ""
-        raise UsageError(f"there is no option {name!r}{hint} The options are {', '.join(NAMES)}")
+        hint = f"did you mean {meant}? The options are" if meant else "expected one of"
+        raise UsageError(f"there is no option {name!r}: {hint} {', '.join(NAMES)}")
 
 
 def _check_together(options: GenerationOptions) -> None:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from pumice.errors import UsageError
 from pumice.generation.options import GenerationOptions, resolve
 from pumice.generation.processors import make_processor
 from pumice.manifest import GenerationDefaults, Manifest, decode_manifest
@@ -74,3 +76,11 @@ def theirs(
 
 def options(**arguments: Any) -> GenerationOptions:
     return resolve(arguments, manifest())
+
+
+def refused(**arguments: Any) -> str:
+    """What is said about arguments that are refused, in one line."""
+    with pytest.raises(UsageError) as caught:
+        options(**arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
