@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pumice.chat import Chat
     from pumice.engine import AsyncEngineStream, Engine, EngineCounters, EngineStream, Histogram
     from pumice.errors import (
+        BatchError,
         BundleError,
         CheckpointError,
         ContextLengthError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncEngineStream",
+    "BatchError",
     "BundleError",
     "Chat",
     "CheckpointError",

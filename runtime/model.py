@@ -67,6 +67,14 @@ class Model:
         """Tokens that a prompt and its answer may have together."""
         return self.manifest.decoder.context_length
 
+    def options(self, **options: Unpack[GenerationArguments]) -> GenerationOptions:
+        """All options as `generate` would have them, with the defaults of the checkpoint and of transformers.
+
+        Raises:
+            UsageError: an option that does not exist, or lies outside its interval.
+        """
+        return self._answerer.options(options)
+
     @overload
     def generate(
         self, prompt: str | Messages, images: Images = None, *, raw: bool = False, **options: Any

@@ -97,7 +97,9 @@ class Scheduler:
     def _chosen(self, job: Job) -> list[int]:
         """Free slots for a job: first the one that begins most like it, otherwise those that hold least."""
         keys = self._cache.keys
-        first = max(self._free, key=lambda slot: (common_prefix(keys[slot], job.keys), -len(keys[slot]), -slot))
+        first = max(
+            self._free, key=lambda slot: (common_prefix(keys[slot], job.keys), -len(keys[slot]), -slot)
+        )
         others = sorted(self._free - {first}, key=lambda slot: (len(keys[slot]), slot))
         return [first, *others[: job.strategy.rows - 1]]
 

@@ -1,4 +1,4 @@
-"""The command line: `pumice export | verify | info | run`."""
+"""The command line: `pumice export | verify | info | run | batch`."""
 
 from pumice.cli.main import main
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import pumice
+from pumice.cli.batch import add_batch_arguments, run_batch
 from pumice.cli.info import add_info_arguments, run_info
 from pumice.cli.run import add_run_arguments, run_run
 from pumice.errors import PumiceError, UsageError
@@ -27,6 +28,7 @@ COMMANDS: dict[
     str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 ] = {
     "run": ("ask a bundle about pictures; without a prompt, chat with it", add_run_arguments, run_run),
+    "batch": ("answer all records of a file, or pictures of a folder", add_batch_arguments, run_batch),
     "info": ("show what is inside a bundle", add_info_arguments, run_info),
     "export": ("turn a LLaVA checkpoint into a bundle", add_export_arguments, run_export),
     "verify": ("compare a bundle with its checkpoint in transformers", add_verify_arguments, run_verify),

@@ -1,0 +1,13 @@
+"""Many requests at once over the slots of one cache: `Engine`. docs/engine.md has how to use it.
+
+submit ─▶ admission.py ─▶ preparation.py ─▶ stepper.py ──▶ delivery.py ─▶ future
+checks    a bounded       a thread: text,   a thread: the   a thread: results,
+options   line            pictures, vision  scheduler       errors, callbacks
+                                               └─ text ───▶ streams.py
+"""
+
+from pumice.engine.counters import EngineCounters, Histogram
+from pumice.engine.engine import Engine
+from pumice.engine.streams import AsyncEngineStream, EngineStream
+
+__all__ = ["AsyncEngineStream", "Engine", "EngineCounters", "EngineStream", "Histogram"]

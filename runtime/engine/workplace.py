@@ -1,0 +1,52 @@
+"""What an engine works with: a model's parts, and a cache with a slot for each sequence.
+
+Enters: a model. Leaves: functions, and a scheduler for the step thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pumice.engine.preparation import JobMaker
+from pumice.engine.request import Question
+from pumice.generation.options import GenerationOptions
+from pumice.job import Job
+from pumice.model import Model
+from pumice.scheduler import Scheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """`options` checks a request's options, `make_job` prepares its prompt and pictures."""
+
+    options: Callable[[Mapping[str, Any]], GenerationOptions]
+    make_job: JobMaker
+    scheduler: Scheduler
+
+
+def make_workplace(model: Model, *, slots: int, context: int) -> Workplace:
+    """Make room for `slots` sequences of `context` tokens.
+
+    Raises:
+        GenerationError: there is not so much memory.
+    """
+    answerer = model._answerer
+
+    def make_job(question: Question, started: float) -> Job:
+        return answerer.job(
+            question.prompt,
+            question.images,
+            question.options,
+            started=started,
+            raw=question.raw,
+            context=context,
+        )
+
+    cache = answerer.decoder.new_cache(context, slots)
+    return Workplace(
+        options=answerer.options,
+        make_job=make_job,
+        scheduler=Scheduler(answerer.decoder, cache, answerer.prefixes),
+    )

@@ -1,0 +1,43 @@
+"""Engines on stand-ins, and the certainty that none leaves a thread behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pumice.engine import Engine
+from tests.runtime.engine.stand_ins import FakeWorkplace, eventually
+
+
+def engine_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("pumice-engine")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    yield
+    if engine_threads():
+        gc.collect()
+    eventually(lambda: not engine_threads())
+
+
+@pytest.fixture
+def make_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Engine, FakeWorkplace]]]:
+    """`(slots=2, max_queue=…) → (engine, its stand-ins)`; closed in the end."""
+    engines: list[Engine] = []
+
+    def make(*, slots: int = 2, **arguments: Any) -> tuple[Engine, FakeWorkplace]:
+        fake = FakeWorkplace(slots)
+        monkeypatch.setattr("pumice.engine.engine.make_workplace", lambda *_, **__: fake.workplace())
+        engine = Engine(SimpleNamespace(context_length=64), slots=slots, **arguments)
+        engines.append(engine)
+        return engine, fake
+
+    yield make
+    for engine in engines:
+        engine.close(drain=False)

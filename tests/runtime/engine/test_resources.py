@@ -1,0 +1,103 @@
+"""What an engine keeps of requests that have ended, and does while there are none: nothing."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import wait
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from pumice.engine import Engine
+from pumice.errors import (
+    ImageError,
+)
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+
+MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+
+
+def test_deadlines_far_away_keep_nothing(make_engine: MakeEngine) -> None:
+    engine, _ = make_engine()
+    for _ in range(50):
+        engine.submit(Ask(), deadline=1e9).result(PATIENCE)
+    eventually(lambda: not engine._crew.stepper._timed)
+
+
+@pytest.mark.parametrize("how", ["finished", "failed", "cancelled", "cancelled in line", "expired"])
+def test_nothing_of_a_request_is_kept(make_engine: MakeEngine, how: str) -> None:
+    """Not even while somebody holds the future."""
+    engine, fake = make_engine()
+    gate = Gate()
+
+    class Picture:
+        pass
+
+    picture = Picture()
+    gone = weakref.ref(picture)
+    ask = Ask(
+        endless=how in ("cancelled", "expired"),
+        prepare_error=ImageError("no picture") if how == "failed" else None,
+    )
+    blocking = engine.submit(Ask(preparing=gate)) if how == "cancelled in line" else None
+    future = engine.submit(ask, [picture], deadline=0.02 if how == "expired" else None)  # type: ignore[list-item]
+    del picture
+    if how.startswith("cancelled"):
+        if how == "cancelled":
+            eventually(lambda: fake.scheduler.running)
+        future.cancel()
+    assert wait([future], PATIENCE).done
+    request = weakref.ref(ask)
+    fake.asked.clear()
+    fake.scheduler.order.clear()
+    del ask
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None and request() is None
+
+    eventually(collected)
+    gate.open()
+    if blocking is not None:
+        blocking.result(PATIENCE)
+
+
+def test_not_even_the_future_is_kept(make_engine: MakeEngine) -> None:
+    engine, _ = make_engine()
+    future = engine.submit(Ask())
+    future.result(PATIENCE)
+    gone = weakref.ref(future)
+    del future
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    eventually(collected)
+
+
+class CountingMail(SimpleQueue[Any]):
+    looks = 0
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self.looks += 1
+        return super().get(block, timeout)
+
+
+@pytest.mark.parametrize("deadline", [None, PATIENCE])
+def test_an_idle_engine_sleeps(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, deadline: float | None
+) -> None:
+    monkeypatch.setattr("pumice.engine.stepper.SimpleQueue", CountingMail)
+    engine, fake = make_engine()
+    engine.submit(Ask(), deadline=deadline).result(PATIENCE)
+    eventually(lambda: not engine._crew.stepper._busy)
+    time.sleep(0.02)
+    looks, steps = engine._crew.stepper._mail.looks, fake.scheduler.steps  # type: ignore[attr-defined]
+    time.sleep(0.05)
+    assert fake.scheduler.steps == steps
+    assert engine._crew.stepper._mail.looks <= looks + 1  # type: ignore[attr-defined]
