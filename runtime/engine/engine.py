@@ -39,14 +39,14 @@ class Engine:
         model: what `pumice.load` gave; it may be used on its own meanwhile.
         slots: sequences that are decoded together, 1 … 1024: a request needs one, or one for each of its answers or
             beams.
-        context: tokens that a prompt and its answer may have together, 2 … the model's context (the default). Keys and
-            values of `slots` × `context` tokens have room from the beginning, but take memory only as they are used
-            (on the CPU).
+        context: tokens that a prompt and its answer may have together, 2 … the model's context (the default, or as many
+            as fit into half of the memory that is left). Keys and values of `slots` × `context` tokens have room from
+            the beginning, but take memory only as they are used (on the CPU).
         max_queue: requests that may wait for slots, 1 … 1,000,000.
 
     Raises:
         UsageError: a number outside its interval.
-        GenerationError: no memory for that many slots.
+        InsufficientMemoryError: no memory for that many slots of that context.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Engine:
     ) -> None:
         whole = model.context_length
         self._slots = _checked("slots", slots, 1, MOST_SLOTS, "")
-        self._context = _checked(
-            "context", whole if context is None else context, 2, whole, " (the model's context)"
-        )
+        if context is not None:
+            _checked("context", context, 2, whole, " (the model's context)")
         waiting = _checked("max_queue", max_queue, 1, MOST_QUEUED, "")
-        workplace = make_workplace(model, slots=self._slots, context=self._context)
+        workplace = make_workplace(model, slots=self._slots, context=context)
+        self._context = workplace.context
         self._options = workplace.options
         self._crew = Crew(workplace.make_job, workplace.scheduler, slots=self._slots, max_queue=waiting)
         # An engine that is let go takes nothing more, but what it accepted is answered.

@@ -19,7 +19,7 @@ from pumice.engine.admission import Admission
 from pumice.engine.counters import Outcome, Tally
 from pumice.engine.delivery import Delivery, Settlement
 from pumice.engine.request import Request, typed
-from pumice.errors import DeadlineError, GenerationError, PumiceError
+from pumice.errors import DeadlineError, EngineClosedError, PumiceError
 from pumice.scheduler import Scheduler
 
 _log = logging.getLogger("pumice.engine")
@@ -202,6 +202,6 @@ class Stepper:
         self._admission.close(f"{reason}: make another one")
         self._jobs.clear()
         for request in self._admission.live():
-            failure = GenerationError(reason)
+            failure = EngineClosedError(reason)
             failure.__cause__ = error
             self._settle(request, "failed", error=failure)

@@ -14,25 +14,30 @@ from pumice.engine.request import Question
 from pumice.generation.options import GenerationOptions
 from pumice.job import Job
 from pumice.model import Model
+from pumice.plan import default_slot_context
 from pumice.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """`options` checks a request's options, `make_job` prepares its prompt and pictures."""
+    """`options` checks options, `make_job` prepares a prompt and its pictures; a slot has `context` tokens."""
 
     options: Callable[[Mapping[str, Any]], GenerationOptions]
     make_job: JobMaker
     scheduler: Scheduler
+    context: int
 
 
-def make_workplace(model: Model, *, slots: int, context: int) -> Workplace:
-    """Make room for `slots` sequences of `context` tokens.
+def make_workplace(model: Model, *, slots: int, context: int | None) -> Workplace:
+    """Make room for `slots` sequences of `context` tokens: by default the model's, or what half of the memory holds.
 
     Raises:
-        GenerationError: there is not so much memory.
+        InsufficientMemoryError: there is not so much memory.
     """
     answerer = model._answerer
+    if context is None:
+        on_cpu = model.device == "cpu"
+        context = default_slot_context(model.manifest, slots) if on_cpu else model.context_length
 
     def make_job(question: Question, started: float) -> Job:
         return answerer.job(
@@ -49,4 +54,5 @@ def make_workplace(model: Model, *, slots: int, context: int) -> Workplace:
         options=answerer.options,
         make_job=make_job,
         scheduler=Scheduler(answerer.decoder, cache, answerer.prefixes),
+        context=context,
     )

@@ -206,4 +206,5 @@ class FakeWorkplace:
         )
 
     def workplace(self) -> Workplace:
-        return Workplace(options=self.options, make_job=self.make_job, scheduler=self.scheduler)  # type: ignore[arg-type]
+        scheduler: Any = self.scheduler
+        return Workplace(options=self.options, make_job=self.make_job, scheduler=scheduler, context=64)

@@ -165,7 +165,7 @@ def test_a_failing_scheduler_fails_everybody_and_closes_the_engine(make_engine: 
     assert prepares.reached.wait(PATIENCE)
     breaks.open()
     for future in (breaking, running, preparing, in_line):
-        with pytest.raises(GenerationError, match="the engine failed: RuntimeError: no more"):
+        with pytest.raises(EngineClosedError, match="the engine failed: RuntimeError: no more"):
             future.result(PATIENCE)
     prepares.open()
     with pytest.raises(EngineClosedError, match="the engine failed: RuntimeError: no more: make another one"):

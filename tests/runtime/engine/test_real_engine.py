@@ -14,7 +14,14 @@ from PIL import Image
 
 import pumice
 from pumice.engine import Engine
-from pumice.errors import ContextLengthError, GenerationError, ImageError, PromptError, UsageError
+from pumice.errors import (
+    ContextLengthError,
+    GenerationError,
+    ImageError,
+    InsufficientMemoryError,
+    PromptError,
+    UsageError,
+)
 from pumice.interrupt import Cancellation
 from pumice.job import Job
 from pumice.model import Model
@@ -203,3 +210,15 @@ print("leaving")
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "leaving\n", "")
+
+
+def test_slots_are_as_long_as_memory_allows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    position = 2 * model.manifest.decoder.layers * model.manifest.decoder.kv_heads
+    position *= model.manifest.decoder.head_dim * 4
+    monkeypatch.setattr("pumice.plan.available_memory", lambda device="cpu": 2 * 8 * 128 * position + 1)
+    with Engine(model, slots=8) as engine:
+        assert engine.context == 128
+        with pytest.raises(ContextLengthError, match="a slot's context of 128 leaves no room"):
+            engine.submit("word " * 200).result()
+    with pytest.raises(InsufficientMemoryError, match="would fit"):
+        Engine(model, slots=8, context=model.context_length)
