@@ -22,6 +22,7 @@ from pumice.images import ImageInput, image_list
 from pumice.interrupt import Cancellation
 from pumice.job import Job
 from pumice.manifest import Manifest
+from pumice.plan import fitting_slots
 from pumice.prompt import Prepared, Prompt
 from pumice.result import Generation
 from pumice.scheduler import Scheduler
@@ -186,10 +187,13 @@ class Model:
         return self._answerer.job(prompt, images, options, started=started, raw=raw)
 
     def _scheduler(self, jobs: Sequence[Job]) -> Scheduler:
-        """A scheduler whose slots have room for each of the jobs, and for `BATCH` of them at once."""
-        rows = [job.strategy.rows for job in jobs]
-        slots = max(*rows, min(BATCH, sum(rows))) if len(rows) > 1 else rows[0]
-        cache = self._answerer.decoder.new_cache(max(job.capacity for job in jobs), slots)
+        """A scheduler with room for each of the jobs, and for `BATCH` sequences at once if memory allows."""
+        rows, capacity = [job.strategy.rows for job in jobs], max(job.capacity for job in jobs)
+        slots = max(rows)
+        if len(jobs) > 1:
+            shape = self.manifest.decoder
+            slots = max(slots, fitting_slots(shape, capacity, self.device, most=min(BATCH, sum(rows))))
+        cache = self._answerer.decoder.new_cache(capacity, slots)
         return Scheduler(self._answerer.decoder, cache, self._answerer.prefixes)
 
     def _encode(self, jobs: Sequence[Job]) -> None:

@@ -192,6 +192,14 @@ def default_slot_context(manifest: Manifest, slots: int, available: int | None =
     return max(fitting, min(STEP, shape.context_length))
 
 
+def fitting_slots(shape: DecoderShape, capacity: int, device: str, most: int) -> int:
+    """Slots of `capacity` positions that half of the memory which is left holds: 1 … `most`, or `most` if unknown."""
+    available = available_memory(device)
+    if available is None:
+        return most
+    return max(1, min(most, available // 2 // (position_bytes(shape) * rounded_up(shape, capacity))))
+
+
 def _bounded(wanted: int, available: int | None) -> int:
     """Not above a tenth of the memory that is left."""
     available = available_memory() if available is None else available

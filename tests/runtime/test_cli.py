@@ -49,7 +49,7 @@ def test_a_question_about_a_picture(
     assert main([*arguments, "--json", "--max-new-tokens", "8"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert text == answer["text"].lstrip() + "\n"
-    assert set(answer) == {"text", "token_ids", "finish_reason", "usage", "timings"}
+    assert set(answer) == {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
     expected = pumice.load(pebble_bundle, device="cpu").generate(
         "What is in this picture?", picture, max_new_tokens=8
     )

@@ -11,13 +11,14 @@ import pytest
 from pumice import plan as planning
 from pumice.cli.main import main
 from pumice.errors import GenerationError, InsufficientMemoryError, UsageError
-from pumice.footprint import picture_tokens
+from pumice.footprint import picture_tokens, position_bytes
 from pumice.manifest import DecoderShape, Manifest, load_manifest
 from pumice.plan import (
     check_cache,
     default_feature_cache_bytes,
     default_prefix_cache_bytes,
     default_slot_context,
+    fitting_slots,
     plan,
 )
 from tests.manifest_examples import FOLDER
@@ -233,3 +234,10 @@ def test_a_plan_needs_the_manifest_alone(pebble_bundle: Path, tmp_path: Path) ->
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_slots_that_fit_half_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = position_bytes(LLAMA) * 64
+    for available, expected in ((2 * each * 5, 5), (2 * each * 100, 8), (0, 1), (None, 8)):
+        monkeypatch.setattr("pumice.plan.available_memory", lambda device, found=available: found)
+        assert fitting_slots(LLAMA, 33, "cpu", most=8) == expected
