@@ -15,6 +15,7 @@ from pumice.chat_template import ChatTemplate
 from pumice.decoder import Decoder
 from pumice.errors import BundleError, UsageError
 from pumice.feature_cache import FeatureCache
+from pumice.feature_folder import FeatureFolder
 from pumice.generation.structured import GrammarCompiler
 from pumice.manifest import Manifest
 from pumice.model import Model
@@ -24,6 +25,9 @@ from pumice.prompt import PromptBuilder
 from pumice.sessions import open_sessions
 from pumice.tokens import PromptTokenizer
 from pumice.vision import PictureEncoder
+
+_FOLDER_BYTES = 4 * 2**30
+"""Of a `feature_cache_dir`."""
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -50,7 +54,8 @@ def load(
             (default: 128 MiB, or a quarter of the decoder's weights, but at most a tenth of the available memory).
         feature_cache_bytes: memory for features of earlier pictures; 0 switches it off (default: room for 32 pictures,
             at most 256 MiB).
-        feature_cache_dir: a folder where features of pictures are kept as well, from one process to the next.
+        feature_cache_dir: a folder where features of pictures are kept as well, from one process to the next: 4 GiB at
+            most, shared by any number of processes and bundles.
 
     Raises:
         BundleError: missing, changed, or not a bundle that this pumice can run.
@@ -71,7 +76,7 @@ def load(
     sessions = open_sessions(opened, device=device, threads=threads, low_memory=low_memory)
     prefix = default_prefix_cache_bytes(manifest) if prefix_cache_bytes is None else prefix_cache_bytes
     kept = default_feature_cache_bytes(manifest) if feature_cache_bytes is None else feature_cache_bytes
-    folder = None if feature_cache_dir is None else Path(feature_cache_dir)
+    folder = None if feature_cache_dir is None else FeatureFolder(Path(feature_cache_dir), _FOLDER_BYTES)
     answerer = Answerer(
         manifest=manifest,
         decoder=Decoder(sessions, manifest),

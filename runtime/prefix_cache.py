@@ -92,19 +92,17 @@ class PrefixCache:
             return
         names = list(_names(cache.keys[slot]))
         with self._lock:
-            known = {name for name in names if name in self._blocks}
-        saved = 0
-        for i, name in enumerate(names):
-            if name in known:
-                saved += 1
-                continue
-            block = cache.read(
-                slot, i * BLOCK, (i + 1) * BLOCK
-            )  # not under the lock: others need not wait for it
-            if not self._kept(name, block, names[: i + 1]):
-                break
-            saved += 1
-        self._touch(names[:saved])
+            missing = [i for i, name in enumerate(names) if name not in self._blocks]
+        kept = len(names)
+        if missing:  # not read under the lock: others need not wait for it
+            first, stop = missing[0], missing[-1] + 1
+            positions = cache.read(slot, first * BLOCK, stop * BLOCK)
+            for i in missing:
+                start = (i - first) * BLOCK
+                if not self._kept(names[i], positions[:, :, start : start + BLOCK], names[: i + 1]):
+                    kept = i
+                    break
+        self._touch(names[:kept])
 
     def _found(self, keys: Sequence[Key]) -> list[tuple[int, NDArray[Any]]]:
         """The blocks of a prompt's beginning, each with its first position."""
@@ -120,17 +118,18 @@ class PrefixCache:
         return found
 
     def _kept(self, name: bytes, block: NDArray[Any], chain: Sequence[bytes]) -> bool:
-        """Whether there was room for a block, of which those of `chain` are not to go for it."""
+        """Whether there was room for a copy of a block, for which those of `chain` are not to go."""
         with self._lock:
+            if name in self._blocks:
+                return True
             protected = set(chain)
             while self._bytes + block.nbytes > self._max_bytes:
                 oldest = next((other for other in self._blocks if other not in protected), None)
                 if oldest is None:
                     return False
                 self._bytes -= self._blocks.pop(oldest).nbytes
-            if name not in self._blocks:
-                self._blocks[name] = block
-                self._bytes += block.nbytes
+            self._blocks[name] = block.copy()
+            self._bytes += block.nbytes
             return True
 
     def _touch(self, names: Sequence[bytes]) -> None:

@@ -140,8 +140,16 @@ class PromptBuilder:
             )
 
     def _checked_features(self, picture: PromptPicture) -> PromptPicture:
-        if isinstance(picture, ImageFeatures) and picture.model != self._model_key:
+        if isinstance(picture, Pixels):
+            return picture
+        if picture.model != self._model_key:
             raise UsageError("image features of another model were given: encode the picture with this one")
+        expected = (self._features([picture.size]), self._manifest.decoder.hidden_size)
+        if picture.features.shape != expected or picture.features.dtype != np.float32:
+            raise UsageError(
+                f"image features are {picture.features.dtype} {list(picture.features.shape)}, "
+                f"expected float32 {list(expected)}: take them as encode_image gave them"
+            )
         return picture
 
     def _varied_pictures(self, images: Sequence[ImageInput | PromptPicture]) -> tuple[PromptPicture, ...]:

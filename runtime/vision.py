@@ -6,8 +6,11 @@ pictures are known.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,11 +19,14 @@ from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
 from pumice.feature_cache import FeatureCache
-from pumice.interrupt import Cancellation
+from pumice.interrupt import Cancellation, RunCancelledError
 from pumice.manifest import Manifest
 from pumice.preprocess import Picture, Size
 
 Floats = NDArray[np.float32]
+
+_PATIENCE = 0.05
+"""Seconds after which a thread that waits for another's picture looks whether it was cancelled."""
 
 BATCH = 2
 """Pictures that go through the encoder at once, where they have one size: each takes memory of its own."""
@@ -81,7 +87,7 @@ def picture_digest(pixels_CHW: Picture, model: bytes) -> bytes:
 
 
 class PictureEncoder:
-    """The vision encoder behind a cache of features; for all threads."""
+    """The vision encoder behind a cache of features; for all threads, of which one encodes what several ask for."""
 
     def __init__(self, session: Any, manifest: Manifest, cache: FeatureCache) -> None:
         self._session, self._cache = session, cache
@@ -90,32 +96,71 @@ class PictureEncoder:
             BATCH if manifest.image.size is not None else 1
         )  # no padding where pictures vary in size
         self.model = model_key(manifest)
+        self._under_way: dict[bytes, Future[Floats | None]] = {}
+        """What some thread encodes; None comes of it if that thread failed or was cancelled."""
+        self._lock = threading.Lock()
 
     def encode(self, pictures: Sequence[PromptPicture], cancellation: Cancellation) -> list[ImageFeatures]:
-        """Features of pictures, in their order; what the cache has, or is encoded, is not encoded again.
+        """Features of pictures, in their order; what is encoded already, or equal to another, is not encoded again.
 
         Raises:
             GenerationError: features that are not finite, or a failure in ONNX Runtime.
             RunCancelledError: the run was ended.
         """
-        known: dict[bytes, Floats] = {}
-        missing: dict[bytes, Pixels] = {}
-        for picture in pictures:
-            if isinstance(picture, ImageFeatures):
-                known[picture.digest] = picture.features
-            elif picture.digest not in known and picture.digest not in missing:
-                features = self._cache.get(picture.digest)
-                if features is None:
-                    missing[picture.digest] = picture
-                else:
-                    known[picture.digest] = features
-        todo = list(missing.values())
-        for start in range(0, len(todo), self._batch):
-            known |= self._run(todo[start : start + self._batch], cancellation)
+        known = {p.digest: p.features for p in pictures if isinstance(p, ImageFeatures)}
+        while missing := self._missing(pictures, known):
+            mine = self._claimed(missing)
+            try:
+                for start in range(0, len(mine), self._batch):
+                    known |= self._run(mine[start : start + self._batch], cancellation)
+            finally:
+                self._release(mine)
+            for digest in missing.keys() - {picture.digest for picture in mine}:
+                features = self._awaited(digest, cancellation)
+                if features is not None:
+                    known[digest] = features
         return [
             ImageFeatures(features=known[p.digest], size=p.size, digest=p.digest, model=self.model)
             for p in pictures
         ]
+
+    def _missing(self, pictures: Sequence[PromptPicture], known: dict[bytes, Floats]) -> dict[bytes, Pixels]:
+        """The distinct pictures that are neither known nor cached; `known` takes up those that are cached."""
+        missing: dict[bytes, Pixels] = {}
+        for picture in pictures:
+            if isinstance(picture, Pixels) and picture.digest not in known and picture.digest not in missing:
+                features = self._cache.get(picture.digest)
+                if features is not None and features.shape == (picture.tokens, self.width):
+                    known[picture.digest] = features
+                else:
+                    missing[picture.digest] = picture
+        return missing
+
+    def _claimed(self, missing: dict[bytes, Pixels]) -> list[Pixels]:
+        """Those that no other thread encodes; from now on this one does."""
+        with self._lock:
+            mine = [picture for digest, picture in missing.items() if digest not in self._under_way]
+            self._under_way |= {picture.digest: Future() for picture in mine}
+            return mine
+
+    def _release(self, mine: Sequence[Pixels]) -> None:
+        """Let others have what failed."""
+        with self._lock:
+            futures = [self._under_way.pop(picture.digest, None) for picture in mine]
+        for future in futures:
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _awaited(self, digest: bytes, cancellation: Cancellation) -> Floats | None:
+        """What another thread encodes; None if it does not, or failed."""
+        with self._lock:
+            future = self._under_way.get(digest)
+        while future is not None:
+            if cancellation.is_set:
+                raise RunCancelledError
+            with contextlib.suppress(TimeoutError):
+                return future.result(_PATIENCE)
+        return None
 
     def _run(self, pictures: Sequence[Pixels], cancellation: Cancellation) -> dict[bytes, Floats]:
         pixels_NCHW = np.stack([picture.values for picture in pictures])
@@ -128,10 +173,12 @@ class PictureEncoder:
                     "a picture's features are not finite (NaN or infinity): export the model again with another "
                     "precision"
                 )
-            found[picture.digest] = np.array(
-                features_TD
-            )  # a batch's output is not kept for one of its pictures
-            self._cache.put(picture.digest, found[picture.digest])
+            features = np.array(features_TD)  # a batch's output is not kept for one of its pictures
+            features.flags.writeable = False
+            found[picture.digest] = features
+            self._cache.put(picture.digest, features)
+            with self._lock:
+                self._under_way[picture.digest].set_result(features)
         return found
 
 

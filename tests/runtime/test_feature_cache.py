@@ -1,0 +1,142 @@
+"""Features of earlier pictures, in memory and in a folder. Oracle: what was put in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pumice.feature_cache import FeatureCache
+from pumice.feature_folder import FeatureFolder
+
+SIZE = 3 * 4 * 4
+FILE = 18 + 32 + 16 + SIZE
+
+
+def features(number: int) -> NDArray[np.float32]:
+    return np.random.default_rng(number).standard_normal((3, 4)).astype(np.float32)
+
+
+def digest(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def test_memory_is_bounded_and_what_was_used_longest_ago_goes() -> None:
+    cache = FeatureCache(3 * SIZE)
+    for number in range(3):
+        cache.put(digest(number), features(number))
+    assert cache.get(digest(0)) is not None
+    cache.put(digest(3), features(3))
+    assert [cache.get(digest(n)) is not None for n in range(4)] == [True, False, True, True]
+    cache.put(digest(9), np.zeros((100, 4), np.float32))  # too large for itself: nothing goes for it
+    assert cache.get(digest(9)) is None
+    assert cache.get(digest(3)) is not None
+
+
+def test_no_room_keeps_nothing() -> None:
+    cache = FeatureCache(0)
+    cache.put(digest(0), features(0))
+    assert cache.get(digest(0)) is None
+
+
+def test_a_folder_serves_the_next_process(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "features"
+    FeatureCache(0, FeatureFolder(folder, 2**20)).put(digest(1), features(1))
+    assert len(list(folder.iterdir())) == 1
+    found = FeatureCache(2**20, FeatureFolder(folder, 2**20)).get(digest(1))
+    assert found is not None
+    assert found.dtype == np.float32
+    assert np.array_equal(found, features(1))
+    assert not found.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:40],
+        lambda data: b"\x80\x04K\x01." + data,
+        lambda data: data[:-4] + b"\0\0\0\0",
+        lambda data: data[:50] + (10**12).to_bytes(8, "little") + data[58:],
+    ],
+)
+def test_damaged_files_count_as_missing_and_are_written_anew(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    folder = FeatureFolder(tmp_path, 2**20)
+    folder.put(digest(1), features(1))
+    (file,) = tmp_path.iterdir()
+    assert len(file.read_bytes()) == FILE
+    file.write_bytes(damage(file.read_bytes()))
+    assert folder.get(digest(1)) is None
+    folder.put(digest(1), features(1))
+    assert folder.get(digest(1)) is not None
+
+
+def test_another_pictures_file_is_not_taken(tmp_path: Path) -> None:
+    folder = FeatureFolder(tmp_path, 2**20)
+    folder.put(digest(1), features(1))
+    (file,) = tmp_path.iterdir()
+    file.rename(tmp_path / f"{digest(2).hex()}.features")
+    assert folder.get(digest(2)) is None
+
+
+def test_a_folder_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("stays")
+    for number in range(6):
+        FeatureFolder(tmp_path, 2**20).put(digest(number), features(number))
+        os.utime(tmp_path / f"{digest(number).hex()}.features", ns=(10**9 - number, 10**9 - number))
+    FeatureFolder(tmp_path, 3 * FILE).put(digest(9), features(9))
+    folder = FeatureFolder(tmp_path, 3 * FILE)
+    assert [folder.get(digest(n)) is not None for n in range(6)] == [True] * 2 + [False] * 4
+    assert (tmp_path / "other.txt").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    cache = FeatureCache(2**20, FeatureFolder(tmp_path / "file" / "folder", 2**20))
+    with caplog.at_level(logging.WARNING, logger="pumice"):
+        for number in range(3):
+            cache.put(digest(number), features(number))
+    assert [record.message for record in caplog.records] == [
+        f"features are not kept in {tmp_path / 'file' / 'folder'}: Not a directory"
+    ]
+    assert cache.get(digest(2)) is not None
+
+
+def test_threads(tmp_path: Path) -> None:
+    cache = FeatureCache(5 * SIZE, FeatureFolder(tmp_path, 8 * FILE))
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        dice = random.Random(seed)
+        try:
+            for _ in range(200):
+                number = dice.randrange(12)
+                found = cache.get(digest(number))
+                if found is None:
+                    cache.put(digest(number), features(number))
+                else:
+                    assert np.array_equal(found, features(number))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert not list(tmp_path.glob(".*"))
+    assert len(list(tmp_path.iterdir())) <= 8

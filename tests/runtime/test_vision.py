@@ -1,0 +1,207 @@
+"""Pictures are encoded once, and never taken for others. Oracle: the encoder itself."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pumice
+from pumice.errors import GenerationError, PromptError, UsageError
+from pumice.feature_cache import FeatureCache
+from pumice.interrupt import Cancellation, RunCancelledError
+from pumice.model import Model
+from pumice.vision import BATCH, ImageFeatures, PictureEncoder, PromptFeatures, PromptPicture, picture_digest
+
+from .test_generation import picture
+
+
+@pytest.fixture(scope="module")
+def model(pebble_bundle: Path) -> Model:
+    return pumice.load(pebble_bundle, device="cpu", threads=1)
+
+
+class Counted:
+    """A vision encoder that says which pictures it was given; `before` may delay or end a run."""
+
+    def __init__(self, model: Model, before: Callable[[], None] = lambda: None) -> None:
+        self.session, self.before = model._answerer.decoder.sessions.vision_encoder, before
+        self.batches: list[int] = []
+
+    def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
+        self.batches.append(len(feeds["pixel_values"]))
+        self.before()
+        return self.session.run(outputs, feeds, options)
+
+
+def encoder(model: Model, counted: Counted, size: int = 2**24) -> PictureEncoder:
+    return PictureEncoder(counted, model.manifest, FeatureCache(size))
+
+
+def pictures(model: Model, *seeds: int) -> list[PromptPicture]:
+    return list(model._answerer.builder.pictures([picture(seed) for seed in seeds]))
+
+
+def test_distinct_pictures_are_encoded_once_and_in_batches(model: Model) -> None:
+    counted = Counted(model)
+    found = encoder(model, counted).encode(pictures(model, 1, 2, 1, 3, 4, 5, 2), Cancellation())
+    assert sum(counted.batches) == 5
+    assert max(counted.batches) <= BATCH
+    assert found[0].features is found[2].features
+    for seed, features in zip((1, 2, 1, 3), found, strict=False):
+        alone = encoder(model, Counted(model)).encode(pictures(model, seed), Cancellation())[0]
+        assert np.abs(alone.features - features.features).max() < 1e-5
+        assert alone.digest == features.digest
+
+
+def test_what_was_encoded_is_not_encoded_again(model: Model) -> None:
+    counted = Counted(model)
+    reader = encoder(model, counted)
+    first = reader.encode(pictures(model, 1), Cancellation())
+    reader.encode([*pictures(model, 1), *first], Cancellation())
+    assert counted.batches == [1]
+    forgetful = encoder(model, counted, size=0)
+    forgetful.encode(first, Cancellation())
+    assert counted.batches == [1]
+    forgetful.encode(pictures(model, 1), Cancellation())
+    assert counted.batches == [1, 1]
+
+
+def test_threads_that_ask_for_the_same_picture_share_one_run(model: Model) -> None:
+    counted = Counted(model, before=lambda: time.sleep(0.05))
+    reader = encoder(model, counted, size=0)  # what is shared does not depend on the cache
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: reader.encode(pictures(model, 1, 2), Cancellation()), range(6)))
+    assert sum(counted.batches) < 12
+    assert len({features[0].digest for features in found}) == 1
+    assert reader._under_way == {}
+
+
+@pytest.mark.parametrize("failure", ["cancelled", "failed"])
+def test_one_that_fails_takes_nobody_with_it(model: Model, failure: str) -> None:
+    entered, others = threading.Event(), threading.Event()
+    first = Cancellation()
+
+    def before() -> None:
+        if not entered.is_set():
+            entered.set()
+            others.wait(10)
+            first.set()
+            raise RuntimeError("terminated" if failure == "cancelled" else "broken")
+
+    reader = encoder(model, Counted(model, before))
+    with ThreadPoolExecutor(2) as pool:
+        asked = pictures(model, 1)
+        loser = pool.submit(reader.encode, asked, first if failure == "cancelled" else Cancellation())
+        entered.wait(10)
+        winner = pool.submit(reader.encode, asked, Cancellation())
+        time.sleep(0.1)
+        others.set()
+        with pytest.raises(RunCancelledError if failure == "cancelled" else GenerationError):
+            loser.result(10)
+        assert np.isfinite(winner.result(10)[0].features).all()
+
+
+def test_a_waiting_thread_can_be_cancelled(model: Model) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def before() -> None:
+        entered.set()
+        leave.wait(10)
+
+    reader, second = encoder(model, Counted(model, before)), Cancellation()
+    with ThreadPoolExecutor(2) as pool:
+        working = pool.submit(reader.encode, pictures(model, 1), Cancellation())
+        entered.wait(10)
+        waiting = pool.submit(reader.encode, pictures(model, 1), second)
+        second.set()
+        with pytest.raises(RunCancelledError):
+            waiting.result(5)
+        leave.set()
+        working.result(10)
+
+
+def test_features_that_are_not_finite_are_an_error_and_not_kept(model: Model) -> None:
+    class Spoiled(Counted):
+        def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
+            (found,) = super().run(outputs, feeds, options)
+            return [np.full_like(found, np.nan)]
+
+    reader = encoder(model, Spoiled(model))
+    for _ in range(2):
+        with pytest.raises(GenerationError, match="not finite"):
+            reader.encode(pictures(model, 1), Cancellation())
+
+
+def test_equal_bytes_of_other_shapes_and_models_are_other_pictures() -> None:
+    values = np.zeros((3, 30, 100), np.float32)
+    digests = {
+        picture_digest(values, b"a" * 32),
+        picture_digest(values.reshape(3, 100, 30), b"a" * 32),
+        picture_digest(values, b"b" * 32),
+        picture_digest(values + np.float32(1e-7), b"a" * 32),
+    }
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize("seen", range(0, 90, 7))
+def test_only_pictures_with_rows_left_are_encoded(model: Model, seen: int) -> None:
+    per_image = model.manifest.image_tokens.per_image or 0
+    counted = Counted(model)
+    whole = np.concatenate(
+        [f.features for f in encoder(model, counted).encode(pictures(model, 1, 2), Cancellation())]
+    )
+    counted.batches.clear()
+    features = PromptFeatures(pictures(model, 1, 2), encoder(model, counted))
+    rows = features.rows(min(seen, len(whole)), Cancellation())
+    assert np.abs(rows - whole[seen:]).max(initial=0) < 1e-5
+    assert sum(counted.batches) == 2 - min(seen, len(whole)) // per_image
+
+
+def test_features_stand_in_for_their_picture(model: Model) -> None:
+    plain = pumice.load(model.path, device="cpu", threads=1, prefix_cache_bytes=0, feature_cache_bytes=0)
+    features = plain.encode_image(picture(3))
+    again = pickle.loads(pickle.dumps(features))
+    question = "What is in this picture?"
+    expected = plain.generate(question, [picture(3)], max_new_tokens=12)
+    for given in (features, again):
+        answer = plain.generate(question, [given], max_new_tokens=12)
+        assert answer.token_ids == expected.token_ids
+        assert answer.timings.vision < expected.timings.vision / 2
+    with pytest.raises(ValueError, match="read-only"):
+        features.features[0, 0] = 1
+    with pytest.raises(PromptError, match=r"0 <image> placeholders, but 1 picture was given"):
+        plain.generate("nothing", [features], raw=True)
+
+
+def test_features_that_do_not_fit_are_refused(model: Model) -> None:
+    features = model.encode_image(picture(3))
+    wrong: list[ImageFeatures] = [
+        replace(features, model=bytes(32)),
+        replace(features, features=features.features[:-1]),
+        replace(features, features=features.features[:, :-1]),
+        replace(features, features=features.features.astype(np.float64)),
+    ]
+    for given in wrong:
+        with pytest.raises(UsageError, match="image features"):
+            model.generate("What?", [given])
+
+
+def test_asking_again_about_a_picture_skips_the_encoder_and_its_tokens(pebble_bundle: Path) -> None:
+    model = pumice.load(pebble_bundle, device="cpu", threads=1)
+    counted = Counted(model)
+    model._answerer.encoder._session = counted
+    first = model.generate("What is in this picture?", [picture(8)], max_new_tokens=4)
+    again = model.generate("How many shapes are there?", [picture(8)], max_new_tokens=4)
+    assert counted.batches == [1]
+    assert first.usage.cached_tokens < 32 <= again.usage.cached_tokens
+    model.generate(["What?", "Where?", "Who?"], [[picture(8)], [picture(9)], [picture(9)]], max_new_tokens=2)
+    assert counted.batches == [1, 1]
