@@ -14,9 +14,12 @@ from pumice.errors import PumiceError
 
 if TYPE_CHECKING:
     from pumice.chat import Chat
+    from pumice.stream import TextStream
 
 HELP = """\
 /image PATH   add a picture to the next question
+/again        answer the last question anew
+/undo         forget the last question and its answer
 /reset        begin anew
 /help         this
 /quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
@@ -32,14 +35,14 @@ def run_chat(chat: Chat, images: list[str]) -> int:
         line = _read_line(len(pictures))
         if line is None or line == "/quit":
             return 0
-        if line.startswith("/"):
-            _obey(line, chat, pictures)
-        elif line:
-            try:
-                _answer(chat, line, pictures)
+        try:
+            if line.startswith("/"):
+                _obey(line, chat, pictures)
+            elif line:
+                _show(chat.stream(line, pictures))
                 pictures.clear()
-            except PumiceError as error:
-                print("pumice: error:", error, file=sys.stderr)
+        except PumiceError as error:
+            print("pumice: error:", error, file=sys.stderr)
 
 
 def _read_line(pictures: int) -> str | None:
@@ -58,6 +61,10 @@ def _obey(line: str, chat: Chat, pictures: list[str]) -> None:
     command, _, argument = line.partition(" ")
     if command == "/image" and argument.strip():
         pictures.append(argument.strip())
+    elif command == "/again":
+        _show(chat.stream_again())
+    elif command == "/undo":
+        chat.rewind(-1)
     elif command == "/reset":
         chat.reset()
         pictures.clear()
@@ -67,8 +74,8 @@ def _obey(line: str, chat: Chat, pictures: list[str]) -> None:
         print(f"pumice: no such command: {line}; /help lists them", file=sys.stderr)
 
 
-def _answer(chat: Chat, text: str, pictures: list[str]) -> None:
-    with chat.stream(text, pictures) as stream:
+def _show(stream: TextStream) -> None:
+    with stream:
         try:
             print_stream(stream)
         except KeyboardInterrupt:

@@ -18,18 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
 from pumice.generation.beam_candidates import Candidate, drawn, likeliest
+from pumice.generation.options import GenerationOptions
 from pumice.generation.strategy import Floats, Step
 from pumice.result import FinishReason, Generated
-
-if TYPE_CHECKING:
-    from pumice.generation.options import GenerationOptions
 
 _CONTEXT = 16
 """Tokens that are decoded before those that a stop string may span: special tokens among them show no text, and

@@ -56,6 +56,10 @@ def make_top_k(top_k: int, least: int) -> Warper:
     return warper
 
 
+_TINY = 1e-4
+"""What is left of a sum of probabilities is exact to some 1e-8: what is this small must be summed up itself."""
+
+
 def make_top_p(top_p: float, least: int) -> Warper:
     """The fewest likeliest whose probabilities add up to `top_p`, 0 to 1."""
     rest = np.float32(1 - top_p)
@@ -67,8 +71,13 @@ def make_top_p(top_p: float, least: int) -> Warper:
         for tokens_M in _highest_first(scores_K):
             scores_M = np.sort(scores_K[tokens_M])[::-1]
             chances_M = (np.exp(scores_M - highest) / norm).astype(np.float64)
-            # each with all that are less likely: what PyTorch sums up, from the other end
-            sums_M = (sum_of_all / norm - (chances_M.cumsum() - chances_M)).astype(np.float32)
+            # each with all that are less likely: what PyTorch sums up
+            if len(tokens_M) == len(scores_K):
+                sums_M = chances_M[::-1].cumsum()[::-1].astype(np.float32)
+            elif rest < _TINY:
+                continue
+            else:  # from the other end
+                sums_M = (sum_of_all / norm - (chances_M.cumsum() - chances_M)).astype(np.float32)
             if sums_M[-1] <= rest:
                 break
         return _likeliest(scores_K, max(int((sums_M > rest).sum()), least))

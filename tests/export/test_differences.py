@@ -10,6 +10,7 @@ import pytest
 from pumice.export.differences import differences
 from pumice.export.reference import Inputs
 from pumice.prompt import Prepared
+from pumice.vision import Pixels
 
 LARGE, SMALL = np.ones((3, 4, 6), np.float32), np.full((3, 4, 2), 0.5, np.float32)
 
@@ -18,7 +19,8 @@ def ours(**changes: Any) -> Prepared:
     same: dict[str, Any] = {"ids": [1, 2, 3], "pictures": (LARGE, SMALL)}
     chosen = same | changes
     ids = np.array([chosen["ids"]], np.int64)
-    return Prepared(input_ids=ids, pictures=chosen["pictures"], image_tokens=2, size=None)
+    images = tuple(Pixels(values=values, digest=bytes(32), tokens=1) for values in chosen["pictures"])
+    return Prepared(input_ids=ids, images=images, image_tokens=2, size=None)
 
 
 def theirs() -> Inputs:

@@ -183,7 +183,7 @@ class Terminal:
 
 
 MONOTONOUS = (
-    "import sys, pumice.answerer as a; a.greedy = lambda logits, rng: 300\n"
+    "import sys, pumice.answerer as a; a.make_sampler = lambda options: lambda logits, rng: 300\n"
     "from pumice.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -194,6 +194,9 @@ def test_a_chat_on_a_terminal(pebble_bundle: Path, picture: str) -> None:
     for typed, shown in [
         (None, "[1 picture] > "),
         ("What is in this picture?\n", "\r\n> "),
+        ("/again\n", "\r\n> "),
+        ("/undo\n", "\r\n> "),
+        ("/undo\n", "there is no turn -1: the conversation has 0\r\n> "),
         ("/image missing.png\n", "[1 picture] > "),
         ("And this?\n", "pumice: error: there is no picture 'missing.png'\r\n[1 picture] > "),
         ("/reset\n", "\r\n> "),
@@ -222,3 +225,41 @@ def test_an_interrupt_stops_without_a_traceback(pebble_bundle: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top-p", "1.5"], "top_p is 1.5, expected 0 to 1"),
+        (["--num-beams", "0"], "num_beams is 0, expected 1 to 64"),
+        (["--regex", "(", "--stop", "."], "the regular expression cannot be used"),
+        (["--json-schema", "missing.json"], "the schema 'missing.json' cannot be read"),
+        (["--min-new-tokens", "9", "--max-new-tokens", "8"], r"min_new_tokens is 9, expected 0 to 8"),
+    ],
+)
+def test_options_outside_their_intervals(
+    arguments: list[str], message: str, pebble_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(pebble_bundle), "Hi", "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_of_generation(
+    pebble_bundle: Path, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", str(pebble_bundle), "-i", picture, "What is in this picture?", "--device", "cpu", "--json"]
+
+    def answer(*arguments: str) -> str:
+        assert main([*run, "--max-new-tokens", "12", *arguments]) == 0
+        text: str = json.loads(capsys.readouterr().out)["text"]
+        return text
+
+    likeliest = answer()
+    assert answer("--temperature", "0") == likeliest
+    drawn = {answer("--temperature", "3", "--seed", str(seed)) for seed in range(4)}
+    assert len(drawn) > 1
+    assert answer("--temperature", "3", "--seed", "0") in drawn
+    (tmp_path / "schema.json").write_text('{"enum": ["yes", "no"]}')
+    assert answer("--json-schema", str(tmp_path / "schema.json")).strip() in ('"yes"', '"no"')
+    assert answer("--regex", "[0-9]{3}").strip().isdigit()
+    assert answer("--stop", likeliest[3:6]) == likeliest[:3]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import pumice
 from pebble.heldout import FOLDER, QUESTIONS
 from pebble.records import load_records
+from pumice.model import Model
 from tests.oracle import theirs
-
-if TYPE_CHECKING:
-    from pumice.model import Model
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +31,6 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(scope="module")
 def model(pebble_bundle: Path) -> Model:
-    pytest.importorskip("pumice.generation.options", reason="beams are not wired in yet")
     return pumice.load(pebble_bundle, device="cpu", threads=1)
 
 

@@ -124,6 +124,13 @@ def test_warpers(
     check(ids, logits_V, alone | beams, (2, 3))
 
 
+@pytest.mark.parametrize("rest", [1.1e-16, 1e-12, 1e-9, 1e-7, 1e-6, 1e-4])
+def test_top_p_that_leaves_next_to_nothing_out(rest: float) -> None:
+    for seed in range(20):
+        logits_V = np.random.default_rng(seed).normal(0, 8, 300).astype(np.float32)
+        check([0], logits_V, {"do_sample": True, "top_k": 0, "top_p": 1 - rest}, (2, 3))
+
+
 @settings(max_examples=500)
 @given(
     ids=IDS,
