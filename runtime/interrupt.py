@@ -8,6 +8,7 @@ must wait until Python runs again, so what may take long is run by a thread of i
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -71,23 +72,31 @@ class Cancellation:
         """Run in another thread, and end it where a signal's handler raises in this one."""
         results: list[T] = []
         errors: list[BaseException] = []
+        begun, done = threading.Event(), threading.Event()
 
         def work() -> None:
+            begun.set()
             try:
-                results.append(run())
+                if not self._set:
+                    results.append(run())
             except BaseException as error:
                 errors.append(error)
+            finally:
+                done.set()
 
-        worker = threading.Thread(target=work, name="pumice-run", daemon=True)
-        worker.start()
         try:
-            worker.join()
+            threading.Thread(target=work, name="pumice-run", daemon=True).start()
+            done.wait()  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
         except BaseException:  # Ctrl-C
             self.set()
-            worker.join()
+            while begun.is_set() and not done.is_set():  # what it writes to must stay until it has ended
+                with contextlib.suppress(KeyboardInterrupt):
+                    done.wait()
             raise
         if errors:
             raise errors[0]
+        if not results:
+            raise RunCancelledError
         return results[0]
 
 

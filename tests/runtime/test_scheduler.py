@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -229,23 +231,24 @@ def test_a_run_under_way_can_be_ended(model: Model) -> None:
         cancellation.run(model._answerer.decoder.sessions.vision_encoder, {}, [])
 
 
-def test_ctrl_c_ends_a_long_run(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The main thread waits for another that computes, so that a signal's handler can end it."""
-    cancellation, entered = Cancellation(), threading.Event()
+def test_ctrl_c_ends_a_long_run() -> None:
+    """The main thread waits for another that computes, so that a signal's handler can end it, and sees it end."""
+    cancellation, ended = Cancellation(), threading.Event()
 
     class Session:
         def run(self, outputs: object, feeds: object, options: object) -> None:
-            entered.set()
+            os.kill(os.getpid(), signal.SIGINT)
             while not options.terminate:  # type: ignore[attr-defined]
                 time.sleep(0.001)
+            time.sleep(0.1)
+            ended.set()
             raise RuntimeError("terminate flag")
 
-    def interrupt(self: threading.Thread, timeout: float | None = None) -> None:
-        entered.wait()
-        monkeypatch.undo()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(threading.Thread, "join", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        cancellation.run(Session(), {}, [])
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cancellation.run(Session(), {}, [])
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert cancellation.is_set
+    assert ended.is_set()
