@@ -37,9 +37,7 @@ class KVCache:
         self.shape, self.device, self.slots = shape, device, slots
         self.capacity = self._rounded(capacity)
         self.keys: list[list[Key]] = [[] for _ in range(slots)]
-        self._arrays: list[NDArray[Any]] = []
-        self._buffers: list[Any] = []
-        self._allocate()
+        self._arrays, self._buffers = self._allocated(self.capacity)
 
     def length(self, slot: int) -> int:
         """Positions of a slot that are filled."""
@@ -85,39 +83,46 @@ class KVCache:
         self.keys[target] = list(self.keys[source])
 
     def reserve(self, capacity: int) -> None:
-        """Make room for so many positions; keeps what is filled, by copying it once where the buffers must grow."""
+        """Make room for so many positions; keeps what is filled, by copying it once where the buffers must grow.
+
+        Raises:
+            InsufficientMemoryError: there is not so much memory; the cache is as it was.
+        """
         if capacity <= self.capacity:
             return
+        try:
+            grown = self._rounded(2 * max(capacity, self.capacity))
+            arrays, buffers = self._allocated(grown)
+        except InsufficientMemoryError:
+            grown = self._rounded(capacity)
+            arrays, buffers = self._allocated(grown)
         kept = [self.read(slot, 0, self.length(slot)) for slot in range(self.slots)]
-        self._arrays, self._buffers = [], []  # the old ones go before the new ones come
-        self.capacity = self._rounded(max(capacity, 2 * self.capacity))
-        self._allocate()
+        self._arrays, self._buffers, self.capacity = arrays, buffers, grown
         for slot, block in enumerate(kept):
             self.write(slot, 0, block)
 
     def _rounded(self, capacity: int) -> int:
         return min(self.shape.context_length, -(-capacity // _STEP) * _STEP)
 
-    def _allocate(self) -> None:
-        """Zeroed buffers: they cost no memory until they are written.
+    def _allocated(self, capacity: int) -> tuple[list[NDArray[Any]], list[Any]]:
+        """Zeroed buffers, which cost no memory until they are written; and, on the CPU, the arrays that they are.
 
         Raises:
             InsufficientMemoryError: there is not so much memory.
         """
-        check_cache(self.shape, self.capacity, self.slots, self.device)
-        shape = (self.slots, self.shape.kv_heads, self.capacity, self.shape.head_dim)
+        check_cache(self.shape, capacity, self.slots, self.device)
+        shape = (self.slots, self.shape.kv_heads, capacity, self.shape.head_dim)
         try:
-            for _ in range(2 * self.shape.layers):  # key and value of layer 0, of layer 1, …
-                array = np.zeros(shape, self.shape.kv_dtype)
-                self._buffers.append(OrtValue.ortvalue_from_numpy(array, self.device, 0))
-                if self.device == "cpu":  # the buffer is the array's memory
-                    self._arrays.append(array)
+            # key and value of layer 0, of layer 1, …
+            arrays = [np.zeros(shape, self.shape.kv_dtype) for _ in range(2 * self.shape.layers)]
+            buffers = [OrtValue.ortvalue_from_numpy(array, self.device, 0) for array in arrays]
         except (MemoryError, RuntimeError):
             size = 2 * self.shape.layers * np.dtype(self.shape.kv_dtype).itemsize * math.prod(shape)
             raise InsufficientMemoryError(
-                f"no memory for the keys and values of {self.slots} × {self.capacity:,} tokens "
+                f"no memory for the keys and values of {self.slots} × {capacity:,} tokens "
                 f"({size / 2**20:,.0f} MiB): shorten the prompt or lower max_new_tokens"
             ) from None
+        return (arrays if self.device == "cpu" else []), buffers
 
     def _host(self) -> list[NDArray[Any]]:
         """The buffers as arrays: themselves on the CPU, copies from other devices."""

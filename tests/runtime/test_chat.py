@@ -6,7 +6,13 @@ import pytest
 
 import pumice
 from pumice.chat import Chat
-from pumice.errors import ContextLengthError, GenerationError, ImageError, UsageError
+from pumice.errors import (
+    ContextLengthError,
+    GenerationError,
+    ImageError,
+    InsufficientMemoryError,
+    UsageError,
+)
 from pumice.model import Model
 
 from .test_generation import force, picture
@@ -167,3 +173,20 @@ def test_long_conversations_grow_their_cache(model: Model, monkeypatch: pytest.M
         )
     assert answer.token_ids == whole(model, chat, [picture()])
     assert answer.usage.prompt_tokens > 150
+
+
+def test_a_conversation_that_outgrows_memory_stays_as_it_was(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = model.chat(max_new_tokens=8)
+    chat.send("What is in this picture?", picture())
+    before, room = chat.messages, chat._cache.capacity
+    with monkeypatch.context() as patch:
+        patch.setattr("pumice.plan.available_memory", lambda device: 1000)
+        with pytest.raises(InsufficientMemoryError, match="are available"):
+            chat.send("And now, " + "please, " * 60 + "what is it?")
+    assert chat.messages == before
+    assert chat._cache.capacity == room
+    answer = chat.send("What colour?", max_new_tokens=12)
+    assert answer.usage.cached_tokens > 40
+    assert answer.token_ids == whole(model, chat, [picture()])
