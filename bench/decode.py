@@ -21,7 +21,7 @@ import onnxruntime
 import psutil
 
 from pumice.cache import KVCache
-from pumice.decoder import DecodeStep, bind_cache
+from pumice.decoder import DecodeStep
 from pumice.manifest import load_manifest
 
 
@@ -42,7 +42,7 @@ def profile(bundle: Path, positions: list[int], runs: int, threads: int) -> list
             binding = session.io_binding()
             binding.bind_cpu_input("inputs_embeds", embeds)
             binding.bind_cpu_input("attention_mask", np.ones((1, position + 1), np.int64))
-            bind_cache(binding, cache)
+            cache.bind(binding, 0, 1)
             binding.bind_output("logits")
             begun = time.perf_counter()
             session.run_with_iobinding(binding)
@@ -84,14 +84,15 @@ def growth(bundle: Path, tokens: int) -> int:
     decoder = model._answerer.decoder
     cache = decoder.new_cache(8 + tokens)
     width = decoder.shape.hidden_size
-    decoder.prefill([5] * 8, np.zeros((0, width), np.float32), cache)
+    ids = [5] * 8
+    decoder.read(ids, ids, np.zeros((0, width), np.float32), cache)
     step = DecodeStep(decoder, cache)
     before = 0
     for attempt in range(2):
-        cache.rewind(8)
+        cache.rewind(0, 8)
         before = psutil.Process().memory_info().rss if attempt else 0
         for _ in range(tokens):
-            step(7)
+            step([7])
     return int(psutil.Process().memory_info().rss - before)
 
 

@@ -28,7 +28,8 @@ import psutil
 
 import pumice
 
-OPEN_ENDED: dict[str, Any] = {"eos_token_id": [], "do_sample": False}
+OPEN_ENDED: dict[str, Any] = {"eos_token_id": [], "do_sample": False, "prompt_lookup_num_tokens": 0}
+"""Answers as long as asked for; without guesses, which random weights, repeating themselves, make too easy."""
 
 
 def picture(seed: int) -> Any:
