@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
 from pumice.errors import InsufficientMemoryError
-from pumice.keys import Key
+from pumice.keys import Key, common_prefix
 from pumice.manifest import DecoderShape
 from pumice.plan import check_cache
 
@@ -74,11 +74,11 @@ class KVCache:
         self._store(arrays)
 
     def copy(self, source: int, target: int) -> None:
-        """Make one slot hold what another holds."""
-        length = self.length(source)
+        """Make one slot hold what another holds; what both begin with, as beams do, is not copied."""
+        start, stop = common_prefix(self.keys[source], self.keys[target]), self.length(source)
         arrays = self._host()
         for array in arrays:
-            array[target, :, :length] = array[source, :, :length]
+            array[target, :, start:stop] = array[source, :, start:stop]
         self._store(arrays)
         self.keys[target] = list(self.keys[source])
 

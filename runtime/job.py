@@ -87,8 +87,11 @@ class Job:
 
     def advance(self, logits_RV: Sequence[NDArray[np.float32]]) -> list[Step]:
         """Let the strategy choose; notes the time."""
+        chosen = (
+            self.strategy.rows if self.clock.first is None else len(logits_RV)
+        )  # all begin with the prompt
         steps = self.strategy.advance(logits_RV)
-        self.tokens += len(logits_RV)
+        self.tokens += chosen
         self.clock.last = time.perf_counter()
         if self.clock.first is None:
             self.clock.first = self.clock.last

@@ -106,6 +106,7 @@ def test_rows_fork_cross_and_end(model: Model) -> None:
     run(scheduler)
     assert len(forked.seen) == 1 + 3 + 3 + 3 + 1
     assert len(neighbour.seen) == 9
+    assert jobs[1].tokens == 3 + 3 + 3 + 3 + 1
     assert scheduler.free_slots == 5
     check(model, forked)
     check(model, neighbour)
