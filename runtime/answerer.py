@@ -77,6 +77,7 @@ class Answerer:
         Raises:
             PromptError, ContextLengthError, ImageError: as `Model.generate`.
         """
+        began = time.perf_counter()
         prepared = self.builder.prepare(prompt, images, raw=raw)
         ids = prepared.input_ids[0].tolist()
         limit = self._room(len(ids), options.max_new_tokens, context)
@@ -86,7 +87,7 @@ class Answerer:
             prompt_keys(ids, self.manifest.image_tokens.token_id, features.pictures),
             features,
             self._strategy(prepared.input_ids[0], dataclasses.replace(options, max_new_tokens=limit)),
-            Clock(started=started, load_s=self.load_s, preprocess_s=time.perf_counter() - started),
+            Clock(started=started, load_s=self.load_s, preprocess_s=time.perf_counter() - began),
             max_new_tokens=limit,
         )
 

@@ -4,8 +4,8 @@ Enters: digests and features. Leaves: files, one for each picture, and the featu
 
     <digest in hexadecimal>.features    magic line │ SHA-256 of digest and rest │ tokens, D as int64 │ float32 values
 
-A file that is damaged, or not of this kind, counts as missing. Several processes may use a folder at once: files are
-written under another name and renamed.
+A file that is damaged, or not of this kind, counts as missing. Several processes, of several machines too, may use a
+folder at once: files are written under a name that nobody else has, and renamed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,26 @@ _MAGIC = b"pumice features 1\n"
 _HEAD = len(_MAGIC) + 32
 _SHAPE = 16
 
+_LEFT = 3600
+"""Seconds after which a file that is still being written is taken for one that a killed process left."""
+
+_LOOKS = 16
+"""All files are looked at whenever this part of `max_bytes` was written, for others write as well."""
+
 
 class FeatureFolder:
     """At most about `max_bytes` of files, those used longest ago being removed first. For all threads.
 
+    Each process that writes at the same time may add a sixteenth before it looks what the others wrote.
     Where the folder cannot be written to, that is told of once, and no more is written.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._bytes: int | None = None
-        """What is there, as far as this process knows."""
+        """What was there at the last look, and what this process wrote since."""
+        self._written = 0
+        """Bytes that this process wrote since."""
         self._writable = True
         self._lock = threading.Lock()
 
@@ -73,7 +83,7 @@ class FeatureFolder:
     def _write(self, digest: bytes, features: Floats) -> None:
         data = _encoded(digest, features)
         path = self._path(digest)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(data)
@@ -82,13 +92,17 @@ class FeatureFolder:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+        self._written += len(data)
         if self._bytes is not None:
             self._bytes += len(data)
 
     def _tidy(self) -> None:
-        """Look at all files at first, and where they have become too large together."""
-        if self._bytes is not None and self._bytes <= self._max_bytes:
+        """Look at all files at first, from time to time, and where they have become too large together."""
+        fits = self._bytes is not None and self._bytes <= self._max_bytes
+        if fits and self._written <= self._max_bytes // _LOOKS:
             return
+        self._written = 0
+        self._remove_left()
         files = []
         for file in self._folder.glob("*.features"):
             with contextlib.suppress(OSError):  # another process may have removed it
@@ -101,6 +115,12 @@ class FeatureFolder:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
             self._bytes -= size
+
+    def _remove_left(self) -> None:
+        for file in self._folder.glob(".*.features.*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > _LEFT:
+                    file.unlink(missing_ok=True)
 
 
 def _encoded(digest: bytes, features: Floats) -> bytes:

@@ -37,6 +37,8 @@ def prompt_keys(ids: Sequence[int], image_token_id: int, pictures: Sequence[Pict
 
 def common_prefix(first: Sequence[Key], second: Sequence[Key]) -> int:
     """How many keys two sequences begin with in common."""
+    if type(first) is not type(second):  # a slice of a list never equals one of a tuple
+        first, second = list(first), list(second)
     low, high = 0, min(len(first), len(second))
     if first[:high] == second[:high]:
         return high

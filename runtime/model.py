@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pumice.answerer import Answerer
 from pumice.bundle import Bundle
 from pumice.chat import Chat
-from pumice.errors import UsageError
+from pumice.errors import PumiceError, UsageError
 from pumice.generation.options import GenerationArguments, GenerationOptions
 from pumice.images import ImageInput, image_list
 from pumice.interrupt import Cancellation
@@ -122,8 +122,12 @@ class Model:
                 pass
             return stream.results if len(stream.results) > 1 else stream.result
         started, chosen = time.perf_counter(), self._answerer.options(options)
-        pairs = zip(prompt, _images_of_each(images, len(prompt)), strict=True)
-        jobs = [self._job(p, image_list(i), chosen, started=started, raw=raw) for p, i in pairs]
+        jobs = []
+        for p, pictures in zip(prompt, _images_of_each(images, len(prompt)), strict=True):
+            try:
+                jobs.append(self._job(p, image_list(pictures), chosen, started=started, raw=raw))
+            except PumiceError as error:
+                raise type(error)(f"prompt {len(jobs)}: {error}") from error
         return self._answers(jobs)
 
     def stream(
@@ -231,8 +235,18 @@ def _images_of_each(images: Any, prompts: int) -> list[Images]:
     grouped = isinstance(images, (list, tuple)) and all(
         i is None or isinstance(i, (list, tuple)) for i in images
     )
-    if not grouped or len(images) != prompts:
-        raise UsageError(
-            f"{prompts} prompts were given, so images must be {prompts} lists of pictures, one for each prompt"
-        )
+    told = f"{prompts} {'prompt was' if prompts == 1 else 'prompts were'} given, expected images to be"
+    lists = f"{prompts} {'list' if prompts == 1 else 'lists'} of pictures, one for each prompt"
+    if not grouped:
+        raise UsageError(f"{told} {lists}, got {_told(images)}")
+    if len(images) != prompts:
+        raise UsageError(f"{told} {lists}, got {len(images)}")
     return list(images)
+
+
+def _told(images: Any) -> str:
+    """What was given in place of lists of pictures."""
+    if isinstance(images, (list, tuple)):
+        kind = next(type(i).__name__ for i in images if not isinstance(i, (list, tuple)) and i is not None)
+        return f"{len(images)} with {kind} among them"
+    return type(images).__name__

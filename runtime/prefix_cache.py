@@ -60,6 +60,7 @@ class PrefixCache:
         self._max_bytes = max_bytes
         self._blocks: OrderedDict[bytes, NDArray[Any]] = OrderedDict()
         self._bytes = self._restored = 0
+        self._block_bytes: int | None = None
         self._lock = threading.Lock()
 
     @property
@@ -88,9 +89,12 @@ class PrefixCache:
 
     def save(self, cache: Cache, slot: int) -> None:
         """Keep the slot's positions, as many of its first blocks as there is room for."""
-        if self._max_bytes == 0:
+        if self._max_bytes == 0 or len(cache.keys[slot]) < BLOCK:
             return
-        names = list(_names(cache.keys[slot]))
+        if self._block_bytes is None:
+            self._block_bytes = cache.read(slot, 0, 1).nbytes * BLOCK
+        fitting = self._max_bytes // self._block_bytes
+        names = list(_names(cache.keys[slot][: fitting * BLOCK]))  # more are not even copied
         with self._lock:
             missing = [i for i, name in enumerate(names) if name not in self._blocks]
         kept = len(names)

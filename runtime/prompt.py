@@ -150,6 +150,8 @@ class PromptBuilder:
                 f"image features are {picture.features.dtype} {list(picture.features.shape)}, "
                 f"expected float32 {list(expected)}: take them as encode_image gave them"
             )
+        if not np.isfinite(picture.features).all():
+            raise UsageError("image features are not finite: take them as encode_image gave them")
         return picture
 
     def _varied_pictures(self, images: Sequence[ImageInput | PromptPicture]) -> tuple[PromptPicture, ...]:

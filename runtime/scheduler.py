@@ -114,15 +114,13 @@ class Scheduler:
     def _read_chunk(self) -> bool:
         """Read some of the prompt of the job whose turn it is; whether its answer began."""
         job = self._reading.popleft()
-        began = time.perf_counter()
         try:
-            logits_V = self._read(job)
+            logits_V = self._timed_read(job)
         except RunCancelledError:
             self._drop(job)
         except Exception as error:
             self._fail(job, error)
         else:
-            job.clock.prefill_s += time.perf_counter() - began
             if logits_V is None:
                 self._reading.append(job)
             else:
@@ -132,6 +130,15 @@ class Scheduler:
                 self._advance(job, [logits_V])
                 return True
         return False
+
+    def _timed_read(self, job: Job) -> np.ndarray | None:
+        """`_read`, whose time counts as the prompt's, less what its pictures took, however it ends."""
+        clock = job.clock
+        began, vision_s = time.perf_counter(), clock.vision_s
+        try:
+            return self._read(job)
+        finally:
+            clock.prefill_s += time.perf_counter() - began - (clock.vision_s - vision_s)
 
     def _read(self, job: Job) -> np.ndarray | None:
         """Read a chunk; the logits after it if it was the prompt's last."""
@@ -152,11 +159,10 @@ class Scheduler:
     def _features(self, job: Job, start: int) -> np.ndarray:
         began = time.perf_counter()
         seen = sum(isinstance(key, bytes) for key in job.keys[:start])
-        features = job.features.rows(seen, job.cancellation)
-        spent = time.perf_counter() - began
-        job.clock.vision_s += spent
-        job.clock.prefill_s -= spent  # it is counted with the chunk's time
-        return features
+        try:
+            return job.features.rows(seen, job.cancellation)
+        finally:
+            job.clock.vision_s += time.perf_counter() - began
 
     def _decode(self) -> None:
         """One token of every row; or several of the only row, where its strategy has guessed."""

@@ -52,6 +52,8 @@ class TextStream(Iterator[str]):
                 raise StopIteration
             with self._working:
                 self._advance()
+            if self._job.cancellation.is_set:  # `cancel` may have come while this thread worked
+                self.cancel()
 
     def __enter__(self) -> TextStream:
         return self

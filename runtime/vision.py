@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,10 +73,11 @@ PromptPicture: TypeAlias = "Pixels | ImageFeatures"
 
 
 def model_key(manifest: Manifest) -> bytes:
-    """SHA-256 of what a picture's features depend on besides its pixels: the vision encoder's files."""
+    """SHA-256 of what a picture's features depend on: how it is prepared, and the vision encoder's files."""
     graph = manifest.graphs.vision_encoder
     hashes = [manifest.files[name].sha256 for name in (graph.file, *graph.external_data)]
-    return hashlib.sha256("\n".join(hashes).encode()).digest()
+    preparation = json.dumps(asdict(manifest.image), sort_keys=True)
+    return hashlib.sha256("\n".join([preparation, *hashes]).encode()).digest()
 
 
 def picture_digest(pixels_CHW: Picture, model: bytes) -> bytes:
@@ -100,19 +102,25 @@ class PictureEncoder:
         """What some thread encodes; None comes of it if that thread failed or was cancelled."""
         self._lock = threading.Lock()
 
-    def encode(self, pictures: Sequence[PromptPicture], cancellation: Cancellation) -> list[ImageFeatures]:
+    def encode(
+        self, pictures: Sequence[PromptPicture], cancellation: Cancellation, first: int = 0
+    ) -> list[ImageFeatures]:
         """Features of pictures, in their order; what is encoded already, or equal to another, is not encoded again.
+
+        Errors name a picture by its number, of which the first one has `first`.
 
         Raises:
             GenerationError: features that are not finite, or a failure in ONNX Runtime.
             RunCancelledError: the run was ended.
         """
         known = {p.digest: p.features for p in pictures if isinstance(p, ImageFeatures)}
+        numbers = {p.digest: first + i for i, p in reversed([*enumerate(pictures)])}
         while missing := self._missing(pictures, known):
             mine = self._claimed(missing)
             try:
-                for start in range(0, len(mine), self._batch):
-                    known |= self._run(mine[start : start + self._batch], cancellation)
+                unread = list(self._missing(mine, known).values())  # another thread may have been quicker
+                for start in range(0, len(unread), self._batch):
+                    known |= self._run(unread[start : start + self._batch], numbers, cancellation)
             finally:
                 self._release(mine)
             for digest in missing.keys() - {picture.digest for picture in mine}:
@@ -162,7 +170,9 @@ class PictureEncoder:
                 return future.result(_PATIENCE)
         return None
 
-    def _run(self, pictures: Sequence[Pixels], cancellation: Cancellation) -> dict[bytes, Floats]:
+    def _run(
+        self, pictures: Sequence[Pixels], numbers: Mapping[bytes, int], cancellation: Cancellation
+    ) -> dict[bytes, Floats]:
         pixels_NCHW = np.stack([picture.values for picture in pictures])
         (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
         features_NTD = output.reshape(len(pictures), -1, self.width)
@@ -170,8 +180,8 @@ class PictureEncoder:
         for picture, features_TD in zip(pictures, features_NTD, strict=True):
             if not np.isfinite(features_TD).all():
                 raise GenerationError(
-                    "a picture's features are not finite (NaN or infinity): export the model again with another "
-                    "precision"
+                    f"picture {numbers[picture.digest]}'s features are not finite (NaN or infinity; pictures are "
+                    "counted from 0): export the model again with another precision"
                 )
             features = np.array(features_TD)  # a batch's output is not kept for one of its pictures
             features.flags.writeable = False
@@ -190,7 +200,7 @@ class PromptFeatures:
 
     def encode(self, cancellation: Cancellation, first: int = 0) -> None:
         """Encode the pictures from number `first` on. Raises as `PictureEncoder.encode`."""
-        self.pictures[first:] = self._encoder.encode(self.pictures[first:], cancellation)
+        self.pictures[first:] = self._encoder.encode(self.pictures[first:], cancellation, first)
 
     def rows(self, seen: int, cancellation: Cancellation) -> Floats:
         """Features of the image tokens from number `seen` on, float32 [M − seen, D].

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,60 @@ def test_a_folder_is_bounded(tmp_path: Path) -> None:
     assert (tmp_path / "other.txt").exists()
 
 
+def test_a_folder_that_several_write_to_is_bounded(tmp_path: Path) -> None:
+    folders = [FeatureFolder(tmp_path, 32 * FILE) for _ in range(4)]
+    for number in range(200):
+        folders[number % 4].put(digest(number), features(number))
+        assert len(list(tmp_path.iterdir())) <= 32 + 4 * 3
+    assert folders[0].get(digest(199)) is not None
+
+
+def test_not_every_file_written_is_a_look_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glob, looks = Path.glob, []
+
+    def counted(path: Path, pattern: str) -> Iterator[Path]:
+        looks.append(pattern)
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", counted)
+    folder = FeatureFolder(tmp_path, 160 * FILE)
+    for number in range(100):
+        folder.put(digest(number), features(number))
+    assert looks.count("*.features") == 1 + 9  # at first, and after every 11 files
+
+
+def test_two_that_write_the_same_file_at_once_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    replace, names = Path.replace, []
+
+    def late(path: Path, target: Path) -> Path:
+        names.append(path.name)
+        if len(names) == 1:  # between the first one's writing and renaming comes the second one
+            FeatureFolder(tmp_path, 2**20).put(digest(1), features(1))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    FeatureFolder(tmp_path, 2**20).put(digest(1), features(1))
+    assert len(set(names)) == 2
+    assert not caplog.records
+    assert [file.name for file in tmp_path.iterdir()] == [f"{digest(1).hex()}.features"]
+
+
+def test_what_a_killed_process_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    left, writing, other = (
+        tmp_path / name for name in (".0a.features.1.tmp", ".0b.features.2.tmp", ".other.tmp")
+    )
+    for file in (left, writing, other):
+        file.write_bytes(b"half")
+    for file in (left, other):
+        os.utime(file, (10**9, 10**9))
+    FeatureFolder(tmp_path, 2**20).put(digest(1), features(1))
+    assert not left.exists()
+    assert writing.exists()
+    assert other.exists()
+
+
 def test_a_folder_that_cannot_be_written_to_is_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,3 +196,31 @@ def test_threads(tmp_path: Path) -> None:
     assert not failures
     assert not list(tmp_path.glob(".*"))
     assert len(list(tmp_path.iterdir())) <= 8
+
+
+WORKER = """
+import random, sys
+from pathlib import Path
+import numpy as np
+from pumice.feature_folder import FeatureFolder
+
+folder, dice = FeatureFolder(Path(sys.argv[1]), int(sys.argv[2])), random.Random(int(sys.argv[3]))
+for _ in range(300):
+    number = dice.randrange(12)
+    found = folder.get(number.to_bytes(32, "big"))
+    if found is None:
+        folder.put(number.to_bytes(32, "big"), np.full((3, 4), number, np.float32))
+    else:
+        assert (found == number).all()
+assert folder._writable
+"""
+
+
+def test_processes(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(8 * FILE), str(seed)])
+        for seed in range(3)
+    ]
+    assert [worker.wait(60) for worker in workers] == [0] * 3
+    assert not list(tmp_path.glob(".*"))
+    assert len(list(tmp_path.iterdir())) <= 8 + 3

@@ -227,9 +227,55 @@ def test_several_prompts_give_several_answers(model: Model) -> None:
     assert [r.token_ids for r in together] == [r.token_ids for r in alone]
     messages = [[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]] * 2
     assert len(model.generate(messages, max_new_tokens=2)) == 2
-    for images in ([picture()], [[picture()]], picture()):
-        with pytest.raises(UsageError, match="2 lists of pictures"):
-            model.generate(questions, images)  # type: ignore[call-overload]
+    wrong: list[tuple[Any, str]] = [
+        ([picture()], "got 1 with Image among them"),
+        ([[picture()]], "got 1$"),
+        ([[]] * 3, "got 3$"),
+        (picture(), "got Image$"),
+        ((p for p in ([], [])), "got generator$"),
+    ]
+    for images, told in wrong:
+        with pytest.raises(UsageError, match=f"^2 prompts were given, .* 2 lists of pictures.* {told}"):
+            model.generate(questions, images)
+
+
+def test_a_prompt_that_fails_is_named_before_computing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "_answers", lambda *_: pytest.fail("computed"))
+    for prompts, images, error, told in [
+        (["a", "b"], [None, ["missing.png"]], ImageError, "^prompt 1: there is no picture"),
+        (["a", 3], None, PromptError, "^prompt 1: expected a question"),
+        ([[], "b"], None, PromptError, "^prompt 0: .*an empty list"),
+        (["<image>", "b"], [None, [picture()]], PromptError, "^prompt 0: .*1 <image> placeholder, but 0 "),
+        (["a", "b", "c " * 3000], None, ContextLengthError, "^prompt 2: the prompt has"),
+    ]:
+        with pytest.raises(error, match=told):
+            model.generate(prompts, images, raw="<image>" in prompts)  # type: ignore[call-overload]
+
+
+def test_prompts_and_their_pictures_may_be_tuples(model: Model) -> None:
+    alone = model.generate("What is this?", picture(), max_new_tokens=5)
+    hello = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    both = model.generate(("What is this?", hello), ((picture(),), None), max_new_tokens=5)  # type: ignore[call-overload]
+    assert [r.token_ids for r in both] == [
+        alone.token_ids,
+        model.generate(hello, max_new_tokens=5).token_ids,
+    ]
+
+
+def test_several_answers_to_each_of_several_prompts_stand_side_by_side(model: Model) -> None:
+    questions = ["What is in this picture?", "How many shapes are there?", "Hi"]
+    images: list[Any] = [[picture(0)], [picture(1)], None]
+    for options in (
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "temperature": 2.0, "num_return_sequences": 3, "seed": 8},
+    ):
+        alone = [
+            answer
+            for question, given in zip(questions, images, strict=True)
+            for answer in model.generate(question, given, max_new_tokens=8, **options)  # type: ignore[attr-defined]
+        ]
+        together = model.generate(questions, images, max_new_tokens=8, **options)  # type: ignore[arg-type]
+        assert [r.token_ids for r in together] == [r.token_ids for r in alone]
 
 
 def test_one_picture_need_not_be_in_a_list(model: Model) -> None:

@@ -25,6 +25,7 @@ def test_common_prefixes(first: list[Key], second: list[Key], shared: list[Key])
             break
         expected += 1
     assert common_prefix(one, other) == expected
+    assert common_prefix(tuple(one), other) == expected
     assert common_prefix(one, one) == len(one)
 
 

@@ -153,3 +153,20 @@ def test_threads() -> None:
     assert not failures
     found = cache.statistics
     assert found.bytes == found.blocks * BLOCK_BYTES
+
+
+def test_no_more_is_copied_than_there_is_room_for() -> None:
+    longest = 0
+
+    class Counted(Slots):
+        def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
+            nonlocal longest
+            longest = max(longest, stop - start)
+            return super().read(slot, start, stop)
+
+    prefixes = PrefixCache(3 * BLOCK_BYTES)
+    slots = Counted()
+    slots.fill(0, [7] * (10 * BLOCK))
+    prefixes.save(slots, 0)
+    assert prefixes.statistics.blocks == 3
+    assert longest == 3 * BLOCK

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 import pumice
+from pumice.decoder import Decoder, DecodeStep
 from pumice.errors import GenerationError, UsageError
 from pumice.model import Model
 from pumice.stream import TextStream
+from pumice.vision import PictureEncoder
 
 from .test_generation import force, picture
 
@@ -122,3 +124,52 @@ def test_a_failure_comes_once_and_behind_what_was_said(model: Model, monkeypatch
     assert list(stream) == []
     with pytest.raises(UsageError, match="has not ended"):
         _ = stream.result
+
+
+@pytest.mark.parametrize("phase", ["vision", "prefill", "decode"])
+def test_cancelling_ends_whatever_is_under_way(
+    model: Model, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """Another thread cancels in the middle of a step; this one gets no piece more, and sees the answer ended."""
+    owner, method = {
+        "vision": (PictureEncoder, "_run"),
+        "prefill": (Decoder, "read"),
+        "decode": (DecodeStep, "__call__"),
+    }[phase]
+    original = getattr(owner, method)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        canceller = threading.Thread(target=stream.cancel)
+        canceller.start()
+        canceller.join()
+        return original(*args, **options)
+
+    monkeypatch.setattr(owner, method, interrupted)
+    stream = model.stream(QUESTION, [picture(99 + len(phase))], prompt_lookup_num_tokens=0)
+    said = "".join(stream)
+    assert stream.result.finish_reason == "cancelled"
+    assert stream.result.text.startswith(said)
+    assert len(stream.result.token_ids) == (2 if phase == "decode" else 0)
+    timings = stream.result.timings
+    assert (timings.vision > 0, timings.prefill >= 0, timings.decode >= 0) == (True, True, True)
+
+
+def test_who_leaves_when_another_thread_cancels_has_a_result(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cancel` finds the other thread at work and leaves the rest to it; it need not ask for another piece."""
+    original = DecodeStep.__call__
+
+    def interrupted(*args: Any) -> Any:
+        logits = original(*args)
+        canceller = threading.Thread(target=stream.cancel)
+        canceller.start()
+        canceller.join()
+        return logits
+
+    stream = model.stream(QUESTION, [picture()], prompt_lookup_num_tokens=0)
+    next(stream)
+    monkeypatch.setattr(DecodeStep, "__call__", interrupted)
+    next(stream, None)
+    assert stream.result.finish_reason == "cancelled"
+    assert stream.result.text

@@ -19,7 +19,15 @@ from pumice.errors import GenerationError, PromptError, UsageError
 from pumice.feature_cache import FeatureCache
 from pumice.interrupt import Cancellation, RunCancelledError
 from pumice.model import Model
-from pumice.vision import BATCH, ImageFeatures, PictureEncoder, PromptFeatures, PromptPicture, picture_digest
+from pumice.vision import (
+    BATCH,
+    ImageFeatures,
+    PictureEncoder,
+    PromptFeatures,
+    PromptPicture,
+    model_key,
+    picture_digest,
+)
 
 from .test_generation import picture
 
@@ -85,6 +93,26 @@ def test_threads_that_ask_for_the_same_picture_share_one_run(model: Model) -> No
     assert reader._under_way == {}
 
 
+def test_what_another_encodes_between_a_look_and_a_claim_is_not_encoded_again(model: Model) -> None:
+    class Quicker(FeatureCache):
+        """A cache in which another thread has encoded a picture as soon as one has looked for it in vain."""
+
+        looked = False
+
+        def get(self, digest: bytes) -> Any:
+            found = super().get(digest)
+            if not self.looked:
+                self.looked = True
+                reader.encode(pictures(model, 1), Cancellation())
+            return found
+
+    counted = Counted(model)
+    reader = PictureEncoder(counted, model.manifest, Quicker(2**24))
+    (found,) = reader.encode(pictures(model, 1), Cancellation())
+    assert counted.batches == [1]
+    assert np.isfinite(found.features).all()
+
+
 @pytest.mark.parametrize("failure", ["cancelled", "failed"])
 def test_one_that_fails_takes_nobody_with_it(model: Model, failure: str) -> None:
     entered, others = threading.Event(), threading.Event()
@@ -141,6 +169,37 @@ def test_features_that_are_not_finite_are_an_error_and_not_kept(model: Model) ->
             reader.encode(pictures(model, 1), Cancellation())
 
 
+@pytest.mark.parametrize(("seen", "spoiled"), [(0, 0), (0, 2), (1, 2), (1, 1)])
+def test_the_picture_whose_features_are_not_finite_is_named(model: Model, seen: int, spoiled: int) -> None:
+    asked = pictures(model, 5, 6, 7, 7)  # of equal ones the first is named
+    bad = asked[spoiled].values  # type: ignore[union-attr]
+
+    class Spoiled(Counted):
+        def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
+            (found,) = super().run(outputs, feeds, options)
+            found = found.reshape(len(feeds["pixel_values"]), -1, found.shape[-1]).copy()
+            for pixels, features in zip(feeds["pixel_values"], found, strict=True):
+                features[0, 0] = np.inf if np.array_equal(pixels, bad) else features[0, 0]
+            return [found.reshape(-1, found.shape[-1])]
+
+    features = PromptFeatures(asked, encoder(model, Spoiled(model)))
+    with pytest.raises(GenerationError, match=rf"^picture {spoiled}'s features are not finite"):
+        features.rows(seen * asked[0].tokens, Cancellation())
+
+
+def test_models_differ_by_their_encoder_and_by_how_pictures_are_prepared(model: Model) -> None:
+    manifest = model.manifest
+    graph = manifest.graphs.vision_encoder.file
+    changed = replace(manifest.files[graph], sha256="0" * 64)
+    others = [
+        replace(manifest, files={**manifest.files, graph: changed}),
+        replace(manifest, image=replace(manifest.image, mean=(0.5, 0.4, 0.3))),
+    ]
+    assert len({model_key(other) for other in [manifest, *others]}) == 3
+    words = replace(manifest, decoder=replace(manifest.decoder, context_length=7))
+    assert model_key(words) == model_key(manifest)
+
+
 def test_equal_bytes_of_other_shapes_and_models_are_other_pictures() -> None:
     values = np.zeros((3, 30, 100), np.float32)
     digests = {
@@ -189,6 +248,7 @@ def test_features_that_do_not_fit_are_refused(model: Model) -> None:
         replace(features, features=features.features[:-1]),
         replace(features, features=features.features[:, :-1]),
         replace(features, features=features.features.astype(np.float64)),
+        replace(features, features=features.features * np.float32(np.nan)),
     ]
     for given in wrong:
         with pytest.raises(UsageError, match="image features"):
