@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 class FeatureCache:
     """Features of at most `max_bytes` in memory, those used longest ago being forgotten first; and a folder, if given.
 
-    For all threads. Features are shared, and not to be written to.
+    For all threads. Features are shared, so that nobody can write to them.
     """
 
     def __init__(self, max_bytes: int, folder: FeatureFolder | None = None) -> None:
@@ -41,7 +41,10 @@ class FeatureCache:
         return features
 
     def put(self, digest: bytes, features: Floats) -> None:
-        """Keep a picture's features."""
+        """Keep a picture's features; of an array that may be written to, a copy."""
+        if features.flags.writeable:
+            features = features.copy()
+            features.flags.writeable = False
         self._remember(digest, features)
         if self._folder is not None:
             self._folder.put(digest, features)

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -56,6 +57,9 @@ class FeatureFolder:
         """Features float32 [tokens, D], or None."""
         path = self._path(digest)
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > self._max_bytes:
+                return None  # a pipe would never end, and a file may be larger than memory
             data = path.read_bytes()
         except OSError:
             return None

@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-from pumice.keys import Key
+from pumice.keys import Key, common_prefix
 
 BLOCK = 32
 """Positions of a block."""
@@ -31,6 +32,7 @@ class Cache(Protocol):
     """What is needed of a `KVCache`."""
 
     keys: list[list[Key]]
+    capacity: int
 
     def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
         """A copy of positions, shape = (2·layers, kv_heads, stop − start, head_dim)."""
@@ -72,20 +74,23 @@ class PrefixCache:
     def restore(self, cache: Cache, slot: int, keys: Sequence[Key]) -> int:
         """Write what is kept of a prompt behind what the slot holds of it; returns the positions that it holds then.
 
-        The last key is left to be read, for its logits are needed.
+        The last key is left to be read, for its logits are needed; and no more is written than the cache has room for.
         """
         held = len(cache.keys[slot])
         if self._max_bytes == 0:
             return held
-        for start, block in self._found(keys[: len(keys) - 1]):
-            if start + BLOCK > held:
-                skipped = max(0, held - start)
-                cache.write(slot, start + skipped, block[:, :, skipped:])
-                cache.keys[slot].extend(keys[start + skipped : start + BLOCK])
-                with self._lock:
-                    self._restored += BLOCK - skipped
-                held = start + BLOCK
-        return held
+        assert common_prefix(cache.keys[slot], keys) == held
+        blocks = self._found(keys[: min(max(0, len(keys) - 1), cache.capacity)])
+        stop = len(blocks) * BLOCK
+        if stop <= held:
+            return held
+        # one write: on other devices than the CPU each of them moves the whole cache
+        positions = np.concatenate(blocks[held // BLOCK :], axis=2)[:, :, held % BLOCK :]
+        cache.write(slot, held, positions)
+        cache.keys[slot].extend(keys[held:stop])
+        with self._lock:
+            self._restored += stop - held
+        return stop
 
     def save(self, cache: Cache, slot: int) -> None:
         """Keep the slot's positions, as many of its first blocks as there is room for."""
@@ -96,52 +101,51 @@ class PrefixCache:
         fitting = self._max_bytes // self._block_bytes
         names = list(_names(cache.keys[slot][: fitting * BLOCK]))  # more are not even copied
         with self._lock:
-            missing = [i for i, name in enumerate(names) if name not in self._blocks]
-        kept = len(names)
-        if missing:  # not read under the lock: others need not wait for it
-            first, stop = missing[0], missing[-1] + 1
-            positions = cache.read(slot, first * BLOCK, stop * BLOCK)
-            for i in missing:
-                start = (i - first) * BLOCK
-                if not self._kept(names[i], positions[:, :, start : start + BLOCK], names[: i + 1]):
-                    kept = i
-                    break
-        self._touch(names[:kept])
+            first = self._leading(names)
+        blocks = {}
+        if first < len(names):  # not read under the lock: others need not wait for it
+            positions = cache.read(slot, first * BLOCK, len(names) * BLOCK)
+            for i, name in enumerate(names[first:]):
+                blocks[name] = positions[:, :, i * BLOCK : (i + 1) * BLOCK].copy()
+        with self._lock:
+            self._keep(names, blocks)
 
-    def _found(self, keys: Sequence[Key]) -> list[tuple[int, NDArray[Any]]]:
-        """The blocks of a prompt's beginning, each with its first position."""
+    def _found(self, keys: Sequence[Key]) -> list[NDArray[Any]]:
+        """The blocks of a prompt's beginning, in order."""
         names = list(_names(keys))
         with self._lock:
-            found = []
-            for i, name in enumerate(names):
-                block = self._blocks.get(name)
+            found = names[: self._leading(names)]
+            self._touch(found)
+            return [self._blocks[name] for name in found]
+
+    def _leading(self, names: Sequence[bytes]) -> int:
+        """How many blocks of a prompt are there from its beginning on. The others are missing: no block outlives the
+        one before it. With the lock held, as all below."""
+        return next((i for i, name in enumerate(names) if name not in self._blocks), len(names))
+
+    def _keep(self, names: Sequence[bytes], blocks: Mapping[bytes, NDArray[Any]]) -> None:
+        """Add a prompt's missing blocks, up to one that another thread let go while `blocks` were copied.
+
+        The prompt's own are the last to go, and `names` are no more than fit: so none of them makes room for another.
+        """
+        self._touch(names[: self._leading(names)])
+        kept = 0
+        for name in names:
+            if name not in self._blocks:
+                block = blocks.get(name)
                 if block is None:
                     break
-                found.append((i * BLOCK, block))
-        self._touch(names[: len(found)])
-        return found
-
-    def _kept(self, name: bytes, block: NDArray[Any], chain: Sequence[bytes]) -> bool:
-        """Whether there was room for a copy of a block, for which those of `chain` are not to go."""
-        with self._lock:
-            if name in self._blocks:
-                return True
-            protected = set(chain)
-            while self._bytes + block.nbytes > self._max_bytes:
-                oldest = next((other for other in self._blocks if other not in protected), None)
-                if oldest is None:
-                    return False
-                self._bytes -= self._blocks.pop(oldest).nbytes
-            self._blocks[name] = block.copy()
-            self._bytes += block.nbytes
-            return True
+                while self._bytes + block.nbytes > self._max_bytes:
+                    self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+                self._blocks[name] = block
+                self._bytes += block.nbytes
+            kept += 1
+        self._touch(names[:kept])
 
     def _touch(self, names: Sequence[bytes]) -> None:
         """Note that a prompt's blocks were used: its first one last, so that it goes last."""
-        with self._lock:
-            for name in reversed(names):
-                if name in self._blocks:
-                    self._blocks.move_to_end(name)
+        for name in reversed(names):
+            self._blocks.move_to_end(name)
 
 
 def _names(keys: Sequence[Key]) -> Iterator[bytes]:

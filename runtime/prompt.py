@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.chat_template import ChatTemplate
-from pumice.errors import ContextLengthError, PromptError, UsageError
+from pumice.errors import ContextLengthError, PromptError
+from pumice.given_pictures import as_given
 from pumice.images import ImageInput
 from pumice.manifest import Manifest
 from pumice.messages import as_messages
@@ -57,7 +58,7 @@ class Prepared:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        """The pictures that were given as such, and not by their features: each float32 [3, height, width]."""
+        """The pictures that were not given by their features: each float32 [3, height, width], not to be written to."""
         return tuple(image.values for image in self.images if isinstance(image, Pixels))
 
     @property
@@ -102,7 +103,7 @@ class PromptBuilder:
             PromptError: no chat template, messages of another form, placeholders and pictures that differ in number, …
             ContextLengthError: longer than the model's context.
             ImageError: a picture cannot be read.
-            UsageError: features of another model.
+            UsageError: features or prepared pictures of another model, or altered ones.
         """
         spec = self._manifest.image
         if spec.size is not None:
@@ -127,32 +128,18 @@ class PromptBuilder:
 
         Raises:
             ImageError: a picture cannot be read.
-            UsageError: features of another model.
+            UsageError: features or prepared pictures of another model, or altered ones.
         """
         for image in images:
             if isinstance(image, Pixels | ImageFeatures):
-                yield self._checked_features(image)
+                yield as_given(image, self._manifest, self._model_key)
                 continue
             (values,) = preprocess([image], self._manifest.image)
+            values.flags.writeable = False
             size = values.shape[1], values.shape[2]
             yield Pixels(
                 values=values, digest=picture_digest(values, self._model_key), tokens=self._features([size])
             )
-
-    def _checked_features(self, picture: PromptPicture) -> PromptPicture:
-        if isinstance(picture, Pixels):
-            return picture
-        if picture.model != self._model_key:
-            raise UsageError("image features of another model were given: encode the picture with this one")
-        expected = (self._features([picture.size]), self._manifest.decoder.hidden_size)
-        if picture.features.shape != expected or picture.features.dtype != np.float32:
-            raise UsageError(
-                f"image features are {picture.features.dtype} {list(picture.features.shape)}, "
-                f"expected float32 {list(expected)}: take them as encode_image gave them"
-            )
-        if not np.isfinite(picture.features).all():
-            raise UsageError("image features are not finite: take them as encode_image gave them")
-        return picture
 
     def _varied_pictures(self, images: Sequence[ImageInput | PromptPicture]) -> tuple[PromptPicture, ...]:
         """The pictures; none is opened once those before it have filled the context."""

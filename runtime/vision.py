@@ -29,6 +29,9 @@ Floats = NDArray[np.float32]
 _PATIENCE = 0.05
 """Seconds after which a thread that waits for another's picture looks whether it was cancelled."""
 
+DIGEST_BYTES = 32
+"""Of SHA-256."""
+
 BATCH = 2
 """Pictures that go through the encoder at once, where they have one size: each takes memory of its own."""
 
@@ -38,13 +41,19 @@ class ImageFeatures:
     """A picture that is encoded already: `images=[…]` takes it in place of the picture.
 
     `features` is float32 [tokens, D]; `size` is the (height, width) that the encoder saw; `digest` (32 bytes) tells the
-    picture and the model apart from all others. Of use to the model that made it, and to no other.
+    picture and the model apart from all others: other features under the same digest are taken for these. Of use to
+    the model that made it, and to no other. May be pickled.
     """
 
     features: Floats
     size: Size
     digest: bytes
     model: bytes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As it was before pickling, which forgets that an array is not to be written to."""
+        self.__dict__.update(state)
+        self.features.flags.writeable = False
 
     @property
     def tokens(self) -> int:
@@ -116,14 +125,16 @@ class PictureEncoder:
         known = {p.digest: p.features for p in pictures if isinstance(p, ImageFeatures)}
         numbers = {p.digest: first + i for i, p in reversed([*enumerate(pictures)])}
         while missing := self._missing(pictures, known):
-            mine = self._claimed(missing)
-            try:
-                unread = list(self._missing(mine, known).values())  # another thread may have been quicker
+            mine: dict[bytes, Future[Floats | None]] = {}
+            try:  # Ctrl-C may come at any place, and what is claimed must not stay so
+                self._claim(missing, mine)
+                claimed = [missing[digest] for digest in mine]
+                unread = list(self._missing(claimed, known).values())  # another thread may have been quicker
                 for start in range(0, len(unread), self._batch):
                     known |= self._run(unread[start : start + self._batch], numbers, cancellation)
             finally:
                 self._release(mine)
-            for digest in missing.keys() - {picture.digest for picture in mine}:
+            for digest in missing.keys() - mine.keys():
                 features = self._awaited(digest, cancellation)
                 if features is not None:
                     known[digest] = features
@@ -144,19 +155,22 @@ class PictureEncoder:
                     missing[picture.digest] = picture
         return missing
 
-    def _claimed(self, missing: dict[bytes, Pixels]) -> list[Pixels]:
-        """Those that no other thread encodes; from now on this one does."""
+    def _claim(self, missing: Mapping[bytes, Pixels], mine: dict[bytes, Future[Floats | None]]) -> None:
+        """Note in `mine` what no other thread encodes; from now on this one does."""
         with self._lock:
-            mine = [picture for digest, picture in missing.items() if digest not in self._under_way]
-            self._under_way |= {picture.digest: Future() for picture in mine}
-            return mine
+            for digest in missing:  # in the prompt's order, on which batches and so their rounding depend
+                if digest not in self._under_way:
+                    mine[digest] = Future()
+                    self._under_way[digest] = mine[digest]
 
-    def _release(self, mine: Sequence[Pixels]) -> None:
+    def _release(self, mine: Mapping[bytes, Future[Floats | None]]) -> None:
         """Let others have what failed."""
         with self._lock:
-            futures = [self._under_way.pop(picture.digest, None) for picture in mine]
-        for future in futures:
-            if future is not None and not future.done():
+            for digest, future in mine.items():
+                if self._under_way.get(digest) is future:
+                    del self._under_way[digest]
+        for future in mine.values():
+            if not future.done():
                 future.set_result(None)
 
     def _awaited(self, digest: bytes, cancellation: Cancellation) -> Floats | None:

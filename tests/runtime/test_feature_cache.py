@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
 import os
 import random
@@ -48,6 +50,18 @@ def test_no_room_keeps_nothing() -> None:
     assert cache.get(digest(0)) is None
 
 
+def test_nobody_can_change_what_is_kept(tmp_path: Path) -> None:
+    cache = FeatureCache(2**20, FeatureFolder(tmp_path, 2**20))
+    given = features(1)
+    cache.put(digest(1), given)
+    given[:] = 7
+    found = cache.get(digest(1))
+    assert found is not None
+    assert np.array_equal(found, features(1))
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0] = 7
+
+
 def test_a_folder_serves_the_next_process(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "features"
     FeatureCache(0, FeatureFolder(folder, 2**20)).put(digest(1), features(1))
@@ -82,6 +96,68 @@ def test_damaged_files_count_as_missing_and_are_written_anew(
     assert folder.get(digest(1)) is None
     folder.put(digest(1), features(1))
     assert folder.get(digest(1)) is not None
+
+
+@pytest.mark.parametrize("shape", [(-3, -4), (0, 12), (12, 0), (2**62, 4), (-(2**63), 0), (12, 2)])
+def test_files_whose_sizes_are_not_those_of_their_values_count_as_missing(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    body = np.array(shape, "<i8").tobytes() + bytes(SIZE)  # with a checksum that is right
+    data = b"pumice features 1\n" + hashlib.sha256(digest(1) + body).digest() + body
+    (tmp_path / f"{digest(1).hex()}.features").write_bytes(data)
+    assert FeatureFolder(tmp_path, 2**20).get(digest(1)) is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "huge"])
+def test_what_is_no_file_or_too_large_to_be_ours_is_not_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"{digest(1).hex()}.features"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**40)  # no blocks of the disk
+    folder = FeatureFolder(tmp_path, 2**30)
+    found: list[object] = []
+    reader = threading.Thread(target=lambda: found.append(folder.get(digest(1))), daemon=True)
+    reader.start()
+    reader.join(10)
+    assert found == [None]
+
+
+def test_a_full_disk_is_told_of_once_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = FeatureCache(2**20, FeatureFolder(tmp_path, 2**20))
+    cache.put(digest(0), features(0))
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:20])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for number in range(1, 4):
+        cache.put(digest(number), features(number))
+    assert [record.message for record in caplog.records] == [
+        f"features are not kept in {tmp_path}: No space left on device"
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == [f"{digest(0).hex()}.features"]
+    assert cache.get(digest(3)) is not None  # from memory
+    assert FeatureFolder(tmp_path, 2**20).get(digest(0)) is not None
+
+
+def test_a_file_that_cannot_be_touched_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureFolder(tmp_path, 2**20).put(digest(1), features(1))
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert FeatureFolder(tmp_path, 2**20).get(digest(1)) is not None
 
 
 def test_another_pictures_file_is_not_taken(tmp_path: Path) -> None:

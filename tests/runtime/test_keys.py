@@ -34,3 +34,9 @@ def test_image_tokens_are_their_pictures() -> None:
     keys = prompt_keys([1, 9, 9, 5, 9, 9, 9, 2], 9, pictures)
     assert keys == [1, b"a" * 32, b"a" * 32, 5, b"b" * 32, b"a" * 32, b"a" * 32, 2]
     assert prompt_keys([1, 9], 9, []) == [1, 9]  # a word, where there is no picture
+
+
+@given(token=st.integers(0, 2**63 - 1), digest=st.binary(min_size=32, max_size=32))
+def test_an_id_is_no_digest(token: int, digest: bytes) -> None:
+    assert common_prefix([token], [digest]) == 0
+    assert common_prefix([token], [token.to_bytes(32, "little")]) == 0

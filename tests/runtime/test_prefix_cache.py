@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from typing import Any
 
@@ -23,6 +24,7 @@ class Slots:
     """A cache whose values at a position are made from all keys up to it, as a decoder's are."""
 
     def __init__(self, slots: int = 1, capacity: int = 512) -> None:
+        self.capacity, self.writes = capacity, 0
         self.keys: list[list[Key]] = [[] for _ in range(slots)]
         self.values = np.zeros((slots, 2 * LAYERS, HEADS, capacity, WIDTH), np.float32)
 
@@ -30,6 +32,7 @@ class Slots:
         return self.values[slot, :, :, start:stop].copy()
 
     def write(self, slot: int, start: int, block: NDArray[Any]) -> None:
+        self.writes += 1
         self.values[slot, :, :, start : start + block.shape[2]] = block
 
     def fill(self, slot: int, keys: list[Key]) -> None:
@@ -72,6 +75,102 @@ def test_what_is_restored_is_what_would_be_read(asked: list[list[Key]], blocks: 
         whole = min(blocks, len(keys) // BLOCK)  # what was saved last is there, from its beginning on
         again = Slots()
         assert cache.restore(again, 0, [*keys, 99]) == whole * BLOCK
+
+
+class Reference:
+    """Prefixes, each with when it was used last; of one use the longest goes first."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.time = room, 0
+        self.used: dict[tuple[Key, ...], tuple[int, int]] = {}
+
+    def use(self, prefixes: list[tuple[Key, ...]]) -> None:
+        self.time += 1
+        self.used |= {prefix: (self.time, -len(prefix)) for prefix in prefixes}
+        while len(self.used) > self.room:
+            del self.used[min(self.used, key=self.used.__getitem__)]
+
+    def restore(self, keys: list[Key]) -> int:
+        found = []
+        for prefix in prefixes(keys[:-1]):
+            if prefix not in self.used:
+                break
+            found.append(prefix)
+        self.use(found)
+        return len(found) * BLOCK
+
+    def save(self, keys: list[Key]) -> None:
+        self.use(prefixes(keys)[: self.room])
+
+
+def prefixes(keys: list[Key]) -> list[tuple[Key, ...]]:
+    return [tuple(keys[:stop]) for stop in range(BLOCK, len(keys) + 1, BLOCK)]
+
+
+@settings(max_examples=150)
+@given(asked=prompts(), room=st.integers(0, 9), data=st.data())
+def test_what_is_kept_is_what_was_used_last(asked: list[list[Key]], room: int, data: st.DataObject) -> None:
+    cache, reference = PrefixCache(room * BLOCK_BYTES + BLOCK_BYTES - 1), Reference(room)
+    for _ in range(data.draw(st.integers(1, 15))):
+        keys, slots = data.draw(st.sampled_from(asked)), Slots()
+        if data.draw(st.booleans()):
+            held = data.draw(st.integers(0, len(keys) - 1))
+            slots.fill(0, keys[:held])
+            assert cache.restore(slots, 0, keys) == max(held, reference.restore(keys))
+            slots.check(0)
+            assert slots.writes <= 1
+        else:
+            slots.fill(0, keys)
+            cache.save(slots, 0)
+            reference.save(keys)
+        assert cache.statistics.blocks == len(reference.used)
+        assert cache.statistics.bytes == len(reference.used) * BLOCK_BYTES
+
+
+def test_blocks_that_go_while_others_are_copied_leave_none_that_cannot_be_reached() -> None:
+    """A prompt of five blocks is saved, two of which are there; before they are copied, others take their room."""
+    cache = PrefixCache(5 * BLOCK_BYTES)
+    keys: list[Key] = [1] * 160
+
+    class Pushed(Slots):
+        def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
+            if stop - start > 1:
+                other = Slots()
+                other.fill(0, [2] * 128)
+                cache.save(other, 0)  # of five, one remains
+            return super().read(slot, start, stop)
+
+    slots = Slots()
+    slots.fill(0, keys[:64])
+    cache.save(slots, 0)
+    pushed = Pushed()
+    pushed.fill(0, keys)
+    cache.save(pushed, 0)
+    found = cache.statistics
+    reached = [cache.restore(Slots(), 0, [*chain, 9]) // BLOCK for chain in (keys, [2] * 160)]
+    assert reached == [1, 4]
+    assert found.blocks == sum(reached)
+    assert found.bytes == 5 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("capacity", [1, 31, 32, 63, 64, 100])
+def test_no_more_is_restored_than_the_cache_has_room_for(capacity: int) -> None:
+    cache, slots = PrefixCache(2**20), Slots()
+    keys: list[Key] = list(range(200))
+    slots.fill(0, keys)
+    cache.save(slots, 0)
+    small = Slots(capacity=capacity)
+    assert cache.restore(small, 0, keys) == capacity // BLOCK * BLOCK
+    small.check(0)
+
+
+def test_prompts_of_no_and_one_token() -> None:
+    cache = PrefixCache(2**20)
+    for keys in ([], [1]):
+        slots = Slots()
+        assert cache.restore(slots, 0, keys) == 0
+        cache.save(slots, 0)
+    assert cache.statistics.blocks == 0
 
 
 def test_what_the_slot_holds_is_left_alone() -> None:
@@ -153,6 +252,12 @@ def test_threads() -> None:
     assert not failures
     found = cache.statistics
     assert found.bytes == found.blocks * BLOCK_BYTES
+    reached = set()  # no block is there without the one before it
+    for pieces in itertools.product(range(3), repeat=4):
+        keys: list[Key] = [n for n in pieces for _ in range(40)]
+        held = cache.restore(Slots(), 0, [*keys, 9])
+        reached.update(prefixes(keys[:held]))
+    assert len(reached) == found.blocks
 
 
 def test_no_more_is_copied_than_there_is_room_for() -> None:

@@ -28,6 +28,7 @@ from pumice.manifest import (
 )
 from pumice.prompt import PromptBuilder
 from pumice.tokens import PromptTokenizer
+from pumice.vision import ImageFeatures, Pixels, model_key
 
 from .conftest import SPECIALS, fast_tokenizer
 from .templates import TEMPLATES
@@ -308,3 +309,45 @@ def test_without_a_template_only_raw_prompts_are_taken(tokenizer_json: bytes) ->
     assert builder.prepare("What?", raw=True).tokens > 0
     with pytest.raises(PromptError, match="raw=True"):
         builder.prepare("What?")
+
+
+def test_pictures_may_be_given_again_as_they_were_prepared(pair: Pair) -> None:
+    builder = pair.builders["llava-1.5"]
+    first = builder.prepare("What?", [IMAGE])
+    again = builder.prepare("And what else?", [*first.images, IMAGE])
+    assert [image.digest for image in again.images] == [first.images[0].digest] * 2
+    assert again.image_tokens == 2 * PER_IMAGE
+    assert again.image_sizes.tolist() == [[28, 28]] * 2
+    assert again.pixel_values.shape == (2, 3, 28, 28)
+    assert np.array_equal(again.pixel_values[0], first.pixel_values[0])
+    with pytest.raises(ValueError, match="read-only"):
+        first.pictures[0][0, 0, 0] = 1
+    values = first.pixel_values  # the caller's own
+    values[:] = 0
+    assert first.pictures[0].any()
+
+
+def test_features_take_a_picture_s_place_and_have_no_pixels(pair: Pair) -> None:
+    builder, model = pair.builders["llava-1.5"], model_key(manifest(manifest_image_id(pair)))
+    features = ImageFeatures(
+        features=np.ones((PER_IMAGE, 1), np.float32), size=(28, 28), digest=b"d" * 32, model=model
+    )
+    mixed = builder.prepare("What?", [features, IMAGE])
+    plain = builder.prepare("What?", [IMAGE, IMAGE])
+    assert np.array_equal(mixed.input_ids, plain.input_ids)
+    assert mixed.image_tokens == 2 * PER_IMAGE
+    assert [type(image) for image in mixed.images] == [ImageFeatures, Pixels]
+    assert mixed.pixel_values.shape == (1, 3, 28, 28)
+    alone = builder.prepare("What?", [features])
+    assert alone.pictures == ()
+    assert alone.pixel_values.shape == (0, 3, 28, 28)
+    assert alone.image_sizes.shape == (0, 2)
+
+
+@pytest.mark.parametrize("given", [0, 2])
+def test_prepared_pictures_and_places_must_be_equal_too(pair: Pair, given: int) -> None:
+    builder = pair.builders["llava-1.5"]
+    (image,) = builder.prepare("What?", [IMAGE]).images
+    told = f"1 <image> placeholder, but {given} pictures were given"
+    with pytest.raises(PromptError, match=told):
+        builder.prepare([turn("user", None, "x")], [image] * given)

@@ -6,7 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import pytest
 import pumice
 from pumice.errors import GenerationError, PromptError, UsageError
 from pumice.feature_cache import FeatureCache
+from pumice.feature_folder import FeatureFolder
 from pumice.interrupt import Cancellation, RunCancelledError
 from pumice.model import Model
 from pumice.vision import (
     BATCH,
     ImageFeatures,
     PictureEncoder,
+    Pixels,
     PromptFeatures,
     PromptPicture,
     model_key,
@@ -138,6 +140,95 @@ def test_one_that_fails_takes_nobody_with_it(model: Model, failure: str) -> None
         assert np.isfinite(winner.result(10)[0].features).all()
 
 
+@pytest.mark.parametrize("place", ["claiming", "claimed"])
+def test_ctrl_c_at_any_place_leaves_nothing_claimed(
+    model: Model, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """What stayed claimed would be waited for without an end."""
+    counted, made = Counted(model), 0
+    reader = encoder(model, counted)
+
+    def interrupted(*_: object) -> Any:
+        nonlocal made
+        made += 1
+        if made == 2:
+            raise KeyboardInterrupt
+        return Future() if place == "claiming" else PictureEncoder._missing(reader, *_)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        if place == "claiming":
+            patch.setattr("pumice.vision.Future", interrupted)
+        else:
+            patch.setattr(reader, "_missing", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader.encode(pictures(model, 1, 2), Cancellation())
+    assert reader._under_way == {}
+    assert len(reader.encode(pictures(model, 1, 2), Cancellation())) == 2
+
+
+def test_pictures_are_batched_in_their_order(model: Model) -> None:
+    """Batches round in their own ways: which pictures share one is not left to chance."""
+    seen: list[bytes] = []
+
+    class Noted(Counted):
+        def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
+            seen.extend(pixels.tobytes() for pixels in feeds["pixel_values"])
+            return super().run(outputs, feeds, options)
+
+    asked = pictures(model, 6, 5, 4, 3, 2, 1)
+    encoder(model, Noted(model)).encode(asked, Cancellation())
+    assert seen == [picture.values.tobytes() for picture in asked]  # type: ignore[union-attr]
+
+
+def test_features_of_another_width_in_the_folder_are_ignored(model: Model, tmp_path: Path) -> None:
+    asked = pictures(model, 1)
+    tokens, width = asked[0].tokens, model.manifest.decoder.hidden_size
+    (expected,) = encoder(model, Counted(model)).encode(asked, Cancellation())
+    for shape in ((tokens, width + 1), (tokens - 1, width), (1, 1)):
+        FeatureFolder(tmp_path, 2**20).put(asked[0].digest, np.ones(shape, np.float32))
+        counted = Counted(model)
+        cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**20))
+        reader = PictureEncoder(counted, model.manifest, cache)
+        for _ in range(2):
+            (found,) = reader.encode(asked, Cancellation())
+            assert np.array_equal(found.features, expected.features)
+        assert counted.batches == [1]
+
+
+def test_one_folder_for_two_models_mixes_nothing_up(model: Model, tmp_path: Path) -> None:
+    other = replace(model.manifest, image=replace(model.manifest.image, mean=(0.1, 0.2, 0.3)))
+    values = pictures(model, 1)[0].values  # type: ignore[union-attr]
+    counted = Counted(model)
+    for manifest in (model.manifest, other, model.manifest):
+        cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**24))
+        tokens = manifest.image_tokens.per_image or 0
+        asked = Pixels(values=values, digest=picture_digest(values, model_key(manifest)), tokens=tokens)
+        PictureEncoder(counted, manifest, cache).encode([asked], Cancellation())
+    assert counted.batches == [1, 1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_pictures_of_equal_bytes_and_other_shapes_have_features_of_their_own(model: Model) -> None:
+    class Rows:
+        """Features that say how high the picture is."""
+
+        def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
+            count, _, height, width = feeds["pixel_values"].shape
+            features = np.full((count * height * width // 100, model.manifest.decoder.hidden_size), height)
+            return [features.astype(np.float32)]
+
+    manifest = replace(model.manifest, image=replace(model.manifest.image, size=None))
+    values = np.zeros((3, 30, 100), np.float32)
+    asked = [
+        Pixels(values=v, digest=picture_digest(v, model_key(manifest)), tokens=30)
+        for v in (values, values.reshape(3, 100, 30), values)
+    ]
+    reader = PictureEncoder(Rows(), manifest, FeatureCache(2**24))
+    for _ in range(2):
+        found = reader.encode(asked, Cancellation())
+        assert [features.features[0, 0] for features in found] == [30, 100, 30]
+
+
 def test_a_waiting_thread_can_be_cancelled(model: Model) -> None:
     entered, leave = threading.Event(), threading.Event()
 
@@ -235,8 +326,8 @@ def test_features_stand_in_for_their_picture(model: Model) -> None:
         answer = plain.generate(question, [given], max_new_tokens=12)
         assert answer.token_ids == expected.token_ids
         assert answer.timings.vision < expected.timings.vision / 2
-    with pytest.raises(ValueError, match="read-only"):
-        features.features[0, 0] = 1
+        with pytest.raises(ValueError, match="read-only"):
+            given.features[0, 0] = 1
     with pytest.raises(PromptError, match=r"0 <image> placeholders, but 1 picture was given"):
         plain.generate("nothing", [features], raw=True)
 
@@ -265,3 +356,26 @@ def test_asking_again_about_a_picture_skips_the_encoder_and_its_tokens(pebble_bu
     assert first.usage.cached_tokens < 32 <= again.usage.cached_tokens
     model.generate(["What?", "Where?", "Who?"], [[picture(8)], [picture(9)], [picture(9)]], max_new_tokens=2)
     assert counted.batches == [1, 1]
+
+
+def test_a_prompt_that_was_read_before_needs_no_picture(pebble_bundle: Path) -> None:
+    """Without a cache of features, so that only the prefix can spare the encoder."""
+    model = pumice.load(pebble_bundle, device="cpu", threads=1, feature_cache_bytes=0)
+    counted = Counted(model)
+    model._answerer.encoder._session = counted
+    question = "What is in this picture? " * 12
+    first = model.generate(question, [picture(8)], max_new_tokens=4)
+    again = model.generate(question, [picture(8)], max_new_tokens=4)
+    assert counted.batches == [1]
+    assert again.token_ids == first.token_ids
+    model.generate(question, [picture(9)], max_new_tokens=4)
+    assert counted.batches == [1, 1]
+
+
+def test_distinct_pictures_of_a_list_of_prompts_are_encoded_once(pebble_bundle: Path) -> None:
+    model = pumice.load(pebble_bundle, device="cpu", threads=1, feature_cache_bytes=0, prefix_cache_bytes=0)
+    counted = Counted(model)
+    model._answerer.encoder._session = counted
+    images = [[picture(1), picture(2)], [picture(2)], [], [picture(3), picture(1), picture(4)], [picture(5)]]
+    model.generate(["What?"] * len(images), images, max_new_tokens=2)
+    assert counted.batches == [2, 2, 1]
