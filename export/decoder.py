@@ -1,5 +1,9 @@
-"""Exporter of the decoder: `inputs_embeds` and `past_key_values.*` → `logits` and `present.*`."""
+"""Exporter of the decoder: `inputs_embeds` and `past_key_values.*` → `logits` and `present.*`.
 
+And of its twin for reading prompts, the prefill graph, which leaves `present.*` alone.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,16 +13,43 @@ from torch.export import Dim
 
 from pumice.export.repetition import equal_runs, repeat_layers
 from pumice.export.tracing import Example, Traced, trace
-from pumice.models.config import LlavaConfig
-from pumice.models.decoder import Decoder
+from pumice.models.config import LlavaConfig, TextConfig
+from pumice.models.decoder import Decoder, Prefill
 from pumice.models.float_types import cache_type, lowered
 
 NUM_LOGITS = "num_logits_to_keep"
 """Optional to callers: the graph has an initializer of this name with the value 1."""
+GREEDY = "greedy_token"
+"""What a recipe's `greedy_token` adds to the outputs."""
+
+_PREFIXES = ("/layers.", "layers.", "past_key_values.", "present.")
 
 
-def trace_decoder(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
+def trace_decoder(config: LlavaConfig, dtype: torch.dtype = torch.float32, *, greedy: bool = False) -> Traced:
     """The decoder for any batch, number of new tokens and past length, computing in `dtype`."""
+    shallow, runs = _shallow(config)
+    return repeat_layers(trace_every_layer(shallow, dtype, greedy=greedy), runs, _PREFIXES)
+
+
+def trace_prefill(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
+    """The decoder up to the last keys and values, as `trace_decoder`."""
+    shallow, runs = _shallow(config)
+    traced = trace(lambda: lowered(Prefill(shallow), dtype), _example(shallow.text, dtype, []))
+    return repeat_layers(traced, runs, _PREFIXES)
+
+
+def trace_every_layer(
+    config: LlavaConfig, dtype: torch.dtype = torch.float32, *, greedy: bool = False
+) -> Traced:
+    """What `trace_decoder` gives, slowly."""
+    outputs = ["logits", GREEDY] if greedy else ["logits"]
+    return trace(
+        lambda: lowered(Decoder(config, greedy=greedy), dtype), _example(config.text, dtype, outputs)
+    )
+
+
+def _shallow(config: LlavaConfig) -> tuple[LlavaConfig, list[range]]:
+    """The model with one layer for each run of equal ones, and the runs."""
     windows = config.text.sliding_windows
     runs = equal_runs(windows)
     text = replace(
@@ -26,13 +57,13 @@ def trace_decoder(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Tr
         num_hidden_layers=len(runs),
         sliding_windows=tuple(windows[run.start] for run in runs),
     )
-    traced = trace_every_layer(replace(config, text=text), dtype)
-    return repeat_layers(traced, runs, ("/layers.", "layers.", "past_key_values.", "present."))
+    return replace(config, text=text), runs
 
 
-def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
-    """What `trace_decoder` gives, slowly."""
-    text = config.text
+def _example(text: TextConfig, dtype: torch.dtype, outputs: Sequence[str]) -> Callable[[], Example]:
+    """Arguments and names of a decoder with these `outputs` beside its cache; without any no logits are asked for."""
+    logits = bool(outputs)
+    dims = {"logits": ("batch_size", "num_logits", text.vocab_size), GREEDY: ("batch_size",)}
 
     def example() -> Example:
         past = MistralDummyPastKeyValuesGenerator(
@@ -48,25 +79,25 @@ def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -
                 torch.empty(2, 3, text.hidden_size),
                 torch.ones(2, 7, dtype=torch.int64),
                 past_key_values,
-                torch.ones((), dtype=torch.int64),
+                *([torch.ones((), dtype=torch.int64)] if logits else []),
             ),
             dynamic_shapes=(
                 {0: batch, 1: Dim("sequence_length")},
                 {0: batch} | total,
                 [(cache, cache)] * text.num_hidden_layers,
-                None,
+                *([None] if logits else []),
             ),
             input_names=[
                 "inputs_embeds",
                 "attention_mask",
                 *cache_names("past_key_values", text.num_hidden_layers),
-                NUM_LOGITS,
+                *([NUM_LOGITS] if logits else []),
             ],
-            output_names=["logits", *cache_names("present", text.num_hidden_layers)],
-            output_dims={"logits": ("batch_size", "num_logits", text.vocab_size)},
+            output_names=[*outputs, *cache_names("present", text.num_hidden_layers)],
+            output_dims={name: dims[name] for name in outputs},
         )
 
-    return trace(lambda: lowered(Decoder(config), dtype), example)
+    return example
 
 
 def cache_names(prefix: str, layers: int) -> list[str]:

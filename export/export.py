@@ -19,7 +19,14 @@ from pumice.export.checkpoint import Checkpoint, open_checkpoint
 from pumice.export.config import read_config
 from pumice.export.context import limit_context
 from pumice.export.form import Form, form_of, weight_bytes
-from pumice.export.graphs import Graph, decoder_graph, embedding_graph, vision_encoder_graph, write_graph
+from pumice.export.graphs import (
+    Graph,
+    decoder_graph,
+    embedding_graph,
+    prefill_graph,
+    vision_encoder_graph,
+    write_graph,
+)
 from pumice.export.norm_folding import fold_norms
 from pumice.export.padding import pad_heads
 from pumice.export.parameters import Read
@@ -131,8 +138,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
     needed = _needed_bytes(plan)
     with torch.no_grad(), writing_bundle(bundle, overwrite=overwrite, needed_bytes=needed) as folder:
         described = companions.describe(plan.checkpoint, plan.config)
-        decoder, embedding, vision = _trace(plan, progress)
-        specs = _write(decoder, embedding, vision, folder, progress)
+        specs = _write(_trace(plan, progress), folder, progress)
         companions.copy(plan.checkpoint, folder)
         progress.stage("checksums")
         manifest = Manifest(
@@ -156,10 +162,14 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
     return manifest
 
 
-def _trace(plan: Plan, progress: Progress) -> tuple[Graph, Graph, Graph]:
+def _trace(plan: Plan, progress: Progress) -> list[Graph]:
+    """The decoder goes first: others point into its weights."""
+    makers = {"decoder": decoder_graph, "embedding": embedding_graph, "vision_encoder": vision_encoder_graph}
+    if plan.form.prefill:
+        makers["prefill"] = prefill_graph
+    progress.stage(f"tracing {', '.join(makers)}", steps=len(makers))
     graphs = []
-    progress.stage("tracing decoder, embedding, vision_encoder", steps=3)
-    for make in (decoder_graph, embedding_graph, vision_encoder_graph):
+    for make in makers.values():
         graph = make(plan.config, plan.read, plan.form)
         counts = graph.counts
         progress.note(
@@ -168,15 +178,14 @@ def _trace(plan: Plan, progress: Progress) -> tuple[Graph, Graph, Graph]:
         )
         progress.advance()
         graphs.append(graph)
-    return graphs[0], graphs[1], graphs[2]
+    return graphs
 
 
-def _write(decoder: Graph, embedding: Graph, vision: Graph, folder: Path, progress: Progress) -> Graphs:
-    """The decoder goes first: a tied embedding table points into its weights."""
+def _write(graphs: list[Graph], folder: Path, progress: Progress) -> Graphs:
     specs: dict[str, GraphSpec] = {}
-    for graph in (decoder, embedding, vision):
+    for graph in graphs:
         progress.stage(f"{graph.name}: weights", total_bytes=graph.nbytes)
-        specs[graph.name] = write_graph(graph, folder, decoder, progress.advance)
+        specs[graph.name] = write_graph(graph, folder, graphs[0], progress.advance)
     return Graphs(**specs)
 
 

@@ -9,13 +9,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from pumice.export.quantization import bytes_of
 from pumice.export.recipe import FLOAT, FloatType, Recipe, Storage, assign
+from pumice.export.refined_head import REFINED
 from pumice.models.config import LlavaConfig
 from pumice.models.float_types import cache_type
-from pumice.models.text_weights import HEAD_ROTATION, decoder_weights, embedding_weights
+from pumice.models.text_weights import HEAD_ROTATION, decoder_weights, embedding_weights, prefill_weights
 from pumice.models.vision_weights import vision_encoder_weights
 from pumice.models.weights import Weight
 
@@ -26,14 +28,22 @@ DTYPES: dict[FloatType, torch.dtype] = {
 }
 HEAD, TABLE = "decoder/lm_head.weight", "embedding/weight"
 """One and the same in a tied model."""
+REFINED_HEAD = f"decoder/{REFINED}"
+"""The head once more, if the recipe says so; a tied table is then stored as this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`."""
+    """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
+
+    With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
+    output.
+    """
 
     dtype: torch.dtype
     quantized: Mapping[str, Storage]
+    prefill: bool = False
+    greedy_token: bool = False
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -52,39 +62,56 @@ def form_of(recipe: Recipe, config: LlavaConfig) -> Form:
     Raises:
         UsageError: an override that matches nothing.
     """
+    prefill = recipe.prefill is not None
     matrices = [
         f"{graph}/{name}"
-        for graph, table in weight_tables(config).items()
+        for graph, table in weight_tables(config, prefill=prefill).items()
         for name, weight in table.items()
         if len(weight.shape) == 2 and name != HEAD_ROTATION
     ]
     assigned = assign(recipe, matrices)
+    if recipe.refined_head is not None and assigned[HEAD].bits is not None:
+        assigned[REFINED_HEAD] = recipe.refined_head
+    for name in {
+        HEAD,
+        TABLE,
+        REFINED_HEAD,
+    } & assigned.keys():  # their rows are looked up, so that they have blocks
+        assigned[name] = msgspec.structs.replace(assigned[name], activations="float")
     if config.tie_word_embeddings:
-        assigned[TABLE] = assigned[HEAD]
+        assigned[TABLE] = assigned.get(REFINED_HEAD, assigned[HEAD])
     quantized = {name: storage for name, storage in assigned.items() if storage.bits is not None}
-    return Form(dtype=DTYPES[recipe.float_type], quantized=quantized)
+    return Form(
+        dtype=DTYPES[recipe.float_type],
+        quantized=quantized,
+        prefill=prefill,
+        greedy_token=recipe.greedy_token,
+    )
 
 
-def weight_tables(config: LlavaConfig) -> dict[str, dict[str, Weight]]:
+def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, Weight]]:
     """Every graph's parameters."""
-    return {
+    tables = {
         "vision_encoder": vision_encoder_weights(config),
         "embedding": embedding_weights(config),
         "decoder": decoder_weights(config),
     }
+    return tables | ({"prefill": prefill_weights(config)} if prefill else {})
 
 
 def weight_bytes(form: Form, config: LlavaConfig) -> list[int]:
     """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
-    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config)]
+    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form.prefill)]
+    if REFINED_HEAD in form.quantized:
+        sizes.append(_bytes(form, REFINED_HEAD, decoder_weights(config)["lm_head.weight"]))
     caches = config.text.max_position_embeddings * config.text.head_dim * form.cache_dtype.itemsize
     return [*sizes, caches]
 
 
-def _all(config: LlavaConfig) -> list[tuple[str, str, Weight]]:
+def _all(config: LlavaConfig, prefill: bool) -> list[tuple[str, str, Weight]]:
     return [
         (graph, name, weight)
-        for graph, table in weight_tables(config).items()
+        for graph, table in weight_tables(config, prefill=prefill).items()
         for name, weight in table.items()
         if not (config.tie_word_embeddings and graph == "embedding")
     ]

@@ -14,18 +14,21 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from pumice.export.decoder import NUM_LOGITS, trace_decoder
+from pumice.export.decoder import NUM_LOGITS, trace_decoder, trace_prefill
 from pumice.export.embedding import trace_embedding
-from pumice.export.form import HEAD, TABLE, Form, weight_tables
+from pumice.export.form import HEAD, REFINED_HEAD, TABLE, Form, weight_tables
+from pumice.export.integer_operators import make_integer_products
 from pumice.export.parameters import (
     Parameter,
     Read,
     constant_parameter,
     float_parameter,
+    integer_parameter,
     quantized_parameter,
 )
 from pumice.export.quantized_operators import quantize_products, quantize_table, quantized_names
 from pumice.export.recipe import Storage
+from pumice.export.refined_head import REFINED, refine_head
 from pumice.export.simplification import NodeCounts, simplify
 from pumice.export.tracing import Traced
 from pumice.export.vision_encoder import trace_vision_encoder
@@ -33,6 +36,7 @@ from pumice.export.weight_stream import parameter_bytes, share_weights, write_we
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
+from pumice.models.text_weights import decoder_weights
 
 _TORCH_TYPES = {
     ir.DataType.FLOAT: torch.float32,
@@ -78,8 +82,9 @@ def embedding_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
     """The embedding merge; with a tied head its table lies in the decoder's file."""
     graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
     if config.tie_word_embeddings:
+        head = REFINED_HEAD if REFINED_HEAD in form.quantized else HEAD
         ours, heads = (
-            _stored_names(name.partition("/")[2], form.quantized.get(name)) for name in (TABLE, HEAD)
+            _stored_names(name.partition("/")[2], form.quantized.get(name)) for name in (TABLE, head)
         )
         graph.shared, graph.parameters = dict(zip(ours, heads, strict=True)), []
     return graph
@@ -87,9 +92,20 @@ def embedding_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
 
 def decoder_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
     """The decoder, with its rotary caches computed."""
-    graph = _graph("decoder", trace_decoder(config, form.dtype), config, read, form)
+    graph = _graph("decoder", trace_decoder(config, form.dtype, greedy=form.greedy_token), config, read, form)
+    if REFINED_HEAD in form.quantized:
+        storage, head = form.quantized[REFINED_HEAD], decoder_weights(config)["lm_head.weight"]
+        refine_head(graph.model, (config.text.vocab_size, config.text.hidden_size), storage)
+        graph.parameters.append(quantized_parameter(REFINED, head, read, storage, form.dtype))
     for name, cache in zip(("cos_cache", "sin_cache"), rotary_caches(config.text), strict=True):
         graph.parameters.append(constant_parameter(name, cache.to(form.cache_dtype)))
+    return graph
+
+
+def prefill_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
+    """The decoder's twin for reading prompts; the rotary caches lie in the decoder's file."""
+    graph = _graph("prefill", trace_prefill(config, form.dtype), config, read, form)
+    graph.shared = {name: name for name in ("cos_cache", "sin_cache")}
     return graph
 
 
@@ -124,13 +140,16 @@ def _graph(name: str, traced: Traced, config: LlavaConfig, read: Read, form: For
     model, counts = simplify(traced)
     floats = {value.name: value.dtype for value in model.graph.inputs}
     quantized = form.of(name)
+    make_integer_products(model, quantized)
     quantize_products(model, quantized)
     quantize_table(model, quantized)
     parameters = []
-    for key, weight in weight_tables(config)[name].items():
+    for key, weight in weight_tables(config, prefill=form.prefill)[name].items():
         dtype = floats[key]
         assert dtype is not None
-        if key in quantized:
+        if key in quantized and quantized[key].by_column:
+            made = integer_parameter(key, weight, read)
+        elif key in quantized:
             made = quantized_parameter(key, weight, read, quantized[key], _TORCH_TYPES[dtype])
         else:
             made = float_parameter(key, weight, read, _TORCH_TYPES[dtype])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pumice.errors import CheckpointError
-from pumice.export.quantization import quantize_rows
+from pumice.export.quantization import quantize_outputs, quantize_rows
 from pumice.export.quantized_operators import quantized_names
 from pumice.export.recipe import Storage
 from pumice.models.weights import Weight
@@ -68,6 +68,15 @@ def quantized_parameter(
     return Parameter(names=quantized_names(name, storage), pieces=tuple(pieces))
 
 
+def integer_parameter(name: str, weight: Weight, read: Read) -> Parameter:
+    """A matrix as int8 [in, out] with one scale a column, in one piece: each row needs the whole tensor."""
+    nbytes = math.prod(weight.shape) + 8 * PIECE_VALUES
+    return Parameter(
+        names=(f"{name}.int8", f"{name}.scale"),
+        pieces=(Piece(nbytes=nbytes, make=partial(_columns, weight, read)),),
+    )
+
+
 def constant_parameter(name: str, tensor: Tensor) -> Parameter:
     """A parameter that is computed rather than read."""
     return Parameter(names=(name,), pieces=(Piece(nbytes=tensor.nbytes, make=lambda: (tensor,)),))
@@ -106,9 +115,27 @@ def _blocks(
     _check_range(rows, source, dtype)
     blocks = quantize_rows(rows, storage, dtype)
     if not blocks.scales.isfinite().all():
-        raise CheckpointError(f"tensor {source} has weights that are NaN or infinite: download it again")
+        raise _not_finite(source)
     zero_points = () if blocks.zero_points is None else (blocks.zero_points,)
     return blocks.packed, blocks.scales, *zero_points
+
+
+def _columns(weight: Weight, read: Read) -> tuple[Tensor, ...]:
+    assert weight.layout == "transposed"
+    whole, scales = torch.empty(weight.shape, dtype=torch.int8), []
+    at = 0
+    for source, start, stop, _ in _cut(weight):
+        q, scale = quantize_outputs(read(source, start, stop))
+        if not scale.isfinite().all():
+            raise _not_finite(source)
+        whole[:, at : at + stop - start] = q.T.contiguous()
+        scales.append(scale)
+        at += stop - start
+    return whole, torch.cat(scales)
+
+
+def _not_finite(source: str) -> CheckpointError:
+    return CheckpointError(f"tensor {source} has weights that are NaN or infinite: download it again")
 
 
 def _cast(rows: Tensor, source: str, dtype: torch.dtype) -> Tensor:

@@ -63,9 +63,21 @@ def dequantize_rows(blocks: Blocks, storage: Storage, columns: int) -> Tensor:
     return values.flatten(1)[:, :columns]
 
 
+def quantize_outputs(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise a matrix [rows, columns] with one scale a row: int8 of the same shape, and float32 scales [rows].
+
+    The value of largest magnitude becomes ±127. Rows that are not finite make scales that are not.
+    """
+    wide = matrix.float()
+    scales = wide.abs().amax(1).div_(127)
+    return (wide * inverse(scales)[:, None]).round_().to(torch.int8), scales
+
+
 def bytes_of(rows: int, columns: int, storage: Storage, scale_bytes: int) -> int:
     """Bytes of a quantised matrix."""
     assert storage.bits is not None
+    if storage.by_column:
+        return rows * (columns + scale_bytes)
     blocks = -(-columns // storage.block_size)
     zero_points = 0 if storage.symmetric else -(-blocks * storage.bits // 8)
     return rows * (blocks * (storage.block_size * storage.bits // 8 + scale_bytes) + zero_points)

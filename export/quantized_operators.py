@@ -17,12 +17,12 @@ from pumice.export.recipe import Storage
 
 def quantized_names(name: str, storage: Storage) -> tuple[str, ...]:
     """The initializers that a quantised parameter becomes."""
-    zero_point = () if storage.symmetric else (f"{name}.zero_point",)
+    zero_point = () if storage.symmetric or storage.by_column else (f"{name}.zero_point",)
     return f"{name}.{storage.weights}", f"{name}.scale", *zero_point
 
 
 def quantize_products(model: ir.Model, storages: Mapping[str, Storage]) -> None:
-    """Replace every product with a parameter of `storages`.
+    """Replace every product with a parameter of `storages` that is stored in blocks.
 
     1. `MatMul(x, W)` with W [in, out];
     2. `FusedMatMul(x, W, transB=1)` with W [out, in], which is the head.
@@ -31,7 +31,12 @@ def quantize_products(model: ir.Model, storages: Mapping[str, Storage]) -> None:
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type in ("MatMul", "FusedMatMul") else None
         storage = storages.get(weight.name or "") if weight is not None else None
-        if weight is None or storage is None or parameters.get(weight.name) is not weight:
+        if (
+            weight is None
+            or storage is None
+            or storage.by_column
+            or parameters.get(weight.name) is not weight
+        ):
             continue
         shape = _static(weight)
         inner, outer = shape if node.op_type == "MatMul" else reversed(shape)
@@ -67,6 +72,18 @@ def _replace_product(
 
 
 def _replace_gather(graph: ir.Graph, node: ir.Node, table: ir.Value, storage: Storage) -> None:
+    indices = node.inputs[1]
+    assert indices is not None
+    _put_instead(graph, node, gathered_rows(graph, f"{node.name}", table, indices, storage), table)
+
+
+def gathered_rows(
+    graph: ir.Graph, path: str, table: ir.Value, indices: ir.Value, storage: Storage
+) -> list[ir.Node]:
+    """Nodes that look up rows of a table [V, D], to be stored in blocks: indices [...] → [..., D].
+
+    The table's parameters become graph inputs; the table itself need not be one.
+    """
     rows, columns = _static(table)
     blocks = -(-columns // storage.block_size)
     padded = blocks * storage.block_size
@@ -77,18 +94,18 @@ def _replace_gather(graph: ir.Graph, node: ir.Node, table: ir.Value, storage: St
         "block_size": storage.block_size,
         "bits": _bits(storage),
     }
-    inputs = [data, node.inputs[1], *others]
-    gather = ir.node(
-        "GatherBlockQuantized", inputs, attributes, domain="com.microsoft", name=f"{node.name}BlockQuantized"
-    )
-    new = [gather]
+    inputs = [data, indices, *others]
+    new = [
+        ir.node(
+            "GatherBlockQuantized", inputs, attributes, domain="com.microsoft", name=f"{path}BlockQuantized"
+        )
+    ]
     if padded != columns:
         bounds = [
-            _constant(graph, f"{node.name}_{key}", at)
-            for key, at in (("from", 0), ("to", columns), ("axis", -1))
+            _constant(graph, f"{path}_{key}", at) for key, at in (("from", 0), ("to", columns), ("axis", -1))
         ]
-        new.append(ir.node("Slice", [gather.outputs[0], *bounds], name=f"{node.name}Slice"))
-    _put_instead(graph, node, new, table)
+        new.append(ir.node("Slice", [new[0].outputs[0], *bounds], name=f"{path}Slice"))
+    return new
 
 
 def _parameters(

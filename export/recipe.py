@@ -24,6 +24,7 @@ NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 FloatType = Literal["fp32", "fp16", "bf16"]
 Weights = Literal["float", "int8", "int4"]
+Activations = Literal["float", "int8"]
 Search = Literal["none", "k-quant"]
 SEARCHES: tuple[Search, ...] = ("none", "k-quant")
 
@@ -39,9 +40,13 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `block_size` columns share a scale; `symmetric` blocks have no zero point; `search` is how scales are found;
     `accuracy_level` is MatMulNBits' choice of arithmetic: 0 and 1 as the activations are, 4 int8 activations with one
     scale a block.
+
+    `activations = "int8"` is another arithmetic for int8 weights: integer products of rows and columns that have one
+    scale each, whatever the keys above say.
     """
 
     weights: Weights = "float"
+    activations: Activations = "float"
     block_size: int = 32
     symmetric: bool = True
     search: Search = "none"
@@ -52,6 +57,11 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise UsageError(f"block size is {self.block_size}, expected 16, 32, 64, 128 or 256")
         if self.accuracy_level not in ACCURACY_LEVELS:
             raise UsageError(f"accuracy_level is {self.accuracy_level}, expected 0 to 4")
+
+    @property
+    def by_column(self) -> bool:
+        """Whether an output column has one scale, rather than one for each of its blocks."""
+        return self.activations == "int8" and self.weights == "int8"
 
     @property
     def bits(self) -> int | None:
@@ -67,6 +77,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     match: str
     weights: Weights | None = None
+    activations: Activations | None = None
     block_size: int | None = None
     symmetric: bool | None = None
     search: Search | None = None
@@ -84,16 +95,32 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One way to export.
 
     `float_type` is of activations and of all weights that stay float; `rotate` turns the residual stream at export.
+    With `prefill` the bundle has the decoder's layers a second time, stored like this, for reading prompts. With
+    `refined_head` it has the head a second time, from which the best logits are computed again. With `greedy_token` the
+    decoder also tells the likeliest token, so that logits can stay on the device that computed them.
     """
 
     name: str
     description: str = ""
     float_type: FloatType = "fp32"
     rotate: bool = False
+    greedy_token: bool = False
     vision_encoder: Storage = FLOAT
     embedding: Storage = FLOAT
     decoder: Storage = FLOAT
+    prefill: Storage | None = None
+    refined_head: Storage | None = None
     override: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.refined_head is not None and self.refined_head.bits is None:
+            raise UsageError("refined_head has float weights, expected int8 or int4")
+        if self.float_type != "fp32" and any(
+            part.activations == "int8" for part in (*_graphs(self).values(), *self.override)
+        ):
+            raise UsageError(
+                f"activations are int8 in a recipe with float_type {self.float_type}, expected fp32"
+            )
 
     @property
     def precision(self) -> PrecisionName:
@@ -173,7 +200,8 @@ def assign(recipe: Recipe, matrices: Sequence[str]) -> dict[str, Storage]:
 
 
 def _graphs(recipe: Recipe) -> dict[str, Storage]:
-    return {name: getattr(recipe, name) for name in ("vision_encoder", "embedding", "decoder")}
+    graphs = {name: getattr(recipe, name) for name in ("vision_encoder", "embedding", "decoder", "prefill")}
+    return {name: storage for name, storage in graphs.items() if storage is not None}
 
 
 def _layers(matrices: Iterable[str]) -> dict[str, int]:

@@ -66,10 +66,13 @@ def _restore_interface(model: ir.Model, original: ir.Model) -> None:
 
 
 def _drop_unused_outputs(model: ir.Model) -> None:
-    """Optional outputs of fused operators that nobody reads lose their names, so that they are not computed."""
+    """Optional outputs of fused operators that nobody reads lose their names, so that they are not computed.
+
+    The first output of an operator is never optional.
+    """
     kept = set(model.graph.outputs)
     for node in model.graph:
-        for output in node.outputs:
+        for output in node.outputs[1:]:
             if node.domain == "com.microsoft" and not output.uses() and output not in kept:
                 output.name = ""
 

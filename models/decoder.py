@@ -5,6 +5,8 @@ Mistral and Qwen2 differ from it by biases and sliding windows only, which the c
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -31,9 +33,9 @@ class Attention(nn.Module):
         self.o_proj = Linear(queries, config.hidden_size, bias=config.o_bias)
 
     def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor], places: Places
+        self, x: Tensor, past: tuple[Tensor, Tensor], places: Places, *, projected: bool = True
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [B, T, D] → [B, T, D] and the present key and value."""
+        """x [B, T, D] → [B, T, D], or what the last projection would take, and the present key and value."""
         attention, key, value = fused.group_query_attention(
             self.qkv(x).to(past[0].dtype),
             *past,
@@ -47,7 +49,7 @@ class Attention(nn.Module):
             sliding_window=self.sliding_window,
             present_length=places.present_length,
         )
-        return self.o_proj(attention.to(x.dtype)), (key, value)
+        return self.o_proj(attention.to(x.dtype)) if projected else attention, (key, value)
 
 
 class MLP(nn.Module):
@@ -124,14 +126,15 @@ class Head(nn.Module):
 
 
 class Decoder(nn.Module):
-    """All layers, the final norm and the head."""
+    """All layers, the final norm and the head; with `greedy` also the likeliest token of each row."""
 
     cos_cache: Tensor
     sin_cache: Tensor
 
-    def __init__(self, config: LlavaConfig) -> None:
+    def __init__(self, config: LlavaConfig, *, greedy: bool = False) -> None:
         super().__init__()
         text = config.text
+        self.greedy = greedy
         self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
         self.norm = Norm(text)
         tied = config.rotated and config.tie_word_embeddings
@@ -146,7 +149,7 @@ class Decoder(nn.Module):
         attention_mask: Tensor,
         past_key_values: Cache,
         num_logits_to_keep: Tensor,
-    ) -> tuple[Tensor, Cache]:
+    ) -> tuple[Tensor, Cache] | tuple[Tensor, Tensor, Cache]:
         """Run T new tokens over P past ones.
 
         Args:
@@ -156,11 +159,11 @@ class Decoder(nn.Module):
             num_logits_to_keep: int64 scalar; how many of each row's last real positions get logits, 0 for all T.
 
         Returns:
-            logits float32 [B, N, V], and the cache grown to P + T. T > 1 with P > 0 asks for B = 1.
+            logits float32 [B, N, V]; with `greedy` the token of `greedy_token`, int64 [B]; and the cache grown to
+            P + T. T > 1 with P > 0 asks for B = 1.
         """
         places = Places(self, attention_mask)
-        last_B = torch.clamp(places.seqlens_k.to(torch.int64), max=inputs_embeds.shape[1] - 1)
-        rows_BN = kept_rows(inputs_embeds.shape, last_B, num_logits_to_keep)
+        rows_BN = kept_rows(inputs_embeds.shape, places.seqlens_k.to(torch.int64), num_logits_to_keep)
         residual, delta, presents = inputs_embeds.to(self.norm.weight.dtype), None, []
         last = len(self.layers) - 1
         for index, (layer, past) in enumerate(zip(self.layers, past_key_values, strict=True)):
@@ -170,34 +173,82 @@ class Decoder(nn.Module):
         x, _ = self.norm(residual, delta)
         if self.head_rotation is not None:  # a tied table cannot take up the final norm's weight
             x = self.head_rotation(x)
-        return self.lm_head(x).float(), presents
+        logits = self.lm_head(x).float()
+        return (logits, greedy_token(logits), presents) if self.greedy else (logits, presents)
+
+
+class Prefill(nn.Module):
+    """The decoder as far as keys and values need it: no head, and of the last layer nothing behind them.
+
+    Parameters are called as the decoder's, which they are.
+    """
+
+    cos_cache: Tensor
+    sin_cache: Tensor
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
+        self.register_buffer("cos_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
+        self.register_buffer("sin_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
+
+    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, past_key_values: Cache) -> Cache:
+        """The cache grown by T new tokens; shapes and conditions as those of `Decoder.forward`."""
+        places = Places(self, attention_mask)
+        blocks = [cast(Block, layer) for layer in self.layers]
+        residual, delta, presents = inputs_embeds.to(blocks[0].input_layernorm.weight.dtype), None, []
+        for block, past in zip(blocks[:-1], past_key_values[:-1], strict=True):
+            residual, delta, present = block(residual, delta, past, places, None)
+            presents.append(present)
+        x, _ = blocks[-1].input_layernorm(residual, delta)
+        _, present = blocks[-1].self_attn(x, past_key_values[-1], places, projected=False)
+        return [*presents, present]
 
 
 class Places:
     """Where in the cache each row's new tokens go, as GroupQueryAttention wants to be told."""
 
-    def __init__(self, decoder: Decoder, attention_mask: Tensor) -> None:
+    def __init__(self, decoder: Decoder | Prefill, attention_mask: Tensor) -> None:
         self.present_length = attention_mask.shape[1]
         self.seqlens_k = (attention_mask.sum(dim=1) - 1).to(torch.int32)
         self.total_sequence_length = torch.scalar_tensor(self.present_length, dtype=torch.int32)
         self.cos_cache, self.sin_cache = decoder.cos_cache, decoder.sin_cache
 
 
-def kept_rows(shape: torch.Size, last_B: Tensor, num_to_keep: Tensor) -> Tensor:
+def kept_rows(shape: torch.Size, past_last_B: Tensor, num_to_keep: Tensor) -> Tensor:
     """Which rows of a [B, T, D] tensor are read → indices int64 [B, N] into its B·T rows.
 
-    N rows end at `last_B`; 0 keeps all T. Positions before a prompt's first are answered with the first.
+    N rows end at a prompt's last real one, which is `past_last_B` where nothing is cached and the last of T elsewhere;
+    0 keeps all T. Positions before a prompt's first are answered with the first.
 
-        T = 5, last = 3, N = 2:   . . x x .
+        T = 5, past_last = 3, N = 2:   . . x x .
+
+    Whatever follows from shapes is computed as numbers, which become tensors by `arange`: execution providers compute
+    shapes on the CPU, and would stop for each number that a tensor of theirs is computed with.
     """
     B, T, _ = shape
-    everything = num_to_keep == 0
     length = torch.scalar_tensor(T, dtype=torch.int64)
-    count = torch.where(everything, length, torch.minimum(num_to_keep, length)).item()
+    kept = torch.minimum(num_to_keep, length)
+    everything = kept == 0
+    count = torch.where(everything, length, kept).item()
+    first_end = torch.where(everything, length - 1, length - length).item()
     torch._check(count >= 1)
-    end_B = torch.where(everything, length - 1, last_B)
+    end_B = past_last_B.minimum(_tensor_of(T - 1)).maximum(_tensor_of(first_end))
     rows_BN = end_B.unsqueeze(1) + torch.arange(1 - count, 1)
-    return rows_BN.clamp(min=0) + (torch.arange(B) * T).unsqueeze(1)
+    return rows_BN.clamp(min=0) + (torch.arange(B) * _tensor_of(T)).unsqueeze(1)
+
+
+def _tensor_of(number: int | float) -> Tensor:
+    """A number as int64 [1]."""
+    return torch.arange(number, number + 1)
+
+
+def greedy_token(logits: Tensor) -> Tensor:
+    """logits [B, N, V] → the likeliest token after each row's last, int64 [B]; -1 where a logit is not finite."""
+    last_BV = logits[:, -1]
+    finite_B = last_BV.sum(dim=-1).abs() <= torch.finfo(torch.float32).max  # NaN and infinity outlive the sum
+    return torch.where(finite_B, last_BV.argmax(dim=-1), -1)
 
 
 def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The table from a checkpoint's tensor names to the parameters of `EmbeddingMerge` and `Decoder`."""
+"""The table from a checkpoint's tensor names to the parameters of `EmbeddingMerge`, `Decoder` and `Prefill`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ def decoder_weights(config: LlavaConfig) -> dict[str, Weight]:
     head = EMBEDDING_TABLE if config.tie_word_embeddings else "lm_head.weight"
     table["lm_head.weight"] = plain(head, text.vocab_size, text.hidden_size)
     return table
+
+
+def prefill_weights(config: LlavaConfig) -> dict[str, Weight]:
+    """Parameters of `Prefill`: the decoder's, without what only logits need."""
+    last = f"layers.{config.text.num_hidden_layers - 1}"
+    unread = (f"{last}.self_attn.o_proj.", f"{last}.post_attention_layernorm.", f"{last}.mlp.")
+    return {
+        name: weight
+        for name, weight in decoder_weights(config).items()
+        if name.startswith("layers.") and not name.startswith(unread)
+    }
 
 
 def _text_block(ours: str, theirs: str, text: TextConfig) -> dict[str, Weight]:

@@ -144,7 +144,7 @@ def test_few_layers_are_traced(
 ) -> None:
     traced: list[int] = []
 
-    def give_up(config: LlavaConfig, dtype: torch.dtype) -> Traced:
+    def give_up(config: LlavaConfig, dtype: torch.dtype, **_: bool) -> Traced:
         traced.append(config.text.num_hidden_layers if module is decoder else config.vision_layers)
         raise InterruptedError
 
