@@ -1,0 +1,281 @@
+"""pumice, measured as its peers are. Precisions are names of recipes.
+
+`cpu-int4`: the decoder's and the head's matrices in 4 bits, blocks with a scale each, activations in float32 that are
+quantised to 8 bits where they are multiplied; the vision tower in 8 bits. `cpu-int8`: 8 bits throughout. `cpu-fast`:
+4 bits where tokens are decoded, 8 bits where prompts are read. `portable-fp32`: float32.
+
+    prepare --checkpoint DIR --out DIR --precision RECIPE [--optimized]    one JSON line: time, memory, size
+    measure --model DIR --checkpoint DIR --workload DIR --threads N --precision RECIPE [--optimized]   all measures
+
+Nothing is guessed ahead (prompt lookup is off) and no picture or prompt is remembered, but for the second turn, which
+continues in the first one's cache as `model.chat` does. Times of answers are those of `pumice.Model` and of its
+scheduler, rendering, tokenising and choosing tokens included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+DECODED = 32
+"""Steps of which the median is taken."""
+
+PADDED = 512
+"""Tokens behind picture and question when memory is read."""
+
+OPTIONS: dict[str, Any] = {"eos_token_id": [], "do_sample": False, "prompt_lookup_num_tokens": 0}
+"""Greedy answers without an end, and without guesses."""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("verb", choices=["prepare", "measure"])
+    for name in ("checkpoint", "out", "model", "workload"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--precision", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--optimized", action="store_true", help="use the copy that `pumice optimize` makes")
+    args = parser.parse_args()
+    line = {"system": f"pumice-{args.precision}" + ("+optimized" if args.optimized else "")}
+    if args.verb == "prepare":
+        line |= prepare(args.checkpoint, args.out, args.precision, args.optimized)
+    else:
+        line |= measure(args.model, args.workload, args.threads)
+    print(json.dumps(line))
+
+
+def prepare(checkpoint: Path, out: Path, recipe: str, optimized: bool) -> dict[str, Any]:
+    """Export as a user would: with the command line, in a process whose memory is read."""
+    begun = time.perf_counter()
+    _pumice("export", str(checkpoint), str(out), "--recipe", recipe, "--overwrite")
+    found = {
+        "export_s": time.perf_counter() - begun,
+        "export_peak_mb": _children_mb(),
+        "versions": versions(),
+    }
+    if optimized:
+        begun = time.perf_counter()
+        _pumice("optimize", str(out))
+        found["optimize_s"] = time.perf_counter() - begun
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return found | {"bundle_mb": size / 2**20}
+
+
+def _pumice(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pumice", *arguments], stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise SystemExit(f"pumice {arguments[0]} failed with exit code {done.returncode}")
+
+
+def _children_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def versions() -> dict[str, str]:
+    """Of pumice and what it runs on."""
+    import numpy
+    import onnxruntime
+
+    import pumice
+
+    return {
+        "pumice": pumice.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+class Workload:
+    """What is asked: fields of `workload.json`, paths made whole."""
+
+    def __init__(self, folder: Path) -> None:
+        told = json.loads((folder / "workload.json").read_text())
+        self.picture, self.other = str(folder / told["picture"]), str(folder / told["other_picture"])
+        self.question: str = told["question"]
+        self.ids: list[int] = told["input_ids"]
+        self.second_ids: list[int] = told["second_turn_ids"]
+        self.text_ids: list[int] = told["text_ids"]
+        self.new_tokens: int = told["new_tokens"]
+
+
+def measure(bundle: Path, folder: Path, threads: int) -> dict[str, Any]:
+    """One pass over all measures, in an order in which none changes a later one: memory before larger caches."""
+    begun = time.perf_counter()
+    from pumice import load  # all that loading imports, which `import pumice` puts off
+
+    imported = time.perf_counter()
+    work = Workload(folder)
+    loading = time.perf_counter()
+    model = load(bundle, device="cpu", threads=threads, prefix_cache_bytes=0, feature_cache_bytes=0)
+    load_s = time.perf_counter() - loading
+    first_s, _ = timed(lambda: model.generate(work.question, [work.picture], max_new_tokens=1, **OPTIONS))
+    found: dict[str, Any] = {
+        "versions": versions(),
+        "import_s": imported - begun,
+        "load_s": load_s,
+        "first_token_s": load_s + first_s,
+        "missing": {},
+    }
+    parts = Parts(model, work)
+    found |= parts.memory()
+    model.generate(work.question, [work.other], max_new_tokens=8, **OPTIONS)  # warms up
+    found |= parts.first_token()
+    found["second_turn_s"] = parts.second_turn()
+    for context in (100, 2000):
+        found |= attempt(f"decode_{context}", found["missing"], partial(parts.decoding, [context]))
+    found |= attempt("batch8", found["missing"], partial(parts.decoding, [100] * 8))
+    return found
+
+
+def attempt(name: str, missing: dict[str, str], take: Callable[[], float]) -> dict[str, float | None]:
+    """A measure, or why it is missing."""
+    try:
+        return {name: take()}
+    except Exception as error:
+        missing[name] = f"{type(error).__name__}: {error}"
+        return {name: None}
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call takes, and what it returns."""
+    begun = time.perf_counter()
+    result = call()
+    return time.perf_counter() - begun, result
+
+
+class Parts:
+    """Measures that take the model's parts: prompts given as token ids, and tokens timed one by one."""
+
+    def __init__(self, model: Any, work: Workload) -> None:
+        self.model, self.work, self.answerer = model, work, model._answerer
+
+    def first_token(self) -> dict[str, Any]:
+        """Image and question: the encoder alone, the prompt alone, and the whole."""
+        model, work = self.model, self.work
+        ids = model.prepare(work.question, [work.picture]).input_ids[0].tolist()
+        if ids != work.ids:
+            raise SystemExit(
+                f"the prompt has other ids than transformers': {len(ids)} instead of {len(work.ids)}"
+            )
+        ttft_s, whole = timed(
+            lambda: model.generate(work.question, [work.picture], max_new_tokens=1, **OPTIONS)
+        )
+        features = model.encode_image(work.picture)
+        read = model.generate(work.question, [features], max_new_tokens=1, **OPTIONS)
+        return {
+            "ttft_s": ttft_s,
+            "encode_s": whole.timings.vision,
+            "prefill_s": read.timings.prefill,
+            "prefill_tokens": read.usage.prompt_tokens,
+        }
+
+    def memory(self) -> dict[str, float]:
+        """MiB, while image, question and 512 more tokens are in the cache, of which 32 were decoded."""
+        work = self.work
+        job = self.job([*work.ids, *work.text_ids[: PADDED - DECODED]], [work.picture], DECODED)
+        scheduler = self.scheduler([job])
+        while not job.done:
+            scheduler.step()
+        job.results()
+        return memory_mb()
+
+    def second_turn(self) -> float:
+        """Seconds to the first token of the second turn's answer; the first turn and its answer are in the cache."""
+        from pumice.decoder import DecodeStep
+
+        work = self.work
+        first = self.job(work.ids, [work.picture], 1)
+        cache = self.answerer.decoder.new_cache(len(work.second_ids) + DECODED)
+        scheduler = self.scheduler([first], cache)
+        while not first.done:
+            scheduler.step()
+        step = DecodeStep(self.answerer.decoder, cache)
+        answer = work.second_ids[len(work.ids) : len(work.ids) + work.new_tokens]
+        for token in answer:
+            step([token])
+        begun = time.perf_counter()
+        second = self.job(work.second_ids, first.features.pictures, 1)
+        scheduler.add(second)
+        while not second.done:
+            scheduler.step()
+        second.results()
+        assert second.reused == len(work.ids) + len(answer)
+        first_s: float = second.clock.first - begun
+        return first_s
+
+    def decoding(self, contexts: list[int]) -> float:
+        """Tokens a second of all rows together, by the median step, after so many tokens of context each."""
+        texts = [self.work.text_ids[row : row + length] for row, length in enumerate(contexts)]
+        meanwhile = sum(contexts[1:]) // 16  # those read first decode while others are read
+        jobs = [self.job(text, [], DECODED + 3 + meanwhile) for text in texts]
+        scheduler = self.scheduler(jobs)
+        while any(job.state != "decoding" for job in jobs):
+            scheduler.step()
+        scheduler.step()  # buffers are bound
+        steps = [timed(scheduler.step)[0] for _ in range(DECODED)]
+        assert all(job.state == "decoding" and job.error is None for job in jobs)
+        return len(contexts) / statistics.median(steps)
+
+    def job(self, ids: list[int], images: list[Any], tokens: int) -> Any:
+        """A request for a prompt of given ids."""
+        import numpy as np
+
+        from pumice.job import Clock, Job
+        from pumice.keys import prompt_keys
+        from pumice.vision import PromptFeatures
+
+        answerer, options = self.answerer, self.model.options(max_new_tokens=tokens, **OPTIONS)
+        pictures = list(answerer.builder.pictures(images))
+        return Job(
+            ids,
+            prompt_keys(ids, answerer.manifest.image_tokens.token_id, pictures),
+            PromptFeatures(pictures, answerer.encoder),
+            answerer._strategy(np.array(ids, np.int64), options),
+            Clock(started=time.perf_counter()),
+            max_new_tokens=tokens,
+        )
+
+    def scheduler(self, jobs: list[Any], cache: Any = None) -> Any:
+        """A scheduler with a slot for each job, as `Model.generate` has it."""
+        from pumice.scheduler import Scheduler
+
+        decoder = self.answerer.decoder
+        if cache is None:
+            cache = decoder.new_cache(max(job.capacity for job in jobs), len(jobs))
+        scheduler = Scheduler(decoder, cache, None)
+        for job in jobs:
+            scheduler.add(job)
+        return scheduler
+
+
+def memory_mb() -> dict[str, float]:
+    """MiB of this process: resident, of it private, and the highest so far."""
+    status = _kib(Path("/proc/self/status"))
+    private = _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"]
+    return {
+        "resident_mb": status["VmRSS"] / 1024,
+        "private_mb": private / 1024,
+        "peak_mb": status["VmHWM"] / 1024,
+    }
+
+
+def _kib(path: Path) -> dict[str, int]:
+    """Lines `Name:  123 kB` of a file of the kernel's."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
+
+
+if __name__ == "__main__":
+    main()

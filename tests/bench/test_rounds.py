@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import rounds, systems
+from bench.rounds import Plan, run, turned
+from bench.systems import SYSTEMS, System, chosen
+
+FAKE = """
+import json, pathlib, sys
+verb, given = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+if verb == "prepare":
+    if given["--precision"] == "unpreparable":
+        sys.exit("no such precision")
+    pathlib.Path(given["--out"]).mkdir(parents=True)
+    (pathlib.Path(given["--out"]) / "weights").write_text("w")
+    print(json.dumps({"export_s": 1.0}))
+else:
+    if given["--precision"] == "fails":
+        sys.exit("it broke")
+    print(json.dumps({"ttft_s": float(given["--threads"])}))
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "peer_fake.py").write_text(FAKE)
+    monkeypatch.setattr(systems, "PEERS", tmp_path / "peers")
+    monkeypatch.setattr(rounds, "_limits_command", lambda plan: ["echo", json.dumps({"read_gb_s": 1.0})])
+    monkeypatch.setattr(rounds, "write_workload", lambda checkpoint, folder: folder)
+    return Plan(
+        shape="pebble",
+        systems=(),
+        rounds=3,
+        threads=2,
+        timeout_s=60,
+        root=tmp_path / "build",
+        environments="own",
+        reuse=False,
+        quick_limits=True,
+        command="",
+    )
+
+
+def fake(name: str, **given: object) -> System:
+    return replace(System(name=name, peer="peer_fake", precision=name), **given)  # type: ignore[arg-type]
+
+
+def test_every_round_begins_with_another() -> None:
+    orders = [turned(["a", "b", "c"], number) for number in range(4)]
+    assert orders == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+
+
+def test_systems_are_measured_in_every_round_with_their_failures(plan: Plan) -> None:
+    asked = (
+        fake("good"),
+        fake("fails"),
+        fake("unpreparable"),
+        fake("missing", peer="peer_none"),
+        fake("large", gb_per_billion=1e6),
+    )
+    found = run(replace(plan, systems=asked))
+    by_name = {system.system: system for system in found.systems}
+    assert [one.line for one in by_name["good"].runs] == [{"ttft_s": 2.0}] * 3
+    assert sorted(one.round for one in by_name["good"].runs) == [0, 1, 2]
+    assert not by_name["good"].runs[1].cold
+    assert [one.failure for one in by_name["fails"].runs] == ["failed with exit code 1: it broke"] * 2
+    assert by_name["unpreparable"].failure == "preparing: failed with exit code 1: no such precision"
+    assert by_name["missing"].failure == "there is no bench/peers/peer_none.py"
+    assert str(by_name["large"].failure).startswith("needs about 3029 GB of memory")
+    assert [one.line for one in found.limits] == [{"read_gb_s": 1.0}] * 3
+
+
+def test_what_was_prepared_is_reused_if_asked_for(plan: Plan) -> None:
+    plan = replace(plan, systems=(fake("good"),), rounds=1)
+    run(plan)
+    weights = plan.root / "models" / "pebble" / "good" / "weights"
+    weights.write_text("kept")
+    run(replace(plan, reuse=True))
+    assert weights.read_text() == "kept"
+    run(plan)
+    assert weights.read_text() == "w"
+
+
+def test_systems_are_chosen_by_name_and_by_group() -> None:
+    assert [system.name for system in chosen("genai-int4,genai-int4,quick")][:2] == [
+        "genai-int4",
+        systems.QUICK[0],
+    ]
+    assert len(chosen("all")) == len(SYSTEMS)
+    with pytest.raises(
+        SystemExit, match="there is no system nothing: expected names among leading, quick, all"
+    ):
+        chosen("nothing")
