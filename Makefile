@@ -19,10 +19,10 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup export run test lint format types wheel accuracy pebble clean
+.PHONY: help setup export run test lint format types wheel accuracy bench bench-quick cuda-check pebble clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: PYTHON, VENV, ARGS (more arguments for export, run and test)"
 
 setup: $(INSTALLED) ## create .venv and install everything (CPU torch where there is no NVIDIA GPU)
@@ -76,6 +76,15 @@ wheel: $(INSTALLED) ## sdist and wheel into dist/
 
 accuracy: $(INSTALLED) ## pebble's accuracy by recipe, with and without outliers, into docs/accuracy.md
 	$(BIN)/python -m bench.accuracy --write $(ARGS)
+
+bench: $(INSTALLED) ## pumice beside its peers, into docs/benchmarks/cpu.md: hours (ARGS="--shape interleave-0.5b" for less)
+	$(BIN)/python -m bench run --write $(ARGS)
+
+bench-quick: $(INSTALLED) ## the same on small models, without installing anything or writing pages: minutes
+	$(BIN)/python -m bench run --quick $(ARGS)
+
+cuda-check: $(INSTALLED) ## on a machine with an NVIDIA GPU: parity, then the bench, into docs/benchmarks/cuda.md
+	$(BIN)/python -m bench.cuda_check $(ARGS)
 
 pebble: $(INSTALLED) ## train the bundled model again (about an hour on two cores; ARGS=--restart from scratch)
 	$(BIN)/python -m pebble.train $(ARGS)

@@ -3,7 +3,8 @@
 Recipes (names, or TOML files) are exported from pebble as it is, and with outliers of 30 and 100 times
 (`pebble.outliers`: the same function with the activations of a large model), and asked pebble's held-out questions.
 Beside the accuracy stands what a small model's accuracy hides: on how many questions the answer's tokens are those of
-`portable-fp32`, and KL, the mean over the positions of some prompts of Σ p·log(p/q) in nats, p of `portable-fp32`.
+`portable-fp32`; and KL, the mean of Σ p·log(p/q) in nats, p of `portable-fp32`, over the positions of its answers to
+some questions (read as answers are: the prompt first, then token by token) and over those of the prompts.
 
 `--write` puts the table into docs/accuracy.md.
 """
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +27,12 @@ from pebble.heldout import FOLDER, QUESTIONS
 from pebble.outliers import make_outliers
 from pebble.records import Record, load_records, to_messages
 from pumice.export.export import export_bundle
+from pumice.interrupt import Cancellation
+from pumice.keys import prompt_keys
+from pumice.vision import PromptFeatures
 
 REFERENCE = "portable-fp32"
-RECIPES = (REFERENCE, "cpu-int8", "cpu-int4", "cuda-fp16", "cuda-int4")
+RECIPES = (REFERENCE, "cpu-int8", "cpu-int4", "cpu-fast", "cuda-fp16", "cuda-int4")
 SCALES = (1.0, 30.0, 100.0)
 KL_PROMPTS = 60
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
@@ -43,7 +48,16 @@ class Row:
     megabytes: float
     accuracy: float
     same_tokens: int
-    kl: float
+    answer_kl: float
+    prompt_kl: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits:
+    """Of some questions: float32 [T, V] of each prompt, and of the reference's answer to it."""
+
+    prompts: list[NDArray[np.float32]]
+    answers: list[NDArray[np.float32]]
 
 
 def measure_recipes(recipes: Iterable[str], scales: Iterable[float], records: list[Record]) -> list[Row]:
@@ -53,7 +67,7 @@ def measure_recipes(recipes: Iterable[str], scales: Iterable[float], records: li
         room = Path(temporary)
         reference = _export(CHECKPOINT, room / "reference", REFERENCE)
         told = measure("reference", through_bundle(reference), records)
-        logits = _logits(reference, records[:: max(1, len(records) // KL_PROMPTS)])
+        logits = _logits(reference, records, told)
         for scale in scales:
             plain = scale == 1.0
             source = CHECKPOINT if plain else make_outliers(CHECKPOINT, room / f"pebble-{scale:g}", scale)
@@ -75,23 +89,54 @@ def _row(
     bundle: Path,
     records: list[Record],
     told: Measured,
-    logits: list[NDArray[np.float32]],
+    logits: Logits,
 ) -> Row:
     found = measure(recipe, through_bundle(bundle), records)
-    mine = _logits(bundle, records[:: max(1, len(records) // KL_PROMPTS)])
+    mine = _logits(bundle, records, told)
     return Row(
         recipe=Path(recipe).stem,
         scale=scale,
         megabytes=sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
         accuracy=found.table.total.accuracy,
         same_tokens=sum(found.token_ids[key] == ids for key, ids in told.token_ids.items()),
-        kl=float(np.mean([_kl(p, q) for p, q in zip(logits, mine, strict=True)])),
+        answer_kl=_mean_kl(logits.answers, mine.answers),
+        prompt_kl=_mean_kl(logits.prompts, mine.prompts),
     )
 
 
-def _logits(bundle: Path, records: list[Record]) -> list[NDArray[np.float32]]:
-    model = pumice.load(bundle, device="cpu")
-    return [model.logits(to_messages(r), [FOLDER / name for name in r.images]) for r in records]
+def _logits(bundle: Path, records: list[Record], told: Measured) -> Logits:
+    model = pumice.load(bundle, device="cpu", prefix_cache_bytes=0)
+    found = Logits(prompts=[], answers=[])
+    answers = list(told.token_ids.values())
+    step = max(1, len(records) // KL_PROMPTS)
+    for record, answer in list(zip(records, answers, strict=True))[::step]:
+        asked, images = to_messages(record), [FOLDER / name for name in record.images]
+        found.prompts.append(model.logits(asked, images))
+        found.answers.append(_answer_logits(model, asked, images, list(answer)))
+    return found
+
+
+def _answer_logits(
+    model: pumice.Model, asked: list[dict[str, Any]], images: list[Path], answer: list[int]
+) -> NDArray[np.float32]:
+    """Logits that each token of a given answer is chosen by, float32 [T, V]: by the graphs that answers are made by."""
+    answerer = model._answerer
+    prepared = model.prepare(asked, images)
+    pictures = prepared.images
+    ids = [int(token) for token in prepared.input_ids[0]]
+    keys = prompt_keys(ids, model.manifest.image_tokens.token_id, pictures)
+    cache = answerer.decoder.new_cache(len(ids) + len(answer))
+    features = PromptFeatures(pictures, answerer.encoder).rows(0, Cancellation())
+    first_V = answerer.decoder.read_prompt(ids, keys, features, cache, 0, Cancellation(), ends=True)
+    assert first_V is not None
+    rows = [first_V]
+    for token in answer[:-1]:
+        rows.append(answerer.decoder.read([token], [token], features[:0], cache)[0])
+    return np.stack(rows)
+
+
+def _mean_kl(theirs: list[NDArray[np.float32]], ours: list[NDArray[np.float32]]) -> float:
+    return float(np.mean([_kl(p, q) for p, q in zip(theirs, ours, strict=True)]))
 
 
 def _kl(theirs_TV: NDArray[np.float32], ours_TV: NDArray[np.float32]) -> float:
@@ -108,7 +153,7 @@ def _log_softmax(logits_TV: NDArray[np.float32]) -> NDArray[np.float64]:
 def _line(row: Row) -> str:
     return (
         f"{row.recipe:28} ×{row.scale:<4g} {row.megabytes:6.1f} MB  {row.accuracy:6.1%}  "
-        f"{row.same_tokens} same  KL {row.kl:.1e}"
+        f"{row.same_tokens} same  KL {row.answer_kl:.1e} of answers, {row.prompt_kl:.1e} of prompts"
     )
 
 
@@ -116,11 +161,14 @@ def table(rows: list[Row], asked: int) -> str:
     """Markdown: a line a recipe, and for each variant accuracy, same answers and KL."""
     scales = list(dict.fromkeys(row.scale for row in rows))
     names = {scale: "pebble" if scale == 1 else f"outliers ×{scale:g}" for scale in scales}
-    heads = [f"{names[s]}: accuracy | same answers of {asked} | KL" for s in scales]
-    lines = [f"| recipe | MB | {' | '.join(heads)} |", "|---|---|" + "---|---|---|" * len(scales)]
+    heads = [f"{names[s]}: accuracy | same answers of {asked} | KL answers | KL prompts" for s in scales]
+    lines = [f"| recipe | MB | {' | '.join(heads)} |", "|---|---|" + "---|---|---|---|" * len(scales)]
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = [row for row in rows if row.recipe == recipe]
-        cells = [f"{row.accuracy:.1%} | {row.same_tokens} | {row.kl:.1e}" for row in own]
+        cells = [
+            f"{row.accuracy:.1%} | {row.same_tokens} | {row.answer_kl:.1e} | {row.prompt_kl:.1e}"
+            for row in own
+        ]
         lines.append(f"| `{recipe}` | {own[0].megabytes:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

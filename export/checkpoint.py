@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from pumice.errors import CheckpointError
 from pumice.export.architecture import (
@@ -28,26 +27,15 @@ from pumice.export.architecture import (
 )
 from pumice.export.hub import fetch, is_hub_id
 from pumice.export.progress import Progress, Silent
+from pumice.export.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-"""safetensors' names of the dtypes that weights may have."""
 
 _LARGEST = torch.finfo(torch.float32).max
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BUFFERS = ("position_ids",)
 """Last parts of names of integer tensors that old checkpoints carry along and nobody reads."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorInfo:
-    """Where a tensor is and what it looks like; `dtype` is safetensors' name (`F16`, `BF16`, …)."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +76,7 @@ class Checkpoint:
             CheckpointError: no such tensor, values that float32 does not hold, or a file removed or damaged meanwhile.
         """
         info = self._info(name)
-        with _reading(info.file) as file:
-            tensor: torch.Tensor = file.get_tensor(name).clone()
+        tensor = read_whole(info)
         _check_values(tensor, name, info)
         return tensor
 
@@ -97,8 +84,7 @@ class Checkpoint:
         """Rows `start` up to `stop` (along the first axis) of a large tensor; otherwise as `read`."""
         info = self._info(name)
         assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
-        with _reading(info.file) as file:
-            rows: torch.Tensor = file.get_slice(name)[start:stop].clone()
+        rows = read_rows(info, start, stop)
         _check_values(rows, name, info)
         return rows
 
@@ -198,7 +184,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_headers(path: Path) -> dict[str, TensorInfo]:
     """Every tensor's place, dtype and shape, from the headers of the weight files."""
     if (path / WEIGHTS_NAME).exists():
-        tensors = _read_header(path / WEIGHTS_NAME)
+        tensors = read_header(path / WEIGHTS_NAME)
     elif (path / INDEX_NAME).exists():
         tensors = _read_shards(path)
     else:
@@ -226,7 +212,7 @@ def _read_shards(path: Path) -> dict[str, TensorInfo]:
             raise CheckpointError(
                 f"{where} names the shard {shard!r}: expected a .safetensors file in the same folder"
             )
-    shards = {shard: _read_header(path / shard) for shard in sorted(set(weight_map.values()))}
+    shards = {shard: read_header(path / shard) for shard in sorted(set(weight_map.values()))}
     tensors = {name: info for shard in shards.values() for name, info in shard.items()}
     for name, shard in weight_map.items():
         if name not in shards[shard]:
@@ -235,45 +221,6 @@ def _read_shards(path: Path) -> dict[str, TensorInfo]:
             )
         tensors[name] = shards[shard][name]
     return tensors
-
-
-def _read_header(file: Path) -> dict[str, TensorInfo]:
-    if not file.exists():
-        raise CheckpointError(f"{file} is missing: the checkpoint is incomplete, download it again")
-    if not file.is_file():
-        raise CheckpointError(f"{file} is not a file: expected safetensors weights")
-    tensors = {}
-    with _reading(file) as opened:
-        for name in opened.keys():  # noqa: SIM118 (the handle is no mapping)
-            part = opened.get_slice(name)
-            tensors[name] = TensorInfo(file=file, dtype=part.get_dtype(), shape=tuple(part.get_shape()))
-    return tensors
-
-
-class _reading:  # noqa: N801 (used as a function)
-    """An open safetensors file for the length of a block, its faults told as `CheckpointError`."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._handle: Any = None
-
-    def __enter__(self) -> Any:
-        try:
-            self._handle = safe_open(self._file, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise self._told(error) from None
-        return self._handle.__enter__()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._handle.__exit__(kind, error, trace)
-        if isinstance(error, SafetensorError | OSError):
-            raise self._told(error) from None
-
-    def _told(self, error: Exception) -> CheckpointError:
-        reason = str(error).splitlines()[0].removeprefix("Error while deserializing header: ")
-        return CheckpointError(
-            f"{self._file} is not readable as safetensors ({reason}): download or convert it again"
-        )
 
 
 def _check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:

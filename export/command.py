@@ -50,6 +50,9 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_export(args: argparse.Namespace) -> int:
     """Export, and say where the bundle is."""
+    from pumice.export.allocator import keep_freed_memory
+
+    keep_freed_memory()
     from pumice.export.export import export_bundle
 
     manifest = export_bundle(

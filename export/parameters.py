@@ -22,8 +22,8 @@ from pumice.models.weights import Weight
 Read = Callable[[str, int, int], Tensor]
 """Rows start … stop of a checkpoint's tensor, by its canonical name. Is called by several threads at once."""
 
-PIECE_VALUES = 1 << 22
-"""Values that are read at a time: 16 MiB in float32."""
+PIECE_VALUES = 1 << 19
+"""Values that are read at a time: 2 MiB in float32."""
 
 _LARGEST = torch.finfo(torch.float16).max
 

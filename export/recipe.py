@@ -115,9 +115,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if self.refined_head is not None and self.refined_head.bits is None:
             raise UsageError("refined_head has float weights, expected int8 or int4")
-        if self.float_type != "fp32" and any(
-            part.activations == "int8" for part in (*_graphs(self).values(), *self.override)
-        ):
+        parts: list[Storage | Override] = [*_graphs(self).values(), *self.override]
+        if self.float_type != "fp32" and any(part.activations == "int8" for part in parts):
             raise UsageError(
                 f"activations are int8 in a recipe with float_type {self.float_type}, expected fp32"
             )

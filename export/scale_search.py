@@ -26,8 +26,7 @@ def search_symmetric(groups: Tensor, bits: int) -> Tensor:
     largest, smallest = groups.amax(2), groups.amin(2)
     extreme = torch.where(largest > -smallest, largest, smallest)
     ends = [(-half, tighter) for tighter in TIGHTER] + [(half - 1, tighter) for tighter in TIGHTER]
-    zero = torch.zeros_like(extreme)
-    candidates = ((extreme * ((1 - tighter) / end), zero) for end, tighter in ends)
+    candidates = ((extreme * ((1 - tighter) / end), None) for end, tighter in ends)
     return _best(groups, candidates, -half, half - 1)[0]
 
 
@@ -37,36 +36,46 @@ def search_asymmetric(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     largest, smallest = groups.amax(2).clamp_(min=0), groups.amin(2).clamp_(max=0)
     span = (largest - smallest) / top
 
-    def candidates() -> Iterable[tuple[Tensor, Tensor]]:
+    def candidates() -> Iterable[tuple[Tensor, Tensor | None]]:
         for tighter in TIGHTER:
             scale = span * (1 - tighter)
             zero = torch.where(scale == 0, 0.0, -smallest * (1 - tighter) / scale)
             yield scale, zero.round_().clamp_(0, top)
 
-    return _best(groups, candidates(), 0, top)
+    scales, zeros = _best(groups, candidates(), 0, top)
+    assert zeros is not None
+    return scales, zeros
 
 
 def _best(
-    groups: Tensor, candidates: Iterable[tuple[Tensor, Tensor]], low: int, high: int
-) -> tuple[Tensor, Tensor]:
-    """Of candidates (scale, zero point), both [rows, blocks], the best in each block, with its refined scale."""
+    groups: Tensor, candidates: Iterable[tuple[Tensor, Tensor | None]], low: int, high: int
+) -> tuple[Tensor, Tensor | None]:
+    """Of candidates (scale, zero point), both [rows, blocks], the best in each block, with its refined scale.
+
+    A zero point that is always 0 is None. The large intermediates have one place each: fresh memory would be cleared by
+    the system again and again.
+    """
     squares = groups.square()
     importance = squares.add_(squares.mean(2, keepdim=True))
     weighted = importance * groups
+    q, product = torch.empty_like(groups), torch.empty_like(groups)
     gains = scales = zeros = None
     for scale, zero in candidates:
-        q = groups / torch.where(scale == 0, 1.0, scale)[:, :, None]
-        q = q.round_().add_(zero[:, :, None]).clamp_(low, high).sub_(zero[:, :, None])
-        along = (weighted * q).sum(2)
+        torch.div(groups, torch.where(scale == 0, 1.0, scale)[:, :, None], out=q).round_()
+        if zero is None:
+            q.clamp_(low, high)
+        else:
+            q.add_(zero[:, :, None]).clamp_(low, high).sub_(zero[:, :, None])
+        along = torch.mul(weighted, q, out=product).sum(2)
         square = q.square_().mul_(importance).sum(2)
         refined = torch.where(square == 0, scale, along / square)
         gain = refined * along
-        if gains is None or scales is None or zeros is None:
+        if gains is None or scales is None:
             gains, scales, zeros = gain, refined, zero
             continue
         better = gain > gains
         gains, scales = torch.where(better, gain, gains), torch.where(better, refined, scales)
-        zeros = torch.where(better, zero, zeros)
+        if zero is not None and zeros is not None:
+            zeros = torch.where(better, zero, zeros)
     assert scales is not None
-    assert zeros is not None
     return scales, zeros

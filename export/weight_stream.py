@@ -29,7 +29,7 @@ ALIGNMENT = 4096
 """Large tensors start on a page, so that ONNX Runtime can map them; bytes."""
 INLINE_BYTES = 256
 """Smaller tensors are kept in the graph file itself."""
-AHEAD_BYTES = 128 << 20
+AHEAD_BYTES = 32 << 20
 """Memory of pieces that are made ahead; a larger one is made alone."""
 MAX_THREADS = 8
 """Beyond this the disk is slower."""

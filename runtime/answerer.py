@@ -21,7 +21,7 @@ from pumice.generation.answer import Answer, Rules
 from pumice.generation.answers import Answers
 from pumice.generation.beam_search import BeamSearch
 from pumice.generation.options import GenerationOptions, resolve
-from pumice.generation.processors import make_processor
+from pumice.generation.processors import make_processor, takes_likeliest
 from pumice.generation.prompt_lookup import MOST_DRAFTED, Drafter
 from pumice.generation.sampling import make_rngs, make_sampler
 from pumice.generation.strategy import Strategy
@@ -129,6 +129,7 @@ class Answerer:
             max_new_tokens=options.max_new_tokens,
             logprobs=options.logprobs,
             token_text=self.tokenizer.token_text,
+            takes_likeliest=takes_likeliest(options),
         )
         grammar = self._grammar(options)
         answers = [

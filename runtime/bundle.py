@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,27 +41,34 @@ class Bundle:
             raise BundleError(f"cannot read {self.path(name)}: {error.strerror}") from None
 
 
-def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
+def bundle_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder's resolved path. Raises BundleError where that cannot be had."""
+    try:
+        return Path(folder).resolve()
+    except (ValueError, OSError, RuntimeError):
+        raise BundleError(f"{os.fspath(folder)!r} is not a usable path") from None
+
+
+def open_bundle(folder: str | os.PathLike[str], *, unchanged: Collection[str] = ()) -> Bundle:
     """Open a bundle and check every file of its manifest: place, size, SHA-256, and what its graphs refer to.
+
+    Files that are known to be `unchanged` since they were checked are not digested again.
 
     Raises:
         BundleError: no bundle there; a file missing, changed, or reached through a link that leaves the bundle; a graph
             that is damaged or reads a file that is not its own.
         SchemaVersionError: written for a newer pumice.
     """
-    try:
-        path = Path(folder).resolve()
-    except (ValueError, OSError, RuntimeError):
-        raise BundleError(f"{os.fspath(folder)!r} is not a usable path") from None
+    path = bundle_folder(folder)
     bundle = Bundle(folder=path, manifest=load_manifest(path))
     _check_onnxruntime(bundle.manifest.requires.onnxruntime)
     for name, entry in bundle.manifest.files.items():
         _check_place(bundle, name, entry)
+    digested = [item for item in bundle.manifest.files.items() if item[0] not in unchanged]
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda item: _check_digest(bundle, *item), bundle.manifest.files.items()):
+        for _ in pool.map(lambda item: _check_digest(bundle, *item), digested):
             pass
-    graphs = bundle.manifest.graphs
-    for graph in (graphs.vision_encoder, graphs.embedding, graphs.decoder):
+    for graph in bundle.manifest.graphs.all:
         _check_graph(bundle, graph)
     return bundle
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime import OrtValue
 
+from pumice.device_memory import DeviceMemory
 from pumice.errors import InsufficientMemoryError
 from pumice.keys import Key, common_prefix
+from pumice.kv_buffers import Buffers, DeviceBuffers, HostBuffers, Shape
 from pumice.manifest import DecoderShape
 from pumice.plan import check_cache
 
@@ -30,14 +31,23 @@ _STEP = 64
 class KVCache:
     """Keys and values of `slots` sequences, each with room for `capacity` positions.
 
-    `keys[slot]` says what every filled position holds: a slot is filled as far as it has keys.
+    `keys[slot]` says what every filled position holds: a slot is filled as far as it has keys. On another device than
+    the CPU the cache lies in its `memory`.
     """
 
-    def __init__(self, shape: DecoderShape, capacity: int, device: str, slots: int = 1) -> None:
-        self.shape, self.device, self.slots = shape, device, slots
+    def __init__(
+        self,
+        shape: DecoderShape,
+        capacity: int,
+        device: str,
+        slots: int = 1,
+        memory: DeviceMemory | None = None,
+    ) -> None:
+        assert memory is not None or device == "cpu"
+        self.shape, self.device, self.slots, self._memory = shape, device, slots, memory
         self.capacity = self._rounded(capacity)
         self.keys: list[list[Key]] = [[] for _ in range(slots)]
-        self._arrays, self._buffers = self._allocated(self.capacity)
+        self._buffers = self._allocated(self.capacity)
 
     def length(self, slot: int) -> int:
         """Positions of a slot that are filled."""
@@ -56,30 +66,25 @@ class KVCache:
         shape = (count, self.shape.kv_heads, self.capacity, self.shape.head_dim)
         dtype = np.dtype(self.shape.kv_dtype)
         offset = first * math.prod(shape[1:]) * dtype.itemsize
-        for i, buffer in enumerate(self._buffers):
+        device = self._memory.device if self._memory else self.device
+        for i, pointer in enumerate(self._buffers.pointers):
             tensor = f"{i // 2}.{'value' if i % 2 else 'key'}"
-            place = (self.device, 0, dtype.type, shape, buffer.data_ptr() + offset)
+            place = (device, 0, dtype.type, shape, pointer + offset)
             binding.bind_input(f"past_key_values.{tensor}", *place)
             binding.bind_output(f"present.{tensor}", *place)
 
     def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
         """A copy of a slot's positions `start` … `stop`-1, shape = (2·layers, kv_heads, stop-start, head_dim)."""
-        return np.stack([array[slot, :, start:stop] for array in self._host()])
+        return self._buffers.read(slot, start, stop)
 
     def write(self, slot: int, start: int, block: NDArray[Any]) -> None:
         """Put what `read` gave into a slot's positions from `start` on; its keys are the caller's to note."""
-        arrays = self._host()
-        for array, part in zip(arrays, block, strict=True):
-            array[slot, :, start : start + block.shape[2]] = part
-        self._store(arrays)
+        self._buffers.write(slot, start, block)
 
     def copy(self, source: int, target: int) -> None:
         """Make one slot hold what another holds; what both begin with, as beams do, is not copied."""
-        start, stop = common_prefix(self.keys[source], self.keys[target]), self.length(source)
-        arrays = self._host()
-        for array in arrays:
-            array[target, :, start:stop] = array[source, :, start:stop]
-        self._store(arrays)
+        start = common_prefix(self.keys[source], self.keys[target])
+        self._buffers.copy(source, target, start, self.length(source))
         self.keys[target] = list(self.keys[source])
 
     def reserve(self, capacity: int) -> None:
@@ -92,43 +97,34 @@ class KVCache:
             return
         try:
             grown = self._rounded(2 * max(capacity, self.capacity))
-            arrays, buffers = self._allocated(grown)
+            buffers = self._allocated(grown)
         except InsufficientMemoryError:
             grown = self._rounded(capacity)
-            arrays, buffers = self._allocated(grown)
-        kept = [self.read(slot, 0, self.length(slot)) for slot in range(self.slots)]
-        self._arrays, self._buffers, self.capacity = arrays, buffers, grown
-        for slot, block in enumerate(kept):
-            self.write(slot, 0, block)
+            buffers = self._allocated(grown)
+        for slot in range(self.slots):
+            buffers.take(self._buffers, slot, self.length(slot))
+        self._buffers, self.capacity = buffers, grown
 
     def _rounded(self, capacity: int) -> int:
         return min(self.shape.context_length, -(-capacity // _STEP) * _STEP)
 
-    def _allocated(self, capacity: int) -> tuple[list[NDArray[Any]], list[Any]]:
-        """Zeroed buffers, which cost no memory until they are written; and, on the CPU, the arrays that they are.
+    def _allocated(self, capacity: int) -> Buffers:
+        """Zeroed buffers, which on the CPU cost no memory until they are written.
 
         Raises:
             InsufficientMemoryError: there is not so much memory.
         """
         check_cache(self.shape, capacity, self.slots, self.device)
-        shape = (self.slots, self.shape.kv_heads, capacity, self.shape.head_dim)
+        # key and value of layer 0, of layer 1, …
+        count, dtype = 2 * self.shape.layers, self.shape.kv_dtype
+        shape: Shape = (self.slots, self.shape.kv_heads, capacity, self.shape.head_dim)
         try:
-            # key and value of layer 0, of layer 1, …
-            arrays = [np.zeros(shape, self.shape.kv_dtype) for _ in range(2 * self.shape.layers)]
-            buffers = [OrtValue.ortvalue_from_numpy(array, self.device, 0) for array in arrays]
+            if self._memory is not None:
+                return DeviceBuffers(self._memory, count, shape, dtype)
+            return HostBuffers(count, shape, dtype)
         except (MemoryError, RuntimeError):
-            size = 2 * self.shape.layers * np.dtype(self.shape.kv_dtype).itemsize * math.prod(shape)
+            size = count * np.dtype(dtype).itemsize * math.prod(shape)
             raise InsufficientMemoryError(
                 f"no memory for the keys and values of {self.slots} × {capacity:,} tokens "
                 f"({size / 2**20:,.0f} MiB): shorten the prompt or lower max_new_tokens"
             ) from None
-        return (arrays if self.device == "cpu" else []), buffers
-
-    def _host(self) -> list[NDArray[Any]]:
-        """The buffers as arrays: themselves on the CPU, copies from other devices."""
-        return self._arrays or [buffer.numpy() for buffer in self._buffers]
-
-    def _store(self, arrays: list[NDArray[Any]]) -> None:
-        if not self._arrays:
-            for buffer, array in zip(self._buffers, arrays, strict=True):
-                buffer.update_inplace(array)

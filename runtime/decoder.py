@@ -1,7 +1,10 @@
 """The embedding and decoder graphs at work on a cache: tokens in, logits out.
 
+fill        ids [1, T] + features [M, D] ─embedding─▶ [1, T, D] ─prefill─▶                 fills T positions of a slot
 read        ids [1, T] + features [M, D] ─embedding─▶ [1, T, D] ─decoder─▶ logits [N, V]   fills T positions of a slot
-read_ones   a token each for R slots     ─embedding─▶ [R, 1, D] ─decoder─▶ logits [R, V]   fills one position of each
+DecodeStep  a token each for R slots     ─embedding─▶ [R, 1, D] ─decoder─▶ logits [R, V]   fills one position of each
+
+Bundles without a prefill graph fill by the decoder too.
 """
 
 from __future__ import annotations
@@ -11,16 +14,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime import OrtValue
+from onnxruntime import InferenceSession, OrtValue, RunOptions
 
+from pumice.binding import bind_embeds, embed
 from pumice.cache import KVCache
+from pumice.device_memory import Rows
+from pumice.device_step import GREEDY, DeviceStep, read_lengths
 from pumice.errors import BundleError, GenerationError
-from pumice.interrupt import Cancellation, run, run_bound
+from pumice.interrupt import NOT_RECORDED, Cancellation, run_bound
 from pumice.keys import Key
 from pumice.manifest import Manifest
+from pumice.mapped_files import release
 from pumice.sessions import Sessions
 
 Floats = NDArray[np.float32]
+
+_LONG = 256
+"""Tokens whose reading takes ten times as long as touching a prefill graph's weights again."""
+
+_UNRECORDED = RunOptions()
+_UNRECORDED.add_run_config_entry("gpu_graph_id", NOT_RECORDED)
 
 
 class Decoder:
@@ -31,6 +44,8 @@ class Decoder:
         self.shape = manifest.decoder
         inputs = {tensor.name for tensor in manifest.graphs.decoder.inputs}
         self._keeps = "num_logits_to_keep" if "num_logits_to_keep" in inputs else None
+        self.gives_tokens = any(tensor.name == GREEDY for tensor in manifest.graphs.decoder.outputs)
+        """Whether the likeliest tokens can be had without logits, by a `DeviceStep`."""
 
     @property
     def gives_all_logits(self) -> bool:
@@ -39,13 +54,20 @@ class Decoder:
 
     def new_cache(self, capacity: int, slots: int = 1) -> KVCache:
         """An empty cache with room for `capacity` positions, at most the model's context, in each slot."""
-        return KVCache(self.shape, capacity, self.sessions.device, slots)
+        return KVCache(self.shape, capacity, self.sessions.device, slots, self.sessions.memory)
+
+    def new_step(self, cache: KVCache, first: int, count: int) -> DecodeStep | DeviceStep:
+        """What decodes a token for each of the slots `first` … `first + count - 1`."""
+        memory = self.sessions.memory
+        if memory is None:
+            return DecodeStep(self, cache, first, count)
+        return DeviceStep(self.sessions, memory, self.shape, cache, range(first, first + count))
 
     def read(
         self,
         ids: Sequence[int],
         keys: Sequence[Key],
-        features: Floats,
+        features: Rows,
         cache: KVCache,
         slot: int = 0,
         *,
@@ -62,29 +84,82 @@ class Decoder:
             RunCancelledError: the run was ended; the slot is as it was.
             GenerationError: a failure in ONNX Runtime.
         """
-        feeds: dict[str, NDArray[Any]] = {"input_ids": np.array([ids], np.int64), "image_features": features}
-        embeds_1TD = run(self.sessions.embedding, feeds, ["inputs_embeds"])[0]
-        filled = cache.length(slot) + len(ids)
-        binding = self.sessions.decoder.io_binding()
-        binding.bind_cpu_input("inputs_embeds", embeds_1TD)
-        binding.bind_cpu_input("attention_mask", np.ones((1, filled), np.int64))
+        binding = self._bound(self.sessions.decoder, ids, features, cache, slot)
         if keep != 1:
             if self._keeps is None:
                 raise BundleError(
                     "this bundle's decoder gives the last position's logits only: export it again"
                 )
             binding.bind_ortvalue_input(self._keeps, OrtValue.ortvalue_from_numpy(np.array(keep, np.int64)))
-        cache.bind(binding, slot, 1)
         binding.bind_output("logits", "cpu")
-        if cancellation is None:
-            run_bound(self.sessions.decoder, binding)
-        else:
-            cancellation.run_bound(self.sessions.decoder, binding)
+        _run(self.sessions.decoder, binding, cancellation)
         cache.fill(slot, keys)
         logits_NV: Floats = binding.get_outputs()[-1].numpy()[0]
         return logits_NV
 
-    def all_logits(self, ids: Sequence[int], features: Floats) -> Floats:
+    def read_prompt(
+        self,
+        ids: Sequence[int],
+        keys: Sequence[Key],
+        features: Rows,
+        cache: KVCache,
+        slot: int,
+        cancellation: Cancellation,
+        *,
+        ends: bool,
+    ) -> Floats | None:
+        """The next tokens of a prompt; where it `ends` with them, logits after the last, shape = (vocabulary,).
+
+        Arguments, and what is raised, as for `read`. Where there is a prefill graph it reads every token but a prompt's
+        last, so that what a position holds does not depend on how a prompt was cut.
+        """
+        if self.sessions.prefill is None:
+            logits_1V = self.read(ids, keys, features, cache, slot, cancellation=cancellation)
+            return logits_1V[0] if ends else None
+        filled = len(ids) - 1 if ends else len(ids)
+        pictures = sum(isinstance(key, bytes) for key in keys[:filled])
+        if filled:
+            self._fill(ids[:filled], keys[:filled], features[:pictures], cache, slot, cancellation)
+        if not ends:
+            return None
+        last = slice(filled, None)
+        rest = features[pictures:]
+        logits_V: Floats = self.read(ids[last], keys[last], rest, cache, slot, cancellation=cancellation)[0]
+        return logits_V
+
+    def rest(self, tokens: int) -> None:
+        """No prompt is to be read for a while; `tokens` of the last one were.
+
+        Gives back the memory of the prefill graph's mapped weights, where touching them again is cheap beside that.
+        """
+        if tokens >= _LONG:
+            release(self.sessions.released_prefill)
+
+    def _fill(
+        self,
+        ids: Sequence[int],
+        keys: Sequence[Key],
+        features: Rows,
+        cache: KVCache,
+        slot: int,
+        cancellation: Cancellation,
+    ) -> None:
+        assert self.sessions.prefill is not None
+        binding = self._bound(self.sessions.prefill, ids, features, cache, slot)
+        _run(self.sessions.prefill, binding, cancellation)
+        cache.fill(slot, keys)
+
+    def _bound(
+        self, session: InferenceSession, ids: Sequence[int], features: Rows, cache: KVCache, slot: int
+    ) -> Any:
+        """A binding with all but what the decoder alone has."""
+        binding = session.io_binding()
+        bind_embeds(binding, embed(self.sessions.embedding, self.sessions.memory, ids, features))
+        binding.bind_cpu_input("attention_mask", np.ones((1, cache.length(slot) + len(ids)), np.int64))
+        cache.bind(binding, slot, 1)
+        return binding
+
+    def all_logits(self, ids: Sequence[int], features: Rows) -> Floats:
         """Logits after each of `ids`, float32 [T, V].
 
         Raises:
@@ -134,10 +209,7 @@ class DecodeStep:
             GenerationError: a failure in ONNX Runtime.
         """
         self._tokens_R1[:, 0] = [token or 0 for token in tokens]
-        for slot, token in zip(self.slots, tokens, strict=True):
-            if token is None:  # it needs a position to write to as well
-                self._cache.rewind(slot, self._cache.capacity - 1)
-        lengths_R = [self._cache.length(slot) + 1 for slot in self.slots]
+        lengths_R = read_lengths(self._cache, self.slots, tokens)
         longest = max(lengths_R)
         if len(lengths_R) > 1:  # the mask of one slot is all ones
             mask_RP = self._mask[: len(lengths_R) * longest].reshape(-1, longest)
@@ -150,6 +222,13 @@ class DecodeStep:
             if token is not None:
                 self._cache.fill(slot, [token])
         return self._logits_R1V[:, 0]
+
+
+def _run(session: InferenceSession, binding: Any, cancellation: Cancellation | None) -> None:
+    if cancellation is None:
+        run_bound(session, binding, _UNRECORDED)
+    else:
+        cancellation.run_bound(session, binding)
 
 
 def finite(logits: Floats) -> bool:

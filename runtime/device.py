@@ -5,7 +5,9 @@ Enters: `auto`, `cpu` or `cuda`, and the process's CPU set. Leaves: provider nam
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import logging
 import math
 import os
@@ -68,6 +70,27 @@ def cuda_obstacle() -> str | None:
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "the NVIDIA driver shows no device (is CUDA_VISIBLE_DEVICES set?)"
+    return _missing_library()
+
+
+def _missing_library() -> str | None:
+    """What ONNX Runtime's CUDA provider needs and the system's loader does not find; None if it finds everything.
+
+    ONNX Runtime itself would tell it on stderr, and go on without CUDA; without cuDNN it fails at the first picture.
+    """
+    windows = sys.platform == "win32"
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+        onnxruntime.preload_dlls()  # those that came by pip
+    package = Path(onnxruntime.__file__).parent / "capi"
+    provider = package / ("onnxruntime_providers_cuda.dll" if windows else "libonnxruntime_providers_cuda.so")
+    for library in (str(provider), "cudnn64_9.dll" if windows else "libcudnn.so.9"):
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            return (
+                f"onnxruntime {onnxruntime.__version__} needs the libraries of CUDA {onnxruntime.cuda_version or ''} "
+                f"and cuDNN 9, and one cannot be loaded ({error}): pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
     return None
 
 

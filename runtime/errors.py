@@ -7,6 +7,7 @@ PumiceError                 the root: catch this
 ├── ExportError             a bundle cannot be written
 ├── BundleError             a bundle cannot be trusted or opened
 │   └── SchemaVersionError  it was written for a newer pumice
+├── OptimizeError           a copy of a bundle for this machine cannot be made
 ├── ImageError              a picture cannot be read, or is too large
 ├── PromptError             a prompt and its pictures do not fit each other
 │   └── ContextLengthError  the prompt is longer than the model's context
@@ -63,6 +64,10 @@ class BundleError(PumiceError):
 
 class SchemaVersionError(BundleError):
     """A bundle whose manifest is of a newer schema than this pumice reads."""
+
+
+class OptimizeError(PumiceError):
+    """A copy of a bundle for this machine cannot be written or removed: disk full, folder read-only."""
 
 
 class ImageError(PumiceError):

@@ -87,7 +87,7 @@ class _Walker:
             self.walk(child, value, depth + 1)
 
     def _count(self, data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-        for field in _fields(data):
+        for field in fields(data):
             self._fields += 1
             if self._fields > _MAX_FIELDS:
                 raise BundleError(f"it has more than {_MAX_FIELDS:,} fields")
@@ -130,7 +130,7 @@ def _external_tensor(entries: dict[str, str]) -> ExternalTensor:
     return ExternalTensor(location=entries["location"], offset=int(offset), length=int(length))
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(number, value) of a message's fields; numbers of fixed width are given as 0, they are not of interest."""
     position, end = 0, len(data)
     while position < end:

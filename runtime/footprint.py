@@ -21,6 +21,8 @@ CHUNK = 128
 """Tokens of a prompt that go through the decoder at once."""
 
 HEAD = "decoder/lm_head.weight"
+REFINED_HEAD = "decoder/lm_head.refined"
+"""The head a second time, of which single rows are read."""
 
 _TOKENIZER = 20  # bytes in memory for each byte of tokenizer.json
 _SCALE = 4  # bytes of a block's scale; as many again are made when it is packed
@@ -65,12 +67,16 @@ def weight_bytes(manifest: Manifest, *, low_memory: bool) -> tuple[int, int]:
     """Weights that are held, and those that stay in their files.
 
     Matrices that are multiplied are copied into another order: floats as they are, quantised blocks with a sum beside
-    each scale. A table of embeddings is only looked up in, and stays. Narrow floats all become float32, the table too.
+    each scale. Tables of embeddings are only looked up in, and stay. Narrow floats all become float32, the table too.
     """
     graphs = manifest.graphs
-    vision, decoder = _stored(manifest, graphs.vision_encoder), _stored(manifest, graphs.decoder)
+    refined = _refined_bytes(manifest)
+    vision, decoder = _stored(manifest, graphs.vision_encoder), _stored(manifest, graphs.decoder) - refined
+    if graphs.prefill is not None:
+        files = {graphs.prefill.file, *graphs.prefill.external_data} - set(graphs.decoder.external_data)
+        decoder += sum(manifest.files[name].size for name in files)
     own = set(graphs.embedding.external_data) - set(graphs.decoder.external_data)
-    table = sum(manifest.files[name].size for name in own)
+    table = sum(manifest.files[name].size for name in own) + refined
     narrow = _float_size(manifest) == 2
     if low_memory and not narrow:
         return 0, vision + decoder + table
@@ -116,6 +122,11 @@ def score_bytes(shape: DecoderShape) -> int:
 def logits_bytes(shape: DecoderShape, batch: int) -> int:
     """Rows of logits of so many sequences."""
     return 4 * _LOGIT_ROWS * batch * shape.vocab_size
+
+
+def _refined_bytes(manifest: Manifest) -> int:
+    bits = _bits(manifest, REFINED_HEAD)
+    return 0 if bits is None else _head_values(manifest) * (bits * 32 // 8 + _SCALE) // 32
 
 
 def _head_values(manifest: Manifest) -> int:

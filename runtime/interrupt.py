@@ -3,7 +3,7 @@
 Enters: a session and what it runs on. Leaves: its outputs; or a typed failure.
 
 ONNX Runtime looks at `RunOptions.terminate` between two operators, so a run ends within one of them. A signal's handler
-must wait until Python runs again, so what may take long is run by a thread of its own, for which the main thread waits.
+must wait until Python runs again, so what may take long is run by another thread, for which the main thread waits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import onnxruntime
@@ -19,6 +20,46 @@ from numpy.typing import NDArray
 from pumice.errors import GenerationError
 
 T = TypeVar("T")
+
+NOT_RECORDED = "-1"
+"""The `gpu_graph_id` of runs that are not for a CUDA graph; sessions without such graphs do not look at it."""
+
+
+class Worker:
+    """A thread that runs one thing after another; it ends with the process.
+
+    Always the same thread, because a GPU's libraries keep handles and buffers for each one that runs a graph.
+    """
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="pumice-run", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """False in a process that was forked from the one that made it."""
+        return self._thread.is_alive()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, behind all that was submitted."""
+        self._queue.put(work)
+
+    def _run(self) -> None:
+        while True:
+            work = self._queue.get()
+            work()
+            del work  # what it holds is not kept while nothing runs
+
+
+_workers: list[Worker] = []
+
+
+def _worker() -> Worker:
+    """The main thread's."""
+    if not _workers or not _workers[0].alive:
+        _workers[:] = [Worker()]
+    return _workers[0]
 
 
 class RunCancelledError(Exception):
@@ -30,6 +71,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", NOT_RECORDED)
         self._set = False
 
     def set(self) -> None:
@@ -69,7 +111,7 @@ class Cancellation:
             raise failure(error) from None
 
     def _watched(self, run: Callable[[], T]) -> T:
-        """Run in another thread, and end it where a signal's handler raises in this one."""
+        """Run in the worker's thread, and end it where a signal's handler raises in this one."""
         results: list[T] = []
         errors: list[BaseException] = []
         begun, done = threading.Event(), threading.Event()
@@ -85,7 +127,7 @@ class Cancellation:
                 done.set()
 
         try:
-            threading.Thread(target=work, name="pumice-run", daemon=True).start()
+            _worker().submit(work)
             done.wait()  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
         except BaseException:  # Ctrl-C
             self.set()
@@ -113,10 +155,10 @@ def run(session: Any, feeds: dict[str, NDArray[Any]], outputs: list[str]) -> lis
     return results
 
 
-def run_bound(session: Any, binding: Any) -> None:
+def run_bound(session: Any, binding: Any, options: Any = None) -> None:
     """`session.run_with_iobinding`, for runs that are short. Raises as `run`."""
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:  # ONNX Runtime has no public root of its exceptions
         raise failure(error) from None
 

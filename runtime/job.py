@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.device_memory import Rows
 from pumice.errors import PumiceError
 from pumice.generation.strategy import Step, Strategy
 from pumice.interrupt import Cancellation
@@ -77,7 +78,7 @@ class Job:
         """Positions of the prompt that did not have to be read."""
         self.tokens = 0
         """Tokens generated so far, of all rows."""
-        self.unread_features: NDArray[np.float32] | None = None
+        self.unread_features: Rows | None = None
         """Features of the image tokens that are not read yet; None until they are asked for."""
 
     @property
@@ -90,7 +91,13 @@ class Job:
         chosen = (
             self.strategy.rows if self.clock.first is None else len(logits_RV)
         )  # all begin with the prompt
-        steps = self.strategy.advance(logits_RV)
+        return self._noted(chosen, self.strategy.advance(logits_RV))
+
+    def accept(self, tokens_R: Sequence[int]) -> list[Step]:
+        """As `advance`, by a strategy that `takes_likeliest`, with the likeliest tokens for logits."""
+        return self._noted(len(tokens_R), self.strategy.accept(tokens_R))
+
+    def _noted(self, chosen: int, steps: list[Step]) -> list[Step]:
         self.tokens += chosen
         self.clock.last = time.perf_counter()
         if self.clock.first is None:

@@ -5,12 +5,14 @@ Enters: a path, a device, budgets of memory. Leaves: a model ready to generate; 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from pumice.answerer import Answerer
-from pumice.bundle import Bundle, open_bundle
+from pumice.bundle import Bundle, bundle_folder, open_bundle
 from pumice.chat_template import ChatTemplate
 from pumice.decoder import Decoder
 from pumice.errors import BundleError, UsageError
@@ -19,12 +21,16 @@ from pumice.feature_folder import FeatureFolder
 from pumice.generation.structured import GrammarCompiler
 from pumice.manifest import Manifest
 from pumice.model import Model
+from pumice.optimized import Optimized, find, make
 from pumice.plan import default_feature_cache_bytes, default_prefix_cache_bytes
 from pumice.prefix_cache import PrefixCache
 from pumice.prompt import PromptBuilder
-from pumice.sessions import open_sessions
+from pumice.resident_features import ResidentFeatures
+from pumice.sessions import Sessions, open_sessions
 from pumice.tokens import PromptTokenizer
 from pumice.vision import PictureEncoder
+
+logger = logging.getLogger("pumice")
 
 _FOLDER_BYTES = 4 * 2**30
 """Of a `feature_cache_dir`."""
@@ -38,6 +44,8 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     low_memory: bool = False,
+    cuda_graph: bool = False,
+    optimized: bool | None = None,
     prefix_cache_bytes: int | None = None,
     feature_cache_bytes: int | None = None,
     feature_cache_dir: str | os.PathLike[str] | None = None,
@@ -50,8 +58,13 @@ def load(
         threads: threads to compute with; by default as many as the process may use CPUs.
         low_memory: leave weights in their files, which the system may drop from memory and read again, rather than
             repack them: slower. Quantised weights are then multiplied in another way, and logits differ a little.
+        cuda_graph: on CUDA, record what decoding launches once and launch it as a whole: off until it has been
+            measured (docs/decisions/cuda.md).
+        optimized: take the copy of the bundle that `pumice optimize` made for this machine, whose weights are mapped
+            into memory rather than copied there: by default where there is one; True makes it first; False never.
         prefix_cache_bytes: memory for beginnings of earlier prompts, which are not read again; 0 switches it off
-            (default: 128 MiB, or a quarter of the decoder's weights, but at most a tenth of the available memory).
+            (default: 128 MiB, or a quarter of the decoder's weights, but at most a tenth of the available memory; on
+            CUDA 0, for fetching them from there takes as long as reading anew).
         feature_cache_bytes: memory for features of earlier pictures; 0 switches it off (default: room for 32 pictures,
             at most 256 MiB).
         feature_cache_dir: a folder where features of pictures are kept as well, from one process to the next: 4 GiB at
@@ -60,6 +73,7 @@ def load(
     Raises:
         BundleError: missing, changed, or not a bundle that this pumice can run.
         DeviceError: `cuda` was asked for and cannot be used.
+        OptimizeError: `optimized` is True and the copy cannot be written.
         UsageError: an unknown device, or a number outside its interval.
     """
     started = time.perf_counter()
@@ -69,12 +83,25 @@ def load(
     ):
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
             raise UsageError(f"{name} is {size!r}, expected a number of bytes, 0 or more")
-    opened = open_bundle(bundle)
+    opened, copy = _opened(bundle, optimized)
     manifest = opened.manifest
     template, tokenizer = _language(opened)
     tokenizer_json = opened.read(manifest.chat.tokenizer_file)
-    sessions = open_sessions(opened, device=device, threads=threads, low_memory=low_memory)
-    prefix = default_prefix_cache_bytes(manifest) if prefix_cache_bytes is None else prefix_cache_bytes
+    wanted: dict[str, Any] = {
+        "device": device,
+        "threads": threads,
+        "low_memory": low_memory,
+        "cuda_graph": cuda_graph,
+    }
+    try:
+        sessions = open_sessions(opened, **wanted, optimized=copy)
+    except BundleError as error:
+        if copy is None:
+            raise
+        logger.warning("the copy in %s is not used: %s", copy.folder, error)
+        opened = open_bundle(bundle)
+        sessions = open_sessions(opened, **wanted)
+    prefix = _prefix_cache_bytes(sessions, manifest) if prefix_cache_bytes is None else prefix_cache_bytes
     kept = default_feature_cache_bytes(manifest) if feature_cache_bytes is None else feature_cache_bytes
     folder = None if feature_cache_dir is None else FeatureFolder(Path(feature_cache_dir), _FOLDER_BYTES)
     answerer = Answerer(
@@ -82,12 +109,32 @@ def load(
         decoder=Decoder(sessions, manifest),
         tokenizer=tokenizer,
         builder=PromptBuilder(manifest, tokenizer, template),
-        encoder=PictureEncoder(sessions.vision_encoder, manifest, FeatureCache(kept, folder)),
+        encoder=PictureEncoder(
+            sessions.vision_encoder,
+            manifest,
+            FeatureCache(kept, folder),
+            None if sessions.memory is None else ResidentFeatures(sessions.memory),
+            released=sessions.released_vision,
+        ),
         prefixes=PrefixCache(prefix),
         grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
         load_s=time.perf_counter() - started,
     )
     return Model(opened, answerer)
+
+
+def _opened(bundle: str | os.PathLike[str], optimized: bool | None) -> tuple[Bundle, Optimized | None]:
+    """The bundle, and its copy for this machine if that is to be used."""
+    copy = None if optimized is False else find(bundle_folder(bundle))
+    opened = open_bundle(bundle, unchanged=() if copy is None else copy.unchanged)
+    if optimized and copy is None:
+        copy = make(opened)
+    return opened, copy
+
+
+def _prefix_cache_bytes(sessions: Sessions, manifest: Manifest) -> int:
+    """The cache is in the host's memory: on a GPU what it saves in reading, it costs in copying."""
+    return default_prefix_cache_bytes(manifest) if sessions.memory is None else 0
 
 
 def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:

@@ -56,11 +56,21 @@ class GraphSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Graphs:
-    """The three graphs, in the order in which data pass through them."""
+    """The three graphs, in the order in which data pass through them; and the decoder's twin, where there is one.
+
+    `prefill` has the decoder's inputs and its outputs but `logits`: a prompt may be read by it, all but the last token.
+    """
 
     vision_encoder: GraphSpec
     embedding: GraphSpec
     decoder: GraphSpec
+    prefill: GraphSpec | None = None
+
+    @property
+    def all(self) -> tuple[GraphSpec, ...]:
+        """Those that there are."""
+        graphs = (self.vision_encoder, self.embedding, self.decoder, self.prefill)
+        return tuple(graph for graph in graphs if graph is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +282,9 @@ def _check_names(manifest: Manifest, where: str) -> None:
         )
         if not plain or str(PurePosixPath(name)) != name or name == MANIFEST_NAME:
             raise BundleError(f"{where} lists {name!r}: expected plain paths inside the bundle")
-    graphs = (manifest.graphs.vision_encoder, manifest.graphs.embedding, manifest.graphs.decoder)
-    named = [n for g in graphs for n in (g.file, *g.external_data)] + [manifest.chat.tokenizer_file]
+    named = [n for g in manifest.graphs.all for n in (g.file, *g.external_data)] + [
+        manifest.chat.tokenizer_file
+    ]
     named += [manifest.chat.template_file] if manifest.chat.template_file else []
     for name in named:
         if name not in manifest.files:

@@ -17,6 +17,8 @@ import numpy as np
 from pumice import footprint
 from pumice.cache import KVCache
 from pumice.decoder import Decoder, DecodeStep, finite, not_finite
+from pumice.device_memory import Rows
+from pumice.device_step import DeviceStep
 from pumice.errors import GenerationError, PumiceError
 from pumice.generation.strategy import Step
 from pumice.interrupt import RunCancelledError
@@ -40,7 +42,7 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._reading: deque[Job] = deque()
         self._decoding: list[Job] = []
-        self._decode_step: DecodeStep | None = None
+        self._decode_step: DecodeStep | DeviceStep | None = None
 
     @property
     def waiting(self) -> int:
@@ -126,6 +128,8 @@ class Scheduler:
             else:
                 job.state = "decoding"
                 self._decoding.append(job)
+                if not self._reading and not self._waiting:
+                    self._decoder.rest(len(job.ids) - job.reused)
                 job.rows = [Row(slot=job.slots[0], step=Step(token=job.ids[-1], parent=0))]
                 self._advance(job, [logits_V])
                 return True
@@ -151,12 +155,12 @@ class Scheduler:
         keys = job.keys[start:stop]
         pictures = sum(isinstance(key, bytes) for key in keys)
         features, job.unread_features = job.unread_features[:pictures], job.unread_features[pictures:]
-        logits_1V = self._decoder.read(
-            job.ids[start:stop], keys, features, cache, slot, cancellation=job.cancellation
+        ends = stop == len(job.ids)
+        return self._decoder.read_prompt(
+            job.ids[start:stop], keys, features, cache, slot, job.cancellation, ends=ends
         )
-        return logits_1V[0] if stop == len(job.ids) else None
 
-    def _features(self, job: Job, start: int) -> np.ndarray:
+    def _features(self, job: Job, start: int) -> Rows:
         began = time.perf_counter()
         seen = sum(isinstance(key, bytes) for key in job.keys[:start])
         try:
@@ -178,7 +182,13 @@ class Scheduler:
             tokens[row.slot - first] = row.step.token
         jobs = list(self._decoding)
         try:
-            logits_RV = self._bound(first, count)(tokens)
+            step = self._bound(first, count)
+            if isinstance(step, DeviceStep) and self._takes_tokens(jobs):
+                chosen_R = step.likeliest(tokens)
+                for job in jobs:
+                    self._accept(job, [chosen_R[row.slot - first] for row in job.rows])
+                return
+            logits_RV = step(tokens)
         except Exception as error:  # of all rows at once, so that nobody can tell whose it is
             for job in jobs:
                 self._fail(job, error)
@@ -186,10 +196,14 @@ class Scheduler:
         for job in jobs:
             self._advance(job, [logits_RV[row.slot - first] for row in job.rows])
 
-    def _bound(self, first: int, count: int) -> DecodeStep:
+    def _takes_tokens(self, jobs: list[Job]) -> bool:
+        """Whether the likeliest tokens are all that is needed of the logits."""
+        return self._decoder.gives_tokens and all(job.strategy.takes_likeliest for job in jobs)
+
+    def _bound(self, first: int, count: int) -> DecodeStep | DeviceStep:
         """The step for these slots; those of other slots are forgotten, for their logits take memory."""
         if self._decode_step is None or self._decode_step.slots != range(first, first + count):
-            self._decode_step = DecodeStep(self._decoder, self._cache, first, count)
+            self._decode_step = self._decoder.new_step(self._cache, first, count)
         return self._decode_step
 
     def _compact(self, rows: list[Row]) -> None:
@@ -235,6 +249,20 @@ class Scheduler:
         except Exception as error:
             self._fail(job, error)
             return
+        self._go_on(job, steps)
+
+    def _accept(self, job: Job, tokens_R: list[int]) -> None:
+        """As `_advance`, with the likeliest tokens; -1 stands for logits that are not finite."""
+        try:
+            if min(tokens_R) < 0:
+                raise not_finite()
+            steps = job.accept(tokens_R)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        self._go_on(job, steps)
+
+    def _go_on(self, job: Job, steps: list[Step]) -> None:
         if steps:
             self._continue(job, steps)
         else:

@@ -6,15 +6,21 @@ Enters: a checked bundle, a device, a thread count. Leaves: three sessions on th
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime
 
 from pumice.bundle import Bundle
-from pumice.device import CPU, CUDA, choose_device, choose_threads, explain_fallback
+from pumice.cuda_sessions import open_on_cuda, prepare
+from pumice.device import CPU, choose_device, choose_threads, explain_fallback
+from pumice.device_memory import DeviceMemory
 from pumice.errors import BundleError, DeviceError
 from pumice.manifest import GraphSpec, TensorSpec
+from pumice.mapped_files import releasable
+from pumice.optimized import Optimized
 
 Device = Literal["cpu", "cuda"]
 
@@ -24,20 +30,42 @@ _ONLY_FATAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions:
-    """The three graphs, ready to run on `device`."""
+    """The graphs, ready to run on `device`; `prefill` where the bundle has it."""
 
     vision_encoder: onnxruntime.InferenceSession
     embedding: onnxruntime.InferenceSession
     decoder: onnxruntime.InferenceSession
+    prefill: onnxruntime.InferenceSession | None
     device: Device
     threads: int
+    captures: bool = False
+    """Whether the decoder's runs for single tokens are recorded as CUDA graphs."""
+    released_vision: frozenset[str] = frozenset()
+    """Mapped files of the vision encoder's weights, whose memory may be given back once pictures are encoded."""
+    released_prefill: frozenset[str] = frozenset()
+    """Those of the prefill graph."""
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """Where arrays stay between the graphs; None where that is the host's memory."""
+        return None if self.device == "cpu" else DeviceMemory(self.decoder, self.device)
 
 
-def open_sessions(bundle: Bundle, *, device: str, threads: int | None, low_memory: bool = False) -> Sessions:
+def open_sessions(
+    bundle: Bundle,
+    *,
+    device: str,
+    threads: int | None,
+    low_memory: bool = False,
+    cuda_graph: bool = False,
+    profile: Path | None = None,
+    optimized: Optimized | None = None,
+) -> Sessions:
     """Create the sessions; `auto` falls back to the CPU and says so once.
 
     With `low_memory` weights stay in their files, mapped into memory, instead of being copied into the order that is
-    quickest to compute with.
+    quickest to compute with. With `cuda_graph` decoding is recorded where it is done on CUDA. ONNX Runtime's profiles
+    go to the folder `profile`, if given. On the CPU graphs are taken from `optimized`, whose weights are mapped anyway.
 
     Raises:
         UsageError: an unknown device, or a thread count outside its interval.
@@ -46,49 +74,114 @@ def open_sessions(bundle: Bundle, *, device: str, threads: int | None, low_memor
     """
     count = choose_threads(threads)
     chosen = choose_device(device)
-    try:
-        return _open_all(bundle, chosen, _options(count, low_memory), count)
-    except DeviceError as error:
-        if device == "cuda":
-            raise
-        explain_fallback(str(error), level=logging.WARNING)
-        return _open_all(bundle, "cpu", _options(count, low_memory), count)
+    if chosen == "cuda":
+        try:
+            return _open_on_cuda(bundle, _options(count, low_memory, profile), count, cuda_graph)
+        except DeviceError as error:
+            if device == "cuda":
+                raise
+            explain_fallback(str(error), level=logging.WARNING)
+    return _open_on_cpu(bundle, count, low_memory, profile, optimized)
 
 
-def _open_all(bundle: Bundle, device: Device, options: Any, threads: int) -> Sessions:
+def _open_on_cuda(bundle: Bundle, options: Any, threads: int, captures: bool) -> Sessions:
     graphs = bundle.manifest.graphs
+    prepare(bundle.manifest, options)
     return Sessions(
-        vision_encoder=_open(bundle, graphs.vision_encoder, device, options),
-        embedding=_open(bundle, graphs.embedding, device, options),
-        decoder=_open(bundle, graphs.decoder, device, options),
-        device=device,
+        vision_encoder=_open(bundle, graphs.vision_encoder, "cuda", options),
+        embedding=_open(bundle, graphs.embedding, "cuda", options),
+        decoder=_open(bundle, graphs.decoder, "cuda", options, captures=captures),
+        prefill=_open(bundle, graphs.prefill, "cuda", options) if graphs.prefill else None,
+        device="cuda",
         threads=threads,
+        captures=captures,
     )
 
 
-def _open(bundle: Bundle, graph: GraphSpec, device: Device, options: Any) -> onnxruntime.InferenceSession:
-    providers = [CUDA, CPU] if device == "cuda" else [CPU]
-    path = bundle.path(graph.file)
+def _open_on_cpu(
+    bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
+) -> Sessions:
+    """All graphs at once: packing weights takes one thread each."""
+    graphs = bundle.manifest.graphs
+    copied = {} if optimized is None else {g.file: optimized.path(g) for g in graphs.all}
+
+    def opened(graph: GraphSpec) -> onnxruntime.InferenceSession:
+        path = copied.get(graph.file)
+        options = _options(threads, low_memory and path is None, profile)
+        if path is not None:  # it is optimised already
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return _open(bundle, graph, "cpu", options, path=path)
+
+    with ThreadPoolExecutor(1 if profile is not None else threads) as pool:
+        sessions = dict(zip(graphs.all, pool.map(opened, graphs.all), strict=True))
+    prefill = None if graphs.prefill is None else sessions[graphs.prefill]
+    return Sessions(
+        vision_encoder=sessions[graphs.vision_encoder],
+        embedding=sessions[graphs.embedding],
+        decoder=sessions[graphs.decoder],
+        prefill=prefill,
+        device="cpu",
+        threads=threads,
+        released_vision=_releasable(optimized, graphs.vision_encoder),
+        released_prefill=_releasable(optimized, graphs.prefill),
+    )
+
+
+def _releasable(optimized: Optimized | None, graph: GraphSpec | None) -> frozenset[str]:
+    if optimized is None or graph is None:
+        return frozenset()
+    return releasable({optimized.data(graph)})
+
+
+def write_optimized(bundle: Bundle, graph: GraphSpec, folder: Path) -> None:
+    """Write a graph to `folder` as ONNX Runtime has it on the CPU, with weights packed.
+
+    Raises:
+        BundleError: ONNX Runtime refuses it.
+        OSError: the disk is full, or cannot be written.
+    """
+    options = _options(1, low_memory=False, profile=None)
+    options.optimized_model_filepath = str(folder / graph.file)
+    for key, value in {
+        "session.save_external_prepacked_constant_initializers": "1",
+        "session.optimized_model_external_initializers_file_name": f"{graph.file}_data",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    }.items():
+        options.add_session_config_entry(key, value)
+    _open(bundle, graph, "cpu", options)
+
+
+def _open(
+    bundle: Bundle,
+    graph: GraphSpec,
+    device: Device,
+    options: Any,
+    *,
+    captures: bool = False,
+    path: Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """A session of the bundle's graph, or of the optimised one at `path`."""
+    path = path or bundle.path(graph.file)
+    if options.enable_profiling:  # a file for each graph
+        options.profile_file_prefix = str(Path(options.profile_file_prefix).with_name(path.stem))
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if device == "cuda":
+            session = open_on_cuda(path, options, captures=captures)
+        else:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[CPU])
+    except DeviceError:
+        raise
     except Exception as error:  # ONNX Runtime has no public root of its exceptions
-        if device == "cuda" and "CUDA" in str(error):
-            raise DeviceError(f"device 'cuda' cannot be used: {_first_line(error)}") from None
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {_first_line(error)}"
         ) from None
-    if device == "cuda" and CUDA not in session.get_providers():
-        raise DeviceError(
-            "device 'cuda' cannot be used: ONNX Runtime could not load its CUDA provider; "
-            "it needs the CUDA and cuDNN libraries of its version"
-        )
     inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
     _check_tensors(path.name, graph.inputs, inputs)
     _check_tensors(path.name, graph.outputs, session.get_outputs())
     return session
 
 
-def _options(threads: int, low_memory: bool) -> Any:
+def _options(threads: int, low_memory: bool, profile: Path | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_FATAL
     options.intra_op_num_threads = threads
@@ -98,10 +191,15 @@ def _options(threads: int, low_memory: bool) -> Any:
     options.enable_mem_pattern = False
     # Initializers get memory of their own: an arena would round it up and never give it back.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    # Integer products of x86 processors without VNNI saturate, unless weights are made unsigned.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     # Three graphs take turns: the threads of one should not spin while another computes.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if low_memory:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile / "graph")
     return options
 
 

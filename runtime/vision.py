@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -18,11 +18,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.binding import picture_features
+from pumice.device_memory import Rows
 from pumice.errors import GenerationError
 from pumice.feature_cache import FeatureCache
 from pumice.interrupt import Cancellation, RunCancelledError
 from pumice.manifest import Manifest
+from pumice.mapped_files import release
 from pumice.preprocess import Picture, Size
+from pumice.resident_features import ResidentFeatures
 
 Floats = NDArray[np.float32]
 
@@ -100,8 +104,17 @@ def picture_digest(pixels_CHW: Picture, model: bytes) -> bytes:
 class PictureEncoder:
     """The vision encoder behind a cache of features; for all threads, of which one encodes what several ask for."""
 
-    def __init__(self, session: Any, manifest: Manifest, cache: FeatureCache) -> None:
-        self._session, self._cache = session, cache
+    def __init__(
+        self,
+        session: Any,
+        manifest: Manifest,
+        cache: FeatureCache,
+        resident: ResidentFeatures | None = None,
+        released: Collection[str] = (),
+    ) -> None:
+        """Of the mapped files `released` memory is given back whenever pictures are encoded."""
+        self._session, self._cache, self._resident = session, cache, resident
+        self._released = released
         self.width = manifest.decoder.hidden_size
         self._batch = (
             BATCH if manifest.image.size is not None else 1
@@ -132,6 +145,8 @@ class PictureEncoder:
                 unread = list(self._missing(claimed, known).values())  # another thread may have been quicker
                 for start in range(0, len(unread), self._batch):
                     known |= self._run(unread[start : start + self._batch], numbers, cancellation)
+                if unread:
+                    release(self._released)
             finally:
                 self._release(mine)
             for digest in missing.keys() - mine.keys():
@@ -188,8 +203,7 @@ class PictureEncoder:
         self, pictures: Sequence[Pixels], numbers: Mapping[bytes, int], cancellation: Cancellation
     ) -> dict[bytes, Floats]:
         pixels_NCHW = np.stack([picture.values for picture in pictures])
-        (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
-        features_NTD = output.reshape(len(pictures), -1, self.width)
+        features_NTD = self._features(pictures, pixels_NCHW, cancellation)
         found = {}
         for picture, features_TD in zip(pictures, features_NTD, strict=True):
             if not np.isfinite(features_TD).all():
@@ -205,6 +219,27 @@ class PictureEncoder:
                 self._under_way[picture.digest].set_result(features)
         return found
 
+    def _features(
+        self, pictures: Sequence[Pixels], pixels_NCHW: Floats, cancellation: Cancellation
+    ) -> Floats:
+        """Features [N, T, D] for the host; where they were computed elsewhere, they stay there as well."""
+        if self._resident is None:
+            (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
+            features_NTD: Floats = output.reshape(len(pictures), -1, self.width)
+            return features_NTD
+        there = picture_features(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
+        for i, picture in enumerate(pictures):
+            self._resident.put(picture.digest, there.row(i))
+        return there.numpy()
+
+    def joined(self, pictures: Sequence[ImageFeatures]) -> Rows:
+        """The features of pictures one behind another, float32 [M, D], where the decoder computes."""
+        if self._resident is not None and pictures:
+            known = {picture.digest: picture.features for picture in pictures}
+            return self._resident.rows(known, [picture.digest for picture in pictures], self.width)
+        rows = [picture.features for picture in pictures]
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
 
 class PromptFeatures:
     """Features of one prompt's pictures, encoded when they are asked for."""
@@ -216,8 +251,8 @@ class PromptFeatures:
         """Encode the pictures from number `first` on. Raises as `PictureEncoder.encode`."""
         self.pictures[first:] = self._encoder.encode(self.pictures[first:], cancellation, first)
 
-    def rows(self, seen: int, cancellation: Cancellation) -> Floats:
-        """Features of the image tokens from number `seen` on, float32 [M − seen, D].
+    def rows(self, seen: int, cancellation: Cancellation) -> Rows:
+        """Features of the image tokens from number `seen` on, float32 [M − seen, D], where the decoder computes.
 
         Pictures before that are not encoded. Raises as `PictureEncoder.encode`.
         """
@@ -226,5 +261,4 @@ class PromptFeatures:
             seen -= self.pictures[first].tokens
             first += 1
         self.encode(cancellation, first)
-        rows = [p.features for p in self.pictures[first:] if isinstance(p, ImageFeatures)]
-        return np.concatenate(rows)[seen:] if rows else np.zeros((0, self._encoder.width), np.float32)
+        return self._encoder.joined([p for p in self.pictures[first:] if isinstance(p, ImageFeatures)])[seen:]

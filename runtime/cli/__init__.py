@@ -1,4 +1,4 @@
-"""The command line: `pumice export | verify | info | run | batch`."""
+"""The command line: `pumice export | verify | info | run | batch | bench`."""
 
 from pumice.cli.main import main
 

@@ -16,7 +16,9 @@ from typing import NoReturn
 
 import pumice
 from pumice.cli.batch import add_batch_arguments, run_batch
+from pumice.cli.bench import add_bench_arguments, run_bench
 from pumice.cli.info import add_info_arguments, run_info
+from pumice.cli.optimize import add_optimize_arguments, run_optimize
 from pumice.cli.run import add_run_arguments, run_run
 from pumice.errors import PumiceError, UsageError
 from pumice.export.command import add_export_arguments, add_verify_arguments, run_export, run_verify
@@ -30,6 +32,12 @@ COMMANDS: dict[
     "run": ("ask a bundle about pictures; without a prompt, chat with it", add_run_arguments, run_run),
     "batch": ("answer all records of a file, or pictures of a folder", add_batch_arguments, run_batch),
     "info": ("show what is inside a bundle", add_info_arguments, run_info),
+    "bench": ("measure how quick a bundle is here, or what takes the time", add_bench_arguments, run_bench),
+    "optimize": (
+        "make a copy of a bundle that loads quickly on this machine",
+        add_optimize_arguments,
+        run_optimize,
+    ),
     "export": ("turn a LLaVA checkpoint into a bundle", add_export_arguments, run_export),
     "verify": ("compare a bundle with its checkpoint in transformers", add_verify_arguments, run_verify),
 }

@@ -37,6 +37,8 @@ class Rules:
     max_new_tokens: int
     logprobs: int | None
     token_text: Callable[[int], str]
+    takes_likeliest: bool = False
+    """Whether nothing but the likeliest token can be chosen, whatever the logits."""
 
 
 class Answer:
@@ -82,6 +84,11 @@ class Answer:
         """Whether it has ended."""
         return self._finish_reason is not None
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether `accept` may be called with the likeliest token instead of `choose` with logits."""
+        return self._rules.takes_likeliest
+
     def choose(self, logits_V: Floats) -> int:
         """Choose the next token; the answer may have ended with it.
 
@@ -91,10 +98,15 @@ class Answer:
         rules = self._rules
         scores_V = logits_V if self._matcher is None else self._matcher.mask(logits_V)
         token = rules.sampler(rules.processor(self.context, scores_V), self._rng)
-        self._ids[self._prompt + self._count] = token
-        self._count += 1
         if rules.logprobs is not None:
             self._logprobs.append(top_logprobs(logits_V, token, rules.logprobs, rules.token_text))
+        return self.accept(token)
+
+    def accept(self, token: int) -> int:
+        """Go on with a token that was chosen; the answer may have ended with it."""
+        rules = self._rules
+        self._ids[self._prompt + self._count] = token
+        self._count += 1
         if self._matcher is not None:
             self._matcher.accept(token)
         self._show(self._stops.add(self._detokenizer.add(token)))

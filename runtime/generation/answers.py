@@ -34,14 +34,26 @@ class Answers:
         """Answers that have not ended."""
         return len(self._going) if self._begun else len(self._answers)
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """See `Strategy`."""
+        return all(answer.takes_likeliest for answer in self._answers)
+
     def advance(self, logits_RV: Sequence[Floats]) -> list[Step]:
         """See `Strategy`."""
         if not self._begun:
             self._begun = True
-            chosen = [(0, answer, answer.choose(logits_RV[0])) for answer in self._answers]
-        else:
-            pairs = zip(self._going, logits_RV, strict=True)
-            chosen = [(row, answer, answer.choose(logits_V)) for row, (answer, logits_V) in enumerate(pairs)]
+            return self._steps([(0, answer, answer.choose(logits_RV[0])) for answer in self._answers])
+        pairs = zip(self._going, logits_RV, strict=True)
+        return self._steps([(row, a, a.choose(logits_V)) for row, (a, logits_V) in enumerate(pairs)])
+
+    def accept(self, tokens_R: Sequence[int]) -> list[Step]:
+        """See `Strategy`."""
+        pairs = zip(self._going, tokens_R, strict=True)
+        return self._steps([(row, a, a.accept(token)) for row, (a, token) in enumerate(pairs)])
+
+    def _steps(self, chosen: list[tuple[int, Answer, int]]) -> list[Step]:
+        """Of rows, answers and their tokens those that go on."""
         chosen = [(row, answer, token) for row, answer, token in chosen if not answer.finished]
         self._going = [answer for _, answer, _ in chosen]
         return [

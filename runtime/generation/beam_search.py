@@ -81,6 +81,15 @@ class BeamSearch:
         """One for each beam; the prompt is one row."""
         return self._options.num_beams
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """See `Strategy`."""
+        return False
+
+    def accept(self, tokens_R: Sequence[int]) -> list[Step]:
+        """See `Strategy`: beams compare whole rows."""
+        raise NotImplementedError
+
     def advance(self, logits_RV: Sequence[Floats]) -> list[Step]:
         """Continue the beams; `logits_RV` has one row, the prompt's, at first, and later one for each step given.
 

@@ -44,6 +44,11 @@ class Strategy(Protocol):
         """At most so many rows at once, 1 or more."""
         ...
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it always chooses the likeliest token of a row and needs to know no more: `accept` may be called."""
+        ...
+
     def advance(self, logits_RV: Sequence[Floats]) -> list[Step]:
         """Choose from the logits of every row, each of shape (vocabulary,) and finite, and valid during the call only.
 
@@ -52,6 +57,10 @@ class Strategy(Protocol):
         Raises:
             GenerationError: nothing can be chosen.
         """
+        ...
+
+    def accept(self, tokens_R: Sequence[int]) -> list[Step]:
+        """As `advance` behind the prompt's, with the likeliest token of every row instead of its logits."""
         ...
 
     def take_text(self) -> str:

@@ -194,6 +194,24 @@ def test_num_logits_to_keep(plain: tuple[Path, Graphs], keep: int | None, rows: 
     np.testing.assert_allclose(logits, everything[:, -rows:], atol=1e-5)
 
 
+@pytest.mark.parametrize("recipe", ["cuda-fp16", "cuda-int4"])
+def test_recipes_for_cuda_give_the_likeliest_token(recipe: str, tmp_path: Path) -> None:
+    """Of each row's last position, -1 where it is not finite; and the manifest says that they do."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", recipe=recipe)
+    given = {tensor.name: tensor for tensor in manifest.graphs.decoder.outputs}
+    assert (given["greedy_token"].dtype, given["greedy_token"].shape) == ("int64", ("batch_size",))
+    shape = manifest.decoder
+    past = np.zeros((3, shape.kv_heads, 0, shape.head_dim), np.float16)
+    feeds: dict[str, Any] = dict.fromkeys(cache_names("past_key_values", shape.layers), past)
+    feeds["inputs_embeds"] = np.random.default_rng(0).standard_normal((3, 5, shape.hidden_size), np.float32)
+    feeds["inputs_embeds"][1, 4] = np.nan
+    feeds["attention_mask"] = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    session = Graphs(tmp_path / "bundle").sessions["decoder"]
+    logits, tokens = session.run(["logits", "greedy_token"], feeds)
+    assert tokens.tolist() == [logits[0, -1].argmax(), -1, logits[2, -1].argmax()]
+
+
 def test_several_tokens_over_a_past(plain: tuple[Path, Graphs]) -> None:
     _, graphs = plain
     embeds = graphs.embeds(torch.arange(3, 13)[None], None)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from transformers import PreTrainedModel
 
 from pumice.models.config import LlavaConfig
-from pumice.models.decoder import kept_rows
+from pumice.models.decoder import Decoder, greedy_token, kept_rows
 from tests import oracle
 from tests.factory import FAMILIES, Text, Vision, make_checkpoint
 from tests.oracle import ONE, ZERO, Ours
@@ -158,6 +158,30 @@ def test_any_shape(options: dict[str, Any], tmp_path_factory: pytest.TempPathFac
 def test_kept_rows(last: list[int], keep: int, expected: list[list[int]]) -> None:
     rows = kept_rows(torch.Size((2, 5, 8)), torch.tensor(last), torch.tensor(keep))
     assert rows.tolist() == expected
+
+
+@torch.no_grad()
+def test_greedy_token(pair: Pair) -> None:
+    """Beside logits that are the same; behind several that are kept, the last one's."""
+    ours = pair[1]
+    greedy = Decoder(ours.config, greedy=True).eval()
+    greedy.load_state_dict(ours.decoder.state_dict())
+    ids, _ = oracle.prompt(ours.config, images=0)
+    embeds = ours.embedding(ids, torch.zeros(0, ours.config.text.hidden_size))
+    arguments = embeds, torch.ones_like(ids), ours.empty_cache()
+    for keep in (ONE, ZERO):
+        logits, _ = ours.decoder(*arguments, keep)
+        again, tokens, _ = greedy(*arguments, keep)
+        torch.testing.assert_close(again, logits, atol=0, rtol=0)
+        assert tokens.tolist() == logits[:, -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_greedy_token_of_logits_that_are_not_finite(broken: float) -> None:
+    logits = torch.randn(3, 2, 50)
+    logits[1, 1, 7] = broken
+    logits[2, 0, 7] = broken  # nobody asked for that position
+    assert greedy_token(logits).tolist() == [int(logits[0, 1].argmax()), -1, int(logits[2, 1].argmax())]
 
 
 def test_tokens_per_image(pair: Pair) -> None:

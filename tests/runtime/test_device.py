@@ -37,6 +37,18 @@ class Driver:
         return 0
 
 
+def with_libraries(monkeypatch: pytest.MonkeyPatch, missing: str = "nothing") -> None:
+    """A machine whose loader finds every library but one."""
+
+    def load(name: str) -> Driver:
+        if missing in name:
+            raise OSError(f"{missing}: cannot open shared object file: No such file or directory")
+        return Driver(1)
+
+    monkeypatch.setattr(device.onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas.so.13"))
+    monkeypatch.setattr(device.ctypes, "CDLL", load)
+
+
 def test_the_cpu_needs_nothing() -> None:
     assert choose_device("cpu") == "cpu"
 
@@ -70,8 +82,23 @@ def test_cuda_says_that_there_is_no_device(monkeypatch: pytest.MonkeyPatch, driv
 
 def test_auto_takes_cuda_where_nothing_speaks_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with_providers(monkeypatch, CUDA)
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Driver(1))
+    with_libraries(monkeypatch)
     assert choose_device("auto") == choose_device("cuda") == "cuda"
+
+
+@pytest.mark.parametrize("missing", ["onnxruntime_providers_cuda", "cudnn"])
+def test_cuda_says_which_library_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    with_providers(monkeypatch, CUDA)
+    with_libraries(monkeypatch, missing)
+    with pytest.raises(
+        DeviceError, match=rf"cuDNN 9, and one .*{missing}.*: pip install 'onnxruntime-gpu"
+    ) as info:
+        choose_device("cuda")
+    assert info.value.exit_code == 3
+    assert capsys.readouterr() == ("", "")  # what ONNX Runtime prints is not for standard output
+    assert choose_device("auto") == "cpu"
 
 
 def test_auto_falls_back_and_says_so_once(
@@ -85,18 +112,18 @@ def test_auto_falls_back_and_says_so_once(
 
 
 def test_a_provider_that_does_not_load_is_an_error_or_a_fallback(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pebble_bundle: Path
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pebble_bundle_cuda: Path
 ) -> None:
     with_providers(monkeypatch, CUDA)
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Driver(1))
+    with_libraries(monkeypatch)
     monkeypatch.setattr(
         "warnings.warn", lambda *args, **kwargs: None
     )  # ONNX Runtime warns of what it cannot load
     with pytest.raises(DeviceError, match="could not load its CUDA provider"):
-        pumice.load(pebble_bundle, device="cuda")
+        pumice.load(pebble_bundle_cuda, device="cuda")
     with caplog.at_level(logging.WARNING, "pumice"):
-        assert pumice.load(pebble_bundle, device="auto").device == "cpu"
-        assert pumice.load(pebble_bundle, device="auto").device == "cpu"
+        assert pumice.load(pebble_bundle_cuda, device="auto").device == "cpu"
+        assert pumice.load(pebble_bundle_cuda, device="auto").device == "cpu"
     assert [message for message in caplog.messages if "running on the CPU" in message] == caplog.messages[:1]
 
 

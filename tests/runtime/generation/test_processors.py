@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pumice.generation.processors import make_processor
+from pumice.generation.processors import make_processor, takes_likeliest
 from tests.runtime.generation.reference import Floats, options, ours, theirs
 
 VOCABULARY = 50
@@ -193,6 +193,30 @@ def test_neutral_options_do_nothing_at_all() -> None:
     assert make_processor(options(), 4)(ids_T, logits_V) is logits_V
     assert make_processor(options(top_k=3, top_p=0.5, temperature=2.0), 4)(ids_T, logits_V) is logits_V
     assert make_processor(options(do_sample=True, top_k=0), 4)(ids_T, logits_V) is logits_V
+
+
+@pytest.mark.parametrize(
+    ("changes", "likeliest"),
+    [
+        ({}, True),
+        ({"top_k": 3, "top_p": 0.5, "temperature": 2.0}, True),  # they do nothing without do_sample
+        ({"do_sample": True}, False),
+        ({"num_beams": 2}, False),
+        ({"logprobs": 0}, False),
+        ({"json_schema": "true"}, False),
+        ({"regex": "a"}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"no_repeat_ngram_size": 2}, False),
+        ({"bad_words_ids": [[5]]}, False),
+        ({"logit_bias": {5: 1.0}}, False),
+        ({"min_new_tokens": 3}, False),
+    ],
+    ids=str,
+)
+def test_the_likeliest_token_is_enough_where_nothing_else_counts(
+    changes: dict[str, Any], likeliest: bool
+) -> None:
+    assert takes_likeliest(options(**changes)) is likeliest
 
 
 def test_scores_that_overflow_are_left_to_the_sampler() -> None:

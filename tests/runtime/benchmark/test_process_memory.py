@@ -1,0 +1,26 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pumice.benchmark import process_memory as module
+from pumice.benchmark.process_memory import process_memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell")
+def test_memory_that_is_written_is_resident_and_private() -> None:
+    before = process_memory()
+    block = np.ones(64 << 20, np.uint8)
+    after = process_memory()
+    for name in ("resident memory", "of it private"):
+        assert after[name] - before[name] > 0.9 * block.nbytes
+    assert after["most resident memory"] >= after["resident memory"]
+
+
+def test_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        module, "_NAMES", {name: (tmp_path / "none", field) for name, (_, field) in module._NAMES.items()}
+    )
+    assert list(process_memory()) == ["most resident memory"]
+    assert process_memory()["most resident memory"] > 10 << 20

@@ -1,0 +1,31 @@
+"""The device path without a device: everything that on CUDA stays in its memory stays in the host's, by address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pumice
+from pumice import sessions
+from pumice.device_memory import DeviceMemory
+from pumice.model import Model
+from pumice.sessions import Sessions
+
+
+class OnStandIn(Sessions):
+    """Sessions that compute on the CPU, whose memory the runtime takes for a device's."""
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        return DeviceMemory(self.decoder, "cpu")
+
+
+def load_on_stand_in(bundle: Path) -> Model:
+    def open_sessions(*args: Any, **kwargs: Any) -> Sessions:
+        return OnStandIn(**vars(sessions.open_sessions(*args, **kwargs)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pumice.loading.open_sessions", open_sessions)
+        return pumice.load(bundle, device="cpu", threads=1)
