@@ -64,6 +64,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", "--repeats", type=int)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for each process")
+    parser.add_argument("--minutes", type=float, help="after which no further round begins, for each shape")
     parser.add_argument("--environments", choices=["make", "have", "own"], default=None)
     parser.add_argument("--reuse", action="store_true", help="take what an earlier run exported")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE} and {KEPT}")
@@ -88,6 +89,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
             rounds=args.rounds or rounds,
             threads=args.threads,
             timeout_s=args.timeout,
+            minutes=args.minutes,
             root=ROOT,
             environments=args.environments or ("own" if args.quick else "make"),
             reuse=args.reuse,

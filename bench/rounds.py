@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,13 +41,17 @@ _LIMITS = "limits"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured, and how. `reuse` takes bundles that an earlier run prepared; `root` has all big files."""
+    """What is measured, and how. `reuse` takes bundles that an earlier run prepared; `root` has all big files.
+
+    No round begins when `minutes` have passed since the first.
+    """
 
     shape: str
     systems: tuple[System, ...]
     rounds: int
     threads: int
     timeout_s: float
+    minutes: float | None
     root: Path
     environments: Environments
     reuse: bool
@@ -84,7 +89,7 @@ def run(plan: Plan) -> Results:
         token_cost=token_cost(folder),
         machine=this_machine(),
         threads=plan.threads,
-        rounds=plan.rounds,
+        rounds=max(len(each) for each in runs.values()),
         date=datetime.now(UTC).date().isoformat(),
         command=plan.command,
         limits=tuple(runs[_LIMITS]),
@@ -135,7 +140,11 @@ def _prepared(plan: Plan, system: System, folder: Path) -> _Ready:
 def _all_rounds(plan: Plan, ready: dict[str, _Ready], folder: Path, workload: Path) -> dict[str, list[Run]]:
     """Runs by system, and of the limits."""
     runs: dict[str, list[Run]] = {name: [] for name in (_LIMITS, *ready)}
+    began = time.monotonic()
     for number in range(plan.rounds):
+        if number and plan.minutes is not None and time.monotonic() - began > 60 * plan.minutes:
+            _say(f"{plan.shape}: {plan.minutes:g} minutes have passed, no more rounds")
+            break
         for name in turned([_LIMITS, *ready], number):
             if sum(run.failure is not None for run in runs[name]) >= _MOST_FAILURES:
                 continue

@@ -61,8 +61,8 @@ SYSTEMS: dict[str, System] = {
         _peer("genai", "int4", 2.5),
         _peer("openvino", "int4", 2.5),
         _peer("openvino", "int8", 2.5),
-        _peer("llama_cpp", "q4_0", 1.0),
-        _peer("llama_cpp", "q8_0", 1.3),
+        _peer("llama_cpp", "q4_0", 4.5),
+        _peer("llama_cpp", "q8_0", 4.5),
     )
 }
 """All systems by name, in the order of tables and legends."""

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from pumice.errors import BundleError
 from pumice.export.decoder import cache_names
 from pumice.export.parity import Floats
-from pumice.manifest import GraphSpec, Manifest
+from pumice.manifest import DecoderShape, GraphSpec, Manifest
+
+Cache = tuple[NDArray[Any], ...]
+"""Keys and values, as `cache_names` has them in order."""
 
 _ONLY_FATAL = 4
 """ONNX Runtime's log level: errors arrive as exceptions."""
@@ -47,6 +50,12 @@ class BundleGraphs:
     def decoder(self) -> Iterator[DecoderGraph]:
         """Embeddings to logits."""
         yield DecoderGraph(self._open(self._manifest.graphs.decoder), self._manifest)
+
+    @contextmanager
+    def prefill(self) -> Iterator[PrefillGraph | None]:
+        """Embeddings to keys and values; None where the decoder does that too."""
+        graph = self._manifest.graphs.prefill
+        yield None if graph is None else PrefillGraph(self._open(graph), self._manifest)
 
     def _open(self, graph: GraphSpec) -> Any:
         options = onnxruntime.SessionOptions()
@@ -94,28 +103,57 @@ class EmbeddingGraph:
 
 
 class DecoderGraph:
-    """The decoder, over an empty cache."""
+    """The decoder."""
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._session, self._shape = session, manifest.decoder
 
-    def logits(self, embeds: Floats) -> Floats:
-        """[1, T, D] → [T, V]: logits at every position."""
-        shape = self._shape
-        past = np.zeros((1, shape.kv_heads, 0, shape.head_dim), dtype=shape.kv_dtype)
-        feeds: dict[str, NDArray[Any]] = dict.fromkeys(cache_names("past_key_values", shape.layers), past)
-        feeds |= {
-            "inputs_embeds": embeds,
-            "attention_mask": np.ones(embeds.shape[:2], dtype=np.int64),
-            "num_logits_to_keep": np.array(0, dtype=np.int64),
-        }
+    def logits(self, embeds: Floats, past: Cache | None = None) -> Floats:
+        """[1, T, D] → [T, V]: logits at every position.
+
+        Given what a prefill graph made of the first positions, those behind are as in answers, over its cache.
+        """
+        if past is None:
+            return self._logits(embeds, None)
+        read = past[0].shape[2]
+        return np.concatenate([self._logits(embeds[:, :read], None), self._logits(embeds[:, read:], past)])
+
+    def _logits(self, embeds: Floats, past: Cache | None) -> Floats:
+        feeds = _decoder_feeds(self._shape, embeds, past)
+        feeds["num_logits_to_keep"] = np.array(0, dtype=np.int64)
         logits_1TV = _run(self._session, "logits", feeds)
         return logits_1TV.reshape(logits_1TV.shape[1:])
 
 
+class PrefillGraph:
+    """The decoder's twin for reading prompts, over an empty cache."""
+
+    def __init__(self, session: Any, manifest: Manifest) -> None:
+        self._session, self._shape = session, manifest.decoder
+
+    def cache(self, embeds: Floats) -> Cache | None:
+        """[1, T, D] → keys and values; None of no tokens."""
+        if embeds.shape[1] == 0:
+            return None
+        return tuple(_results(self._session, None, _decoder_feeds(self._shape, embeds, None)))
+
+
+def _decoder_feeds(shape: DecoderShape, embeds: Floats, past: Cache | None) -> dict[str, NDArray[Any]]:
+    names = cache_names("past_key_values", shape.layers)
+    empty = np.zeros((1, shape.kv_heads, 0, shape.head_dim), dtype=shape.kv_dtype)
+    cache = past or (empty,) * len(names)
+    total = cache[0].shape[2] + embeds.shape[1]
+    feeds: dict[str, NDArray[Any]] = dict(zip(names, cache, strict=True))
+    return feeds | {"inputs_embeds": embeds, "attention_mask": np.ones((1, total), dtype=np.int64)}
+
+
 def _run(session: Any, output: str, feeds: dict[str, NDArray[Any]]) -> Floats:
+    return np.asarray(_results(session, [output], feeds)[0], dtype=np.float32)
+
+
+def _results(session: Any, outputs: list[str] | None, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
     try:
-        results = session.run([output], feeds)
+        results: list[NDArray[Any]] = session.run(outputs, feeds)
     except Exception as error:  # ONNX Runtime has no public root of its exceptions
         raise BundleError(f"ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from None
-    return np.asarray(results[0], dtype=np.float32)
+    return results

@@ -26,7 +26,7 @@ import torch
 import pumice
 from pumice.errors import BundleError, ContextLengthError
 from pumice.export.bundle import replace_in_bundle
-from pumice.export.bundle_graphs import BundleGraphs
+from pumice.export.bundle_graphs import BundleGraphs, Cache
 from pumice.export.checkpoint import Checkpoint, open_checkpoint
 from pumice.export.differences import differences
 from pumice.export.parity import (
@@ -220,12 +220,21 @@ def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress
             ours = embedding.embeds(pair.inputs.input_ids, pair.expected.features, words)
             embeddings.append(_error("embedding", ours, pair.expected.embeds))
     del embedding
+    pasts = _pasts(graphs, pairs)
     cases = []
     with graphs.decoder() as decoder:
         for index, pair in enumerate(_counted(pairs, progress)):
-            logits_TV = decoder.logits(pair.expected.embeds)
+            logits_TV = decoder.logits(pair.expected.embeds, pasts[index])
             cases.append(_case(pair, oracle, manifest, visions[index], embeddings[index], logits_TV))
     return cases
+
+
+def _pasts(graphs: BundleGraphs, pairs: list[_Pair]) -> list[Cache | None]:
+    """What the prefill graph, if there is one, makes of each prompt but its last token."""
+    with graphs.prefill() as prefill:
+        if prefill is None:
+            return [None] * len(pairs)
+        return [prefill.cache(p.expected.embeds[:, : p.inputs.input_ids.shape[1] - 1]) for p in pairs]
 
 
 def _counted(pairs: list[_Pair], progress: Progress) -> Iterator[_Pair]:

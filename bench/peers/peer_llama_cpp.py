@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 32
+CONTEXT = 2304
+"""Positions that room is made for: those of the longest measure."""
 FTYPES = {"q4_0": 2, "q8_0": 7}
 TEXT_PREFIXES = ("language_model.", "model.language_model.")
 TOWER = {
@@ -263,7 +265,7 @@ class Parts:
         self.model = llama_cpp.llama_model_load_from_file(
             str(folder / "text.gguf").encode(), llama_cpp.llama_model_default_params()
         )
-        self.context = self.new_context(1, 4096)
+        self.context = self.new_context(1, CONTEXT)
         params = mtmd_cpp.mtmd_context_params_default()
         params.use_gpu, params.n_threads, params.print_timings, params.warmup = False, threads, False, False
         self.vision = mtmd_cpp.mtmd_init_from_file(str(folder / "mmproj.gguf").encode(), self.model, params)
@@ -378,13 +380,15 @@ class Parts:
         fill(
             batch, [(t, i, row, i == length - 1) for row, ids in enumerate(texts) for i, t in enumerate(ids)]
         )
-        llama.llama_decode(context, batch)
+        if not context or llama.llama_decode(context, batch):
+            raise SystemExit("llama.cpp could not decode eight rows")
         tokens = [self.best(length * (row + 1) - 1, context) for row in range(rows)]
         found = []
         for step in range(STEPS):
             begun = time.perf_counter()
             fill(batch, [(token, length + step, row, True) for row, token in enumerate(tokens)])
-            llama.llama_decode(context, batch)
+            if llama.llama_decode(context, batch):
+                raise SystemExit("llama.cpp could not decode eight rows")
             tokens = [self.best(row, context) for row in range(rows)]
             found.append(time.perf_counter() - begun)
         return rows / statistics.median(found)

@@ -39,6 +39,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
         rounds=3,
         threads=2,
         timeout_s=60,
+        minutes=None,
         root=tmp_path / "build",
         environments="own",
         reuse=False,
@@ -97,3 +98,9 @@ def test_systems_are_chosen_by_name_and_by_group() -> None:
         SystemExit, match="there is no system nothing: expected names among leading, quick, all"
     ):
         chosen("nothing")
+
+
+def test_no_round_begins_after_its_time(plan: Plan) -> None:
+    found = run(replace(plan, systems=(fake("good"),), minutes=0.0))
+    assert found.rounds == 1
+    assert len(found.systems[0].runs) == 1

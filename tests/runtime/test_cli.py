@@ -263,3 +263,20 @@ def test_options_of_generation(
     assert answer("--json-schema", str(tmp_path / "schema.json")).strip() in ('"yes"', '"no"')
     assert answer("--regex", "[0-9]{3}").strip().isdigit()
     assert answer("--stop", likeliest[3:6]) == likeliest[:3]
+
+
+@pytest.mark.parametrize(("loaded", "told"), [("torch", ""), ("heapq", "taken apart\n")])
+def test_a_process_with_torch_is_not_taken_apart(loaded: str, told: str) -> None:
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(print, 'taken apart')\n"
+        f"sys.modules['{loaded}'] = sys\n"
+        "from pumice.cli import main\n"
+        "sys.argv = ['pumice', 'info', 'nowhere']\n"
+        "sys.exit(main())\n"
+    )
+    left = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert left.returncode == 1
+    assert left.stdout == told
+    assert left.stderr.startswith("pumice: error: ")
+    assert left.stderr.count("\n") == 1
