@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 import secrets
 import shutil
 import stat
@@ -32,6 +31,7 @@ import msgspec
 from pumice.bundle import Bundle
 from pumice.errors import OptimizeError
 from pumice.manifest import MANIFEST_NAME, GraphSpec, Manifest
+from pumice.processor import description
 
 FORMAT = 1
 """Of the folder, and of the options that graphs are optimised with."""
@@ -165,20 +165,8 @@ def _key(folder: Path) -> str:
     import onnxruntime
 
     manifest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
-    told = [str(FORMAT), manifest, onnxruntime.__version__, onnxruntime.get_build_info(), *_processor()]
+    told = [str(FORMAT), manifest, onnxruntime.__version__, onnxruntime.get_build_info(), *description()]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:40]
-
-
-def _processor() -> list[str]:
-    """What decides how weights are packed: the processor's kind, and the instructions that it has."""
-    told = [platform.system(), platform.machine()]
-    with contextlib.suppress(OSError):
-        lines = (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-        )
-        wanted = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part")
-        told += sorted(line for line in lines if line.partition(":")[0].strip() in wanted)
-    return told if len(told) > 2 else [*told, platform.processor()]
 
 
 def _record(place: Path) -> Record | None:

@@ -21,6 +21,7 @@ from pumice.errors import BundleError, DeviceError
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.mapped_files import releasable
 from pumice.optimized import Optimized
+from pumice.processor import saturates
 
 Device = Literal["cpu", "cuda"]
 
@@ -191,8 +192,8 @@ def _options(threads: int, low_memory: bool, profile: Path | None) -> Any:
     options.enable_mem_pattern = False
     # Initializers get memory of their own: an arena would round it up and never give it back.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    # Integer products of x86 processors without VNNI saturate, unless weights are made unsigned.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if saturates():  # weights are made unsigned, whose products are slower and exact
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # Three graphs take turns: the threads of one should not spin while another computes.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if low_memory:

@@ -153,7 +153,7 @@ def test_other_machines_and_versions_have_other_copies(
     bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make(open_bundle(bundle))
-    monkeypatch.setattr(optimized, "_processor", lambda: ["another"])
+    monkeypatch.setattr(optimized, "description", lambda: ("another",))
     assert find(bundle) is None
     second = make(open_bundle(bundle))
     assert second.folder != first.folder
