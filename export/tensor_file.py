@@ -80,7 +80,7 @@ def _read(info: TensorInfo, shape: tuple[int, ...], skipped: int) -> torch.Tenso
     tensor = torch.empty(shape, dtype=dtype)
     if not tensor.numel():
         return tensor
-    room = memoryview(tensor.flatten().view(torch.uint8).numpy())
+    room = tensor.flatten().view(torch.uint8).numpy().data
     try:
         with info.file.open("rb", buffering=0) as file:
             file.seek(info.offset + skipped * dtype.itemsize)

@@ -6,7 +6,7 @@ Enters: a prepared prompt and a strategy. Leaves: text as it becomes final, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,6 +103,29 @@ class Job:
         if self.clock.first is None:
             self.clock.first = self.clock.last
         return steps
+
+    def follow(self, steps: Sequence[Step], copy: Callable[[int, int], None]) -> list[int]:
+        """Go on with the chosen steps; returns the slots that are not needed any more.
+
+        A row's first child keeps its slot; its others get copies in slots that the job has to spare.
+        """
+        slots = [row.slot for row in self.rows]
+        parents = [step.parent for step in steps]
+        spare = [slot for slot in self.slots if slot not in {slots[parent] for parent in parents}]
+        rows = []
+        for i, step in enumerate(steps):
+            slot = slots[step.parent]
+            if step.parent in parents[:i]:
+                target = spare.pop(0)
+                copy(slot, target)
+                slot = target
+            rows.append(Row(slot=slot, step=step))
+        self.rows = rows
+        freed = []
+        while spare and len(self.slots) > self.strategy.rows:
+            self.slots.remove(spare[-1])
+            freed.append(spare.pop())
+        return freed
 
     def results(self) -> list[Generation]:
         """The answers, best first; those of a job that is not done end where it stands.

@@ -7,9 +7,8 @@ docs/bundle-format.md describes every field for readers of other languages.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -260,51 +259,13 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         manifest = msgspec.convert(raw, Manifest, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise BundleError(f"{where} does not describe a bundle: {error}") from None
-    _check_names(manifest, where)
-    _check_pictures(manifest, where)
+    from pumice.manifest_checks import check_names, check_pictures  # which need this module
+
+    check_names(manifest, where)
+    check_pictures(manifest, where)
     return manifest
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest as indented UTF-8 JSON with a final newline."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-
-
-def _check_names(manifest: Manifest, where: str) -> None:
-    """Every file that the manifest names is listed, once, by a plain relative path inside the bundle."""
-    for name in manifest.files:
-        parts = PurePosixPath(name).parts
-        plain = (
-            re.fullmatch(r"[^\\:\x00-\x1f]+", name)
-            and not name.startswith("/")
-            and ".." not in parts
-            and parts
-        )
-        if not plain or str(PurePosixPath(name)) != name or name == MANIFEST_NAME:
-            raise BundleError(f"{where} lists {name!r}: expected plain paths inside the bundle")
-    named = [n for g in manifest.graphs.all for n in (g.file, *g.external_data)] + [
-        manifest.chat.tokenizer_file
-    ]
-    named += [manifest.chat.template_file] if manifest.chat.template_file else []
-    for name in named:
-        if name not in manifest.files:
-            raise BundleError(f"{where} uses {name!r} without listing its size and SHA-256 under files")
-
-
-def _check_pictures(manifest: Manifest, where: str) -> None:
-    """Pictures have one size and one number of tokens, or all that is needed to find theirs."""
-    image, tokens = manifest.image, manifest.image_tokens
-    rows = (
-        image.resize_longest_edge,
-        image.multiple_of,
-        tokens.patch_size,
-        tokens.break_token,
-        tokens.end_token,
-    )
-    fixed = image.size is not None and tokens.per_image is not None and rows == (None,) * len(rows)
-    varied = image.size is None and tokens.per_image is None and None not in rows
-    if not fixed and not varied:
-        raise BundleError(
-            f"{where} does not say how many tokens a picture has: expected image.size and image_tokens.per_image, "
-            "or image.resize_longest_edge, image.multiple_of and image_tokens.patch_size, .break_token and .end_token"
-        )

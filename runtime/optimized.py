@@ -153,12 +153,13 @@ def remove(folder: Path) -> int:
 
 
 def _root() -> Path:
+    """Without links: the system names mapped files by their real paths."""
     own = os.environ.get("PUMICE_CACHE_DIR")
     if own:
-        return Path(own).expanduser() / "optimized"
+        return Path(own).expanduser().resolve() / "optimized"
     cache = os.environ.get("XDG_CACHE_HOME")
     base = Path(cache) if cache and Path(cache).is_absolute() else Path("~/.cache").expanduser()
-    return base / "pumice" / "optimized"
+    return base.resolve() / "pumice" / "optimized"
 
 
 def _key(folder: Path) -> str:

@@ -264,27 +264,9 @@ class Scheduler:
 
     def _go_on(self, job: Job, steps: list[Step]) -> None:
         if steps:
-            self._continue(job, steps)
+            self._free.update(job.follow(steps, self._cache.copy))
         else:
             self._end(job)
-
-    def _continue(self, job: Job, steps: list[Step]) -> None:
-        """A row's first child keeps its slot; its others get copies in slots that the job has to spare."""
-        slots = [row.slot for row in job.rows]
-        parents = [step.parent for step in steps]
-        spare = [slot for slot in job.slots if slot not in {slots[parent] for parent in parents}]
-        rows = []
-        for i, step in enumerate(steps):
-            slot = slots[step.parent]
-            if step.parent in parents[:i]:
-                copy = spare.pop(0)
-                self._cache.copy(slot, copy)
-                slot = copy
-            rows.append(Row(slot=slot, step=step))
-        job.rows = rows
-        while spare and len(job.slots) > job.strategy.rows:
-            job.slots.remove(spare[-1])
-            self._free.add(spare.pop())
 
     def _fail(self, job: Job, error: Exception) -> None:
         """End a job alone; what it wrote is forgotten."""

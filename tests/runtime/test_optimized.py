@@ -246,3 +246,18 @@ def test_the_command_line(bundle: Path, cache: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "removed 1 copy\n"
     assert main(["optimize", str(bundle.parent / "none")]) == 1
     assert bundle_folder(bundle) == bundle
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+@pytest.mark.parametrize("place", ["relative", "link"])
+def test_memory_is_given_back_wherever_the_cache_is(
+    place: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system names mapped files by their real paths."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUMICE_CACHE_DIR", "real" if place == "relative" else str(tmp_path / "link"))
+    model = pumice.load(bundle, device="cpu", optimized=True)
+    (released,) = model._answerer.decoder.sessions.released_vision
+    assert Path(released).name == "vision_encoder.onnx_data"
