@@ -63,11 +63,12 @@ def tokenizer_bytes(manifest: Manifest) -> int:
     return _TOKENIZER * manifest.files[manifest.chat.tokenizer_file].size
 
 
-def weight_bytes(manifest: Manifest, *, low_memory: bool) -> tuple[int, int]:
+def weight_bytes(manifest: Manifest, *, low_memory: bool, optimized: bool = False) -> tuple[int, int]:
     """Weights that are held, and those that stay in their files.
 
     Matrices that are multiplied are copied into another order: floats as they are, quantised blocks with a sum beside
-    each scale. Tables of embeddings are only looked up in, and stay. Narrow floats all become float32, the table too.
+    each scale; with an optimised copy they are in files in that order. Tables of embeddings are only looked up in, and
+    stay. Narrow floats all become float32, the table too.
     """
     graphs = manifest.graphs
     refined = _refined_bytes(manifest)
@@ -81,9 +82,10 @@ def weight_bytes(manifest: Manifest, *, low_memory: bool) -> tuple[int, int]:
     if low_memory and not narrow:
         return 0, vision + decoder + table
     held = round(vision * _packed(manifest, "vision_encoder") + decoder * _packed(manifest, "decoder"))
-    if narrow and _bits_of(manifest, "embedding") is None:
-        return held + 4 * _head_values(manifest), 0
-    return held, table
+    if narrow and _bits_of(manifest, "embedding") is None:  # the embedding is of the bundle
+        own_table = 4 * _head_values(manifest)
+        return (own_table, held) if optimized else (held + own_table, 0)
+    return (0, held + table) if optimized else (held, table)
 
 
 def packing_bytes(manifest: Manifest, *, low_memory: bool) -> int:

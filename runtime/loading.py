@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,17 @@ def load(
             raise UsageError(f"{name} is {size!r}, expected a number of bytes, 0 or more")
     opened, copy = _opened(bundle, optimized)
     manifest = opened.manifest
-    template, tokenizer = _language(opened)
-    tokenizer_json = opened.read(manifest.chat.tokenizer_file)
     wanted: dict[str, Any] = {
         "device": device,
         "threads": threads,
         "low_memory": low_memory,
         "cuda_graph": cuda_graph,
     }
-    try:
-        sessions = open_sessions(opened, **wanted, optimized=copy)
-    except BundleError as error:
-        if copy is None:
-            raise
-        logger.warning("the copy in %s is not used: %s", copy.folder, error)
-        opened = open_bundle(bundle)
-        sessions = open_sessions(opened, **wanted)
+    with ThreadPoolExecutor(1) as pool:  # reading a tokenizer keeps Python to itself; opening sessions leaves it free
+        sessions_to_be = pool.submit(_sessions, opened, copy, wanted)
+        template, tokenizer = _language(opened)
+        tokenizer_json = opened.read(manifest.chat.tokenizer_file)
+        sessions = sessions_to_be.result()
     prefix = _prefix_cache_bytes(sessions, manifest) if prefix_cache_bytes is None else prefix_cache_bytes
     kept = default_feature_cache_bytes(manifest) if feature_cache_bytes is None else feature_cache_bytes
     folder = None if feature_cache_dir is None else FeatureFolder(Path(feature_cache_dir), _FOLDER_BYTES)
@@ -130,6 +126,17 @@ def _opened(bundle: str | os.PathLike[str], optimized: bool | None) -> tuple[Bun
     if optimized and copy is None:
         copy = make(opened)
     return opened, copy
+
+
+def _sessions(bundle: Bundle, copy: Optimized | None, wanted: dict[str, Any]) -> Sessions:
+    """Of the copy; of the bundle, digested whole, where ONNX Runtime refuses the copy."""
+    try:
+        return open_sessions(bundle, **wanted, optimized=copy)
+    except BundleError as error:
+        if copy is None:
+            raise
+        logger.warning("the copy in %s is not used: %s", copy.folder, error)
+        return open_sessions(open_bundle(bundle.folder), **wanted)
 
 
 def _prefix_cache_bytes(sessions: Sessions, manifest: Manifest) -> int:

@@ -33,7 +33,7 @@ from pumice.errors import OptimizeError
 from pumice.manifest import MANIFEST_NAME, GraphSpec, Manifest
 from pumice.processor import description
 
-FORMAT = 1
+FORMAT = 2
 """Of the folder, and of the options that graphs are optimised with."""
 RECORD = "copy.json"
 TEMPORARY = ".tmp-"
@@ -49,12 +49,14 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`copy.json`: of which bundle the copy is, and its files; graphs with their SHA-256."""
+    """`copy.json`: whose copy it is, and its files; SHA-256 of graphs, and of their data."""
 
+    key: str
     bundle: str
     bundle_files: dict[str, Stamp]
     files: dict[str, Stamp]
     graphs: dict[str, str]
+    data: dict[str, str]
     seconds: float
 
 
@@ -120,11 +122,12 @@ def make(bundle: Bundle) -> Optimized:
         try:
             for graph in copied_graphs(bundle.manifest):
                 write_optimized(bundle, graph, temporary)
-            record = _new_record(bundle, temporary, time.perf_counter() - began)
+            key = _key(bundle.folder)
+            record = _new_record(bundle, key, temporary, time.perf_counter() - began)
             (temporary / RECORD).write_bytes(msgspec.json.encode(record))
             for path in [*temporary.iterdir(), temporary]:
                 _sync(path)
-            _move(temporary, root / _key(bundle.folder))
+            _move(temporary, root / key)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -132,6 +135,25 @@ def make(bundle: Bundle) -> Optimized:
     found = find(bundle.folder)
     if found is None:
         raise OptimizeError(f"the copy in {root} was changed while it was written: try again")
+    return found
+
+
+def verify(folder: Path) -> Optimized:
+    """The copy of the bundle in `folder` (resolved), all of it digested, which no load does.
+
+    Raises:
+        OptimizeError: there is none that is sound, or its weights were changed.
+    """
+    found = find(folder)
+    if found is None:
+        raise OptimizeError(f"there is no sound copy of {folder} for this machine: make one by `pumice optimize`")
+    for name, digest in found.record.data.items():
+        try:
+            same = _digest(found.folder / name) == digest
+        except OSError as error:
+            raise OptimizeError(f"cannot read {found.folder / name}: {error.strerror}") from None
+        if not same:
+            raise OptimizeError(f"{found.folder / name} was changed: make it again by `pumice optimize --again`")
     return found
 
 
@@ -178,7 +200,9 @@ def _record(place: Path) -> Record | None:
         return None
     record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
     names = {*record.graphs, *(f"{name}_data" for name in record.graphs)}
-    if not record.files.keys() <= names or any(Path(name).name != name for name in names):
+    if record.key != place.name or not record.files.keys() <= names:
+        return None
+    if any(Path(name).name != name for name in names) or record.files.keys() != {*record.graphs, *record.data}:
         return None
     if any(_stamp(place / name) != stamp for name, stamp in record.files.items()):
         return None
@@ -186,15 +210,18 @@ def _record(place: Path) -> Record | None:
     return record if whole else None
 
 
-def _new_record(bundle: Bundle, folder: Path, seconds: float) -> Record:
+def _new_record(bundle: Bundle, key: str, folder: Path, seconds: float) -> Record:
     large = {name for graph in bundle.manifest.graphs.all for name in graph.external_data}
     stamps = {name: _stamp(bundle.path(name)) for name in sorted(large)}
     files = {path.name: _stamp(path) for path in sorted(folder.iterdir())}
+    graphs = {graph.file: _digest(folder / graph.file) for graph in copied_graphs(bundle.manifest)}
     return Record(
+        key=key,
         bundle=str(bundle.folder),
         bundle_files={name: stamp for name, stamp in stamps.items() if stamp is not None},
         files={name: stamp for name, stamp in files.items() if stamp is not None},
-        graphs={graph.file: _digest(folder / graph.file) for graph in copied_graphs(bundle.manifest)},
+        graphs=graphs,
+        data={name: _digest(folder / name) for name in files if name not in graphs},
         seconds=round(seconds, 2),
     )
 

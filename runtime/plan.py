@@ -94,6 +94,7 @@ def plan(
     batch: int = 1,
     pictures: int = 1,
     low_memory: bool = False,
+    optimized: bool = False,
     available: int | None = None,
 ) -> MemoryPlan:
     """What answering `batch` prompts at once takes on the CPU, before anything is loaded.
@@ -104,6 +105,7 @@ def plan(
         batch: sequences at once, or slots of an engine, 1 … `MAX_BATCH`.
         pictures: that go through the vision encoder at once, 0 … `MAX_BATCH`.
         low_memory: as in `pumice.load`.
+        optimized: with the copy that `pumice optimize` makes; `low_memory` changes nothing then.
         available: bytes to fit into (default: `available_memory()`).
 
     Raises:
@@ -115,7 +117,8 @@ def plan(
     )
     batch, pictures = _checked("batch", batch, 1, MAX_BATCH), _checked("pictures", pictures, 0, MAX_BATCH)
     available = available_memory() if available is None else available
-    held, mapped = weight_bytes(manifest, low_memory=low_memory)
+    low_memory = low_memory and not optimized
+    held, mapped = weight_bytes(manifest, low_memory=low_memory, optimized=optimized)
     return MemoryPlan(
         context=context,
         batch=batch,

@@ -6,6 +6,7 @@ Enters: a checked bundle, a device, a thread count. Leaves: three sessions on th
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pumice.device import CPU, choose_device, choose_threads, explain_fallback
 from pumice.device_memory import DeviceMemory
 from pumice.errors import BundleError, DeviceError
 from pumice.manifest import GraphSpec, TensorSpec
-from pumice.mapped_files import releasable
+from pumice.mapped_files import Range, mapped, releasable
 from pumice.optimized import Optimized
 from pumice.processor import saturates
 
@@ -27,6 +28,8 @@ Device = Literal["cpu", "cuda"]
 
 _ONLY_FATAL = 4
 """ONNX Runtime's log level: errors arrive as exceptions."""
+_MAPPING = threading.Lock()
+"""Copies are opened one after another, so that each knows what it mapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +44,9 @@ class Sessions:
     threads: int
     captures: bool = False
     """Whether the decoder's runs for single tokens are recorded as CUDA graphs."""
-    released_vision: frozenset[str] = frozenset()
-    """Mapped files of the vision encoder's weights, whose memory may be given back once pictures are encoded."""
-    released_prefill: frozenset[str] = frozenset()
+    released_vision: tuple[Range, ...] = ()
+    """Where the vision encoder's weights are mapped: memory that may be given back once pictures are encoded."""
+    released_prefill: tuple[Range, ...] = ()
     """Those of the prefill graph."""
 
     @property
@@ -102,9 +105,34 @@ def _open_on_cuda(bundle: Bundle, options: Any, threads: int, captures: bool) ->
 def _open_on_cpu(
     bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
 ) -> Sessions:
-    """All graphs at once: packing weights takes one thread each."""
     graphs = bundle.manifest.graphs
-    copied = {} if optimized is None else {g.file: optimized.path(g) for g in graphs.all}
+    if optimized is None:
+        sessions = _open_all(bundle, threads, low_memory, profile, None)
+        vision = prefill = ()
+    else:
+        with _MAPPING:  # what comes to be mapped meanwhile is of these sessions
+            resting = [optimized.data(graph) for graph in (graphs.vision_encoder, graphs.prefill) if graph]
+            before = {path: mapped(path) for path in resting}
+            sessions = _open_all(bundle, threads, low_memory, profile, optimized)
+            vision, prefill = [*(releasable(path, before[path]) for path in resting), ()][:2]
+    return Sessions(
+        vision_encoder=sessions[graphs.vision_encoder],
+        embedding=sessions[graphs.embedding],
+        decoder=sessions[graphs.decoder],
+        prefill=None if graphs.prefill is None else sessions[graphs.prefill],
+        device="cpu",
+        threads=threads,
+        released_vision=vision,
+        released_prefill=prefill,
+    )
+
+
+def _open_all(
+    bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
+) -> dict[GraphSpec, onnxruntime.InferenceSession]:
+    """All graphs at once: packing weights takes one thread each."""
+    graphs = bundle.manifest.graphs.all
+    copied = {} if optimized is None else {graph.file: optimized.path(graph) for graph in graphs}
 
     def opened(graph: GraphSpec) -> onnxruntime.InferenceSession:
         path = copied.get(graph.file)
@@ -114,24 +142,7 @@ def _open_on_cpu(
         return _open(bundle, graph, "cpu", options, path=path)
 
     with ThreadPoolExecutor(1 if profile is not None else threads) as pool:
-        sessions = dict(zip(graphs.all, pool.map(opened, graphs.all), strict=True))
-    prefill = None if graphs.prefill is None else sessions[graphs.prefill]
-    return Sessions(
-        vision_encoder=sessions[graphs.vision_encoder],
-        embedding=sessions[graphs.embedding],
-        decoder=sessions[graphs.decoder],
-        prefill=prefill,
-        device="cpu",
-        threads=threads,
-        released_vision=_releasable(optimized, graphs.vision_encoder),
-        released_prefill=_releasable(optimized, graphs.prefill),
-    )
-
-
-def _releasable(optimized: Optimized | None, graph: GraphSpec | None) -> frozenset[str]:
-    if optimized is None or graph is None:
-        return frozenset()
-    return releasable({optimized.data(graph)})
+        return dict(zip(graphs, pool.map(opened, graphs), strict=True))
 
 
 def write_optimized(bundle: Bundle, graph: GraphSpec, folder: Path) -> None:

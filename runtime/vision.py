@@ -24,7 +24,7 @@ from pumice.errors import GenerationError
 from pumice.feature_cache import FeatureCache
 from pumice.interrupt import Cancellation, RunCancelledError
 from pumice.manifest import Manifest
-from pumice.mapped_files import release
+from pumice.mapped_files import Range, release
 from pumice.preprocess import Picture, Size
 from pumice.resident_features import ResidentFeatures
 
@@ -110,9 +110,9 @@ class PictureEncoder:
         manifest: Manifest,
         cache: FeatureCache,
         resident: ResidentFeatures | None = None,
-        released: Collection[str] = (),
+        released: Sequence[Range] = (),
     ) -> None:
-        """Of the mapped files `released` memory is given back whenever pictures are encoded."""
+        """Of the mapped memory `released` the pages are given back whenever pictures are encoded."""
         self._session, self._cache, self._resident = session, cache, resident
         self._released = released
         self.width = manifest.decoder.hidden_size

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice info BUNDLE [--plan [--context N] [--batch N] [--low-memory]] [--json]`."""
+    """`pumice info BUNDLE [--plan [--context N] [--batch N] [--low-memory] [--optimized]] [--json]`."""
     parser.add_argument("bundle", help="folder that `pumice export` wrote")
     parser.add_argument("--json", action="store_true", help="print the manifest, or the plan, as JSON")
     parser.add_argument("--plan", action="store_true", help="what it needs of memory, without loading it")
@@ -28,25 +28,32 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, metavar="N", help="plan: prompts that are answered at once (1)")
     parser.add_argument("--low-memory", action="store_true", help="plan: weights stay in their files")
+    parser.add_argument("--optimized", action="store_true", help="plan: with the copy that `pumice optimize` makes")
 
 
 def run_info(args: argparse.Namespace) -> int:
     """Check the bundle, and show its manifest; or plan its memory."""
     if args.plan:
         return _run_plan(args)
-    given = {"--context": args.context is not None, "--batch": args.batch is not None}
-    for option in (
-        name for name, is_given in (given | {"--low-memory": args.low_memory}).items() if is_given
-    ):
+    given = {
+        "--context": args.context is not None,
+        "--batch": args.batch is not None,
+        "--low-memory": args.low_memory,
+        "--optimized": args.optimized,
+    }
+    for option in (name for name, is_given in given.items() if is_given):
         raise UsageError(f"{option} is for --plan: give both, or neither")
     from pumice.bundle import open_bundle
     from pumice.manifest import encode_manifest
+    from pumice.optimized import find
 
-    manifest = open_bundle(args.bundle).manifest
+    bundle = open_bundle(args.bundle)
     if args.json:
-        print(encode_manifest(manifest).decode(), end="")
+        print(encode_manifest(bundle.manifest).decode(), end="")
     else:
-        _print_table(_rows(manifest))
+        copy = find(bundle.folder)
+        told = "none: see `pumice optimize`" if copy is None else f"{_megabytes(copy.nbytes)}, {copy.folder}"
+        _print_table([*_rows(bundle.manifest), ("copy", f"for this machine: {told}")])
     return 0
 
 
@@ -60,6 +67,7 @@ def _run_plan(args: argparse.Namespace) -> int:
         context=args.context,
         batch=1 if args.batch is None else args.batch,
         low_memory=args.low_memory,
+        optimized=args.optimized,
     )
     if args.json:
         told = {name: getattr(found, name) for name in ("total", "fits", "longest_context")}

@@ -10,22 +10,28 @@ from pathlib import Path
 
 
 def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice optimize BUNDLE [--remove]`."""
+    """`pumice optimize BUNDLE [--again | --verify | --remove] [--json]`."""
     parser.add_argument("bundle", help="folder that `pumice export` wrote")
-    parser.add_argument("--remove", action="store_true", help="remove the copies of this bundle")
-    parser.add_argument("--again", action="store_true", help="make the copy even where there is one")
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--remove", action="store_true", help="remove the copies of this bundle")
+    wanted.add_argument("--again", action="store_true", help="make the copy even where there is one")
+    wanted.add_argument("--verify", action="store_true", help="digest all of the copy, and change nothing")
     parser.add_argument("--json", action="store_true", help="print values instead of a sentence")
 
 
 def run_optimize(args: argparse.Namespace) -> int:
     """Make or remove a copy, and print what it is."""
     from pumice.bundle import bundle_folder, open_bundle
-    from pumice.optimized import find, make, remove, told
+    from pumice.optimized import find, make, remove, told, verify
 
     folder = bundle_folder(args.bundle)
     if args.remove:
         removed = remove(folder)
         print(json.dumps({"removed": removed}) if args.json else _removed(removed))
+        return 0
+    if args.verify:
+        sound = verify(folder)
+        print(json.dumps({**(told(sound) or {}), "sound": True}) if args.json else f"{sound.folder}: unchanged")
         return 0
     if args.again:
         remove(folder)

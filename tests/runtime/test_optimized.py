@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -168,6 +169,68 @@ def test_a_moved_bundle_is_digested_and_served(bundle: Path, cache: Path, tmp_pa
     assert found.unchanged == frozenset()
 
 
+def test_a_copy_under_anothers_name_is_not_taken(bundle: Path, cache: Path) -> None:
+    """Whoever may rename folders must not be able to give a bundle another one's weights."""
+    folder = make(open_bundle(bundle)).folder
+    manifest = bundle / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes() + b"\n")
+    folder.rename(cache / optimized._key(bundle))
+    assert find(bundle) is None
+
+
+def test_weights_are_digested_where_it_is_asked_for(
+    bundle: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["optimize", str(bundle), "--verify"]) == 1
+    assert "no sound copy" in capsys.readouterr().err
+    folder = make(open_bundle(bundle)).folder
+    assert main(["optimize", str(bundle), "--verify"]) == 0
+    data = folder / "decoder.onnx_data"
+    status, content = data.stat(), bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert find(bundle) is not None  # it is as large and as old as it was
+    assert main(["optimize", str(bundle), "--verify"]) == 1
+    assert f"{data} was changed" in capsys.readouterr().err
+
+
+def test_packed_weights_that_changed_are_noticed_by_onnxruntime(
+    bundle: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It packs every matrix again and compares, so that a damaged copy gives no other answers."""
+    plain = pumice.load(bundle, device="cpu", optimized=False)
+    folder = make(open_bundle(bundle)).folder
+    graph, data = (folder / "decoder.onnx").read_bytes(), folder / "decoder.onnx_data"
+    place = re.search(rb"prepacked_0\x12.MatMulNBits\+\d+\|(\d+);\d+;0", graph)
+    assert place is not None
+    status, content = data.stat(), bytearray(data.read_bytes())
+    content[int(place[1]) + 10] ^= 1
+    data.write_bytes(content)
+    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+    model = pumice.load(bundle, device="cpu")
+    assert "is not used" in caplog.text
+    np.testing.assert_array_equal(model.logits(QUESTION), plain.logits(QUESTION), strict=True)
+
+
+def test_info_tells_of_a_copy(bundle: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(bundle)]) == 0
+    assert "none: see `pumice optimize`" in capsys.readouterr().out
+    folder = make(open_bundle(bundle)).folder
+    assert main(["info", str(bundle)]) == 0
+    assert str(folder) in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+def test_each_model_gives_back_its_own_memory(bundle: Path, cache: Path) -> None:
+    """Memory that another one has given back to the system may be anybody's by now."""
+    models = [pumice.load(bundle, device="cpu", optimized=True) for _ in range(2)]
+    first, second = (set(model._answerer.decoder.sessions.released_vision) for model in models)
+    assert first
+    assert second
+    assert not any(a < d and c < b for a, b in first for c, d in second)
+
+
 def test_removing(bundle: Path, cache: Path) -> None:
     assert remove(bundle) == 0
     make(open_bundle(bundle))
@@ -259,5 +322,4 @@ def test_memory_is_given_back_wherever_the_cache_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PUMICE_CACHE_DIR", "real" if place == "relative" else str(tmp_path / "link"))
     model = pumice.load(bundle, device="cpu", optimized=True)
-    (released,) = model._answerer.decoder.sessions.released_vision
-    assert Path(released).name == "vision_encoder.onnx_data"
+    assert model._answerer.decoder.sessions.released_vision
