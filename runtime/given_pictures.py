@@ -32,7 +32,8 @@ def as_given(picture: PromptPicture, manifest: Manifest, model: bytes) -> Prompt
 def _pixels(picture: Pixels, manifest: Manifest, model: bytes) -> Pixels:
     values = picture.values
     if _is_array(values, 3) and values.shape[0] == 3 and _is_size(picture.size, manifest):
-        picture = replace(picture, values=_frozen(values))
+        frozen = _frozen(values)
+        picture = picture if frozen is values else replace(picture, values=frozen)
         tokens = feature_count(manifest.image_tokens, picture.size)
         if picture.tokens == tokens and picture.digest == picture_digest(picture.values, model):
             return picture
@@ -56,10 +57,10 @@ def _features(picture: ImageFeatures, manifest: Manifest, model: bytes) -> Image
     expected = (feature_count(manifest.image_tokens, picture.size), manifest.decoder.hidden_size)
     if not _is_array(features, 2) or features.shape != expected:
         raise _not_as_made(f"image features are {_told(features)}, expected float32 {list(expected)}")
-    features = _frozen(features)
-    if not np.isfinite(features).all():
+    frozen = _frozen(features)
+    if not np.isfinite(frozen).all():
         raise _not_as_made("image features are not finite")
-    return replace(picture, features=features)
+    return picture if frozen is features else replace(picture, features=frozen)
 
 
 def _not_as_made(what: str) -> UsageError:

@@ -92,7 +92,7 @@ def load(
         "low_memory": low_memory,
         "cuda_graph": cuda_graph,
     }
-    with ThreadPoolExecutor(1) as pool:  # reading a tokenizer keeps Python to itself; opening sessions leaves it free
+    with ThreadPoolExecutor(1) as pool:  # a tokenizer is read under Python's lock; ONNX Runtime needs it not
         sessions_to_be = pool.submit(_sessions, opened, copy, wanted)
         template, tokenizer = _language(opened)
         tokenizer_json = opened.read(manifest.chat.tokenizer_file)

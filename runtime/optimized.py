@@ -146,14 +146,15 @@ def verify(folder: Path) -> Optimized:
     """
     found = find(folder)
     if found is None:
-        raise OptimizeError(f"there is no sound copy of {folder} for this machine: make one by `pumice optimize`")
+        raise OptimizeError(f"no sound copy of {folder} for this machine: make one by `pumice optimize`")
     for name, digest in found.record.data.items():
+        path = found.folder / name
         try:
-            same = _digest(found.folder / name) == digest
+            same = _digest(path) == digest
         except OSError as error:
-            raise OptimizeError(f"cannot read {found.folder / name}: {error.strerror}") from None
+            raise OptimizeError(f"cannot read {path}: {error.strerror}") from None
         if not same:
-            raise OptimizeError(f"{found.folder / name} was changed: make it again by `pumice optimize --again`")
+            raise OptimizeError(f"{path} was changed: make it again by `pumice optimize --again`")
     return found
 
 
@@ -200,9 +201,9 @@ def _record(place: Path) -> Record | None:
         return None
     record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
     names = {*record.graphs, *(f"{name}_data" for name in record.graphs)}
-    if record.key != place.name or not record.files.keys() <= names:
-        return None
-    if any(Path(name).name != name for name in names) or record.files.keys() != {*record.graphs, *record.data}:
+    told = {*record.graphs, *record.data}
+    plain = told <= names and all(Path(name).name == name for name in names)
+    if record.key != place.name or record.files.keys() != told or not plain:
         return None
     if any(_stamp(place / name) != stamp for name, stamp in record.files.items()):
         return None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,37 +30,19 @@ class Span:
     trusted: bool
 
 
-class AddedTokenDefinition(msgspec.Struct, kw_only=True):
-    """A token of `added_tokens`, without its id: tokens get theirs by their order."""
-
-    content: str
-    single_word: bool
-    lstrip: bool
-    rstrip: bool
-    normalized: bool
-    special: bool
-
-
 class SealedTokenizer:
     """Encodes spans; only trusted ones can make special tokens.
 
-    `tokenizer_json` is `tokenizer.json`, `tokenizer` is made from it, `added` are its added tokens; `sealed` are the
-    texts of the tokens to protect (unknown ones are ignored).
+    `definition` is `tokenizer.json`; `sealed` are the texts of the tokens to protect (unknown ones are ignored).
     """
 
-    def __init__(
-        self,
-        tokenizer_json: bytes,
-        tokenizer: Tokenizer,
-        added: Sequence[AddedTokenDefinition],
-        sealed: Collection[str],
-    ) -> None:
+    def __init__(self, definition: dict[str, Any], sealed: Collection[str]) -> None:
         nonce = secrets.token_hex(16)
-        known = {token.content for token in added}
+        known = {token["content"] for token in definition["added_tokens"]}
         self._names = {text: f"{nonce}{i:06}" for i, text in enumerate(sorted(known & set(sealed)))}
         longest_first = sorted(self._names, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._tokenizer = _sharing(tokenizer, added, self._names) or _rewritten(tokenizer_json, self._names)
+        self._tokenizer = Tokenizer.from_str(msgspec.json.encode(_renamed(definition, self._names)).decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -72,32 +54,6 @@ class SealedTokenizer:
 
     def _with_names(self, text: str) -> str:
         return self._pattern.sub(lambda match: self._names[match[0]], text)
-
-
-def _sharing(
-    tokenizer: Tokenizer, added: Sequence[AddedTokenDefinition], names: dict[str, str]
-) -> Tokenizer | None:
-    """The tokenizer with renamed tokens and the same model, which takes a fifth of a second to read where it is large.
-
-    None where the model knows a token that is to be renamed, as a whole or for what it does not know.
-    """
-    model = tokenizer.model
-    unknown = getattr(model, "unk_token", None)
-    if unknown in names or any(model.token_to_id(text) is not None for text in names):
-        return None
-    sealed = Tokenizer(model)
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        if getattr(tokenizer, part) is not None:
-            setattr(sealed, part, getattr(tokenizer, part))
-    tokens = [{**msgspec.structs.asdict(t), "content": names.get(t.content, t.content)} for t in added]
-    sealed.add_tokens([AddedToken(**token) for token in tokens])
-    return sealed
-
-
-def _rewritten(tokenizer_json: bytes, names: dict[str, str]) -> Tokenizer:
-    """The tokenizer with tokens renamed in its model too."""
-    definition = msgspec.json.decode(tokenizer_json)
-    return Tokenizer.from_str(msgspec.json.encode(_renamed(definition, names)).decode())
 
 
 def _renamed(definition: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

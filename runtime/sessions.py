@@ -5,6 +5,7 @@ Enters: a checked bundle, a device, a thread count. Leaves: three sessions on th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -106,15 +107,12 @@ def _open_on_cpu(
     bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
 ) -> Sessions:
     graphs = bundle.manifest.graphs
-    if optimized is None:
-        sessions = _open_all(bundle, threads, low_memory, profile, None)
-        vision = prefill = ()
-    else:
-        with _MAPPING:  # what comes to be mapped meanwhile is of these sessions
-            resting = [optimized.data(graph) for graph in (graphs.vision_encoder, graphs.prefill) if graph]
-            before = {path: mapped(path) for path in resting}
-            sessions = _open_all(bundle, threads, low_memory, profile, optimized)
-            vision, prefill = [*(releasable(path, before[path]) for path in resting), ()][:2]
+    copied = () if optimized is None else (graphs.vision_encoder, graphs.prefill)
+    resting = {graph: optimized.data(graph) for graph in copied if optimized and graph}
+    with _MAPPING if resting else contextlib.nullcontext():  # what comes to be mapped is of these sessions
+        before = {path: mapped(path) for path in resting.values()}
+        sessions = _open_all(bundle, threads, low_memory, profile, optimized)
+        released = {graph: releasable(path, before[path]) for graph, path in resting.items()}
     return Sessions(
         vision_encoder=sessions[graphs.vision_encoder],
         embedding=sessions[graphs.embedding],
@@ -122,8 +120,8 @@ def _open_on_cpu(
         prefill=None if graphs.prefill is None else sessions[graphs.prefill],
         device="cpu",
         threads=threads,
-        released_vision=vision,
-        released_prefill=prefill,
+        released_vision=released.get(graphs.vision_encoder, ()),
+        released_prefill=() if graphs.prefill is None else released.get(graphs.prefill, ()),
     )
 
 

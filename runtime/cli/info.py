@@ -28,7 +28,9 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, metavar="N", help="plan: prompts that are answered at once (1)")
     parser.add_argument("--low-memory", action="store_true", help="plan: weights stay in their files")
-    parser.add_argument("--optimized", action="store_true", help="plan: with the copy that `pumice optimize` makes")
+    parser.add_argument(
+        "--optimized", action="store_true", help="plan: with the copy that `pumice optimize` makes"
+    )
 
 
 def run_info(args: argparse.Namespace) -> int:

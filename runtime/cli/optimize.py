@@ -31,7 +31,9 @@ def run_optimize(args: argparse.Namespace) -> int:
         return 0
     if args.verify:
         sound = verify(folder)
-        print(json.dumps({**(told(sound) or {}), "sound": True}) if args.json else f"{sound.folder}: unchanged")
+        print(
+            json.dumps({**(told(sound) or {}), "sound": True}) if args.json else f"{sound.folder}: unchanged"
+        )
         return 0
     if args.again:
         remove(folder)

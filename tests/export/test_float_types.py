@@ -85,10 +85,15 @@ def logits(
     feeds = dict.fromkeys(cache_names("past_key_values", shape.layers), past)
     feeds |= {"inputs_embeds": embeds, "attention_mask": np.ones(embeds.shape[:2], np.int64)}
     feeds["num_logits_to_keep"] = np.array(0)
-    given, *presents = opened["decoder"].run(None, feeds)
+    names = [output.name for output in opened["decoder"].get_outputs()]
+    found = dict(zip(names, opened["decoder"].run(None, feeds), strict=True))
+    given = np.asarray(found["logits"])
     assert given.dtype == np.float32
-    assert {present.dtype for present in presents} == {np.dtype(np.float16)}
-    return np.asarray(given)
+    presents = {value.dtype for name, value in found.items() if name.startswith("present.")}
+    assert presents == {np.dtype(np.float16)}
+    if "greedy_token" in found:
+        np.testing.assert_array_equal(found["greedy_token"], given[:, -1].argmax(-1))
+    return given
 
 
 @pytest.mark.slow

@@ -170,6 +170,15 @@ def test_low_memory_leaves_weights_in_their_files(pebble_bundle: Path, pebble_bu
     assert plan(narrow, low_memory=True).loaded == plan(narrow).loaded  # the CPU computes in float32
 
 
+def test_a_copy_leaves_packed_weights_in_its_files(pebble_bundle_int4: Path) -> None:
+    manifest = load_manifest(pebble_bundle_int4)
+    usual, copied = plan(manifest), plan(manifest, optimized=True)
+    assert copied.loaded["weights"] == 0
+    assert copied.mapped == usual.mapped + usual.loaded["weights"]
+    assert copied.packing == usual.packing  # ONNX Runtime packs again, to compare
+    assert plan(manifest, optimized=True, low_memory=True).total == copied.total
+
+
 @pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "bakllava"])
 def test_every_family_can_be_planned(name: str) -> None:
     from pumice.manifest import decode_manifest
