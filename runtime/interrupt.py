@@ -24,6 +24,9 @@ T = TypeVar("T")
 NOT_RECORDED = "-1"
 """The `gpu_graph_id` of runs that are not for a CUDA graph; sessions without such graphs do not look at it."""
 
+_LOOK = 0.1
+"""Seconds after which a waiting thread looks for signals: one that comes just before it waits does not wake it."""
+
 
 class Worker:
     """A thread that runs one thing after another; it ends with the process.
@@ -128,12 +131,13 @@ class Cancellation:
 
         try:
             _worker().submit(work)
-            done.wait()  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
+            while not done.wait(_LOOK):  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
+                pass
         except BaseException:  # Ctrl-C
             self.set()
             while begun.is_set() and not done.is_set():  # what it writes to must stay until it has ended
                 with contextlib.suppress(KeyboardInterrupt):
-                    done.wait()
+                    done.wait(_LOOK)
             raise
         if errors:
             raise errors[0]
