@@ -131,7 +131,9 @@ class Cancellation:
 
         try:
             _worker().submit(work)
-            while not done.wait(_LOOK):  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
+            while not done.wait(
+                _LOOK
+            ):  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
                 pass
         except BaseException:  # Ctrl-C
             self.set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -17,7 +18,8 @@ from pumice.export.simplification import NodeCounts
 from pumice.export.tracing import Traced
 from pumice.models.config import LlavaConfig
 
-Tracer = Callable[[LlavaConfig, torch.dtype], Traced]
+Tracer = Callable[..., Traced]
+"""Called with a config, a type, and options by name that the graph depends on."""
 Key = tuple[str, Hashable]
 
 _NO_TEXT = {"num_hidden_layers": 0, "vocab_size": 0, "inv_freq": (), "sliding_windows": ()}
@@ -61,11 +63,11 @@ class Retracing:
         monkeypatch.setattr(graphs, "simplify", simplify)
 
     def _tracer(self, name: str, original: Tracer, reads: Callable[[LlavaConfig], Hashable]) -> Tracer:
-        def trace(config: LlavaConfig, dtype: torch.dtype) -> Traced:
-            key = name, (reads(config), dtype)
+        def trace(config: LlavaConfig, dtype: torch.dtype, **options: Any) -> Traced:
+            key = name, (reads(config), dtype, *sorted(options.items()))
             if key not in self._done:
                 self.traces += 1
-                traced = original(config, dtype)
+                traced = original(config, dtype, **options)
                 self._under_way[id(traced)] = key, traced
                 return traced
             graph, made, counts = self._done[key]
