@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +30,37 @@ class Span:
     trusted: bool
 
 
+class AddedTokenDefinition(msgspec.Struct, kw_only=True):
+    """A token of `added_tokens`; its id is left out, as tokenizers gives ids by the tokens' order."""
+
+    content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
 class SealedTokenizer:
     """Encodes spans; only trusted ones can make special tokens.
 
-    `definition` is `tokenizer.json`; `sealed` are the texts of the tokens to protect (unknown ones are ignored).
+    `tokenizer_json` is `tokenizer.json`, of which `tokenizer` was read, and `added`, its added tokens; `sealed` are
+    the texts of the tokens to protect (unknown ones are ignored).
     """
 
-    def __init__(self, definition: dict[str, Any], sealed: Collection[str]) -> None:
+    def __init__(
+        self,
+        tokenizer_json: bytes,
+        tokenizer: Tokenizer,
+        added: Sequence[AddedTokenDefinition],
+        sealed: Collection[str],
+    ) -> None:
         nonce = secrets.token_hex(16)
-        known = {token["content"] for token in definition["added_tokens"]}
+        known = {token.content for token in added}
         self._names = {text: f"{nonce}{i:06}" for i, text in enumerate(sorted(known & set(sealed)))}
         longest_first = sorted(self._names, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._tokenizer = Tokenizer.from_str(msgspec.json.encode(_renamed(definition, self._names)).decode())
+        self._tokenizer = sharing(tokenizer, added, self._names) or rewritten(tokenizer_json, self._names)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -56,7 +74,39 @@ class SealedTokenizer:
         return self._pattern.sub(lambda match: self._names[match[0]], text)
 
 
-def _renamed(definition: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+def sharing(
+    tokenizer: Tokenizer, added: Sequence[AddedTokenDefinition], names: Mapping[str, str]
+) -> Tokenizer | None:
+    """The tokenizer with tokens renamed that its model does not know, on that same model: no vocabulary is read again.
+
+    None where the model knows such a token, by itself or for what it does not know; or where an id would change.
+    """
+    model = tokenizer.model
+    if (
+        any(model.token_to_id(text) is not None for text in names)
+        or getattr(model, "unk_token", None) in names
+    ):
+        return None
+    sealed = Tokenizer(model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor"):
+        if getattr(tokenizer, part) is not None:
+            setattr(sealed, part, getattr(tokenizer, part))
+    named = [names.get(token.content, token.content) for token in added]
+    options = [
+        {**msgspec.structs.asdict(token), "content": name} for token, name in zip(added, named, strict=True)
+    ]
+    sealed.add_tokens([AddedToken(**each) for each in options])
+    ids = [tokenizer.token_to_id(token.content) for token in added]
+    return sealed if [sealed.token_to_id(name) for name in named] == ids else None
+
+
+def rewritten(tokenizer_json: bytes, names: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer with tokens renamed in its model too."""
+    definition = msgspec.json.decode(tokenizer_json)
+    return Tokenizer.from_str(msgspec.json.encode(_renamed(definition, names)).decode())
+
+
+def _renamed(definition: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The definition with tokens renamed wherever text is matched against them; ids stay."""
     model = dict(definition["model"])
     vocabulary = model.get("vocab")
@@ -75,7 +125,7 @@ def _renamed(definition: dict[str, Any], names: dict[str, str]) -> dict[str, Any
     return {**definition, "model": model, "added_tokens": added}
 
 
-def _builds(merge: str | list[str], names: dict[str, str]) -> bool:
+def _builds(merge: str | list[str], names: Mapping[str, str]) -> bool:
     """Whether a merge makes or needs a renamed token."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left + right in names or left in names or right in names

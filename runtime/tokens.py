@@ -12,7 +12,14 @@ import msgspec
 from tokenizers import Tokenizer
 
 from pumice.errors import BundleError
-from pumice.seal import SealedTokenizer, Span
+from pumice.seal import AddedTokenDefinition, SealedTokenizer, Span
+
+
+class _Definition(msgspec.Struct):
+    """What is read of `tokenizer.json` beside the tokenizer: its vocabulary, most of the file, is stepped over."""
+
+    added_tokens: list[AddedTokenDefinition]
+    decoder: dict[str, Any] | None = None
 
 
 class PromptTokenizer:
@@ -25,11 +32,11 @@ class PromptTokenizer:
     def __init__(self, tokenizer_json: bytes, *, reserved: Sequence[str], template: str) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-            definition = msgspec.json.decode(tokenizer_json)
-            added = definition["added_tokens"]
-            control = [t["content"] for t in added if t["special"] or t["content"] in template]
-            self._sealed = SealedTokenizer(definition, [*control, *reserved])
-            byte_ids = _byte_ids(definition)
+            definition = msgspec.json.decode(tokenizer_json, type=_Definition)
+            added = definition.added_tokens
+            control = [t.content for t in added if t.special or t.content in template]
+            self._sealed = SealedTokenizer(tokenizer_json, self._tokenizer, added, [*control, *reserved])
+            byte_ids = _byte_ids(self._tokenizer, definition.decoder or {})
         except BaseException as error:  # tokenizers raises plain Exception, and Rust's panics, which are none
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
@@ -60,16 +67,9 @@ class PromptTokenizer:
         return text
 
 
-def _byte_ids(definition: dict[str, Any]) -> frozenset[int]:
+def _byte_ids(tokenizer: Tokenizer, decoder: dict[str, Any]) -> frozenset[int]:
     """Ids of `<0x00>` … `<0xFF>` where the decoder joins such tokens to characters (byte fallback)."""
-    decoder = definition.get("decoder") or {}
     if not any(part.get("type") == "ByteFallback" for part in [decoder, *decoder.get("decoders", [])]):
         return frozenset()
-    vocabulary = definition["model"]["vocab"]
-    pairs = (
-        vocabulary.items()
-        if isinstance(vocabulary, dict)
-        else ((text, i) for i, (text, _) in enumerate(vocabulary))
-    )
-    names = {f"<0x{byte:02X}>" for byte in range(256)}
-    return frozenset(i for text, i in pairs if text in names)
+    ids = (tokenizer.model.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+    return frozenset(i for i in ids if i is not None)
