@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import Results
-from bench.series import all_series, best_limit, is_ours
+from bench.series import all_series, best_limit, is_ours, number
 from bench.systems import SYSTEMS
 
 _FAMILIES = {
@@ -98,7 +98,7 @@ def _decode(results: Results) -> Any:
     if read is not None:
         for context, style in ((100, "-"), (2000, "--")):
             limit = results.token_cost.tokens_per_second(read, context)
-            label = f"bandwidth limit, 4 bits, {context:,} tokens: {limit:.3g}"
+            label = f"bandwidth limit, 4 bits, {context:,} tokens: {number(limit)}"
             axes.axvline(limit, color=_LIMIT, linestyle=style, linewidth=1.2, label=label)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     _finish(

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.results import Results
-from bench.series import Series, best_limit, reasons, series
+from bench.series import Series, best_limit, number, reasons, series
 from bench.targets import Verdict, verdicts
 
 ANSWERS = {
@@ -124,15 +124,6 @@ def _cell(values: Series | None) -> str:
     if len(values.values) == 1:
         return number(values.median)
     return f"{number(values.median)} ({number(values.low)}–{number(values.high)})"
-
-
-def number(value: float) -> str:
-    """Three digits, no exponents."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    if abs(value) >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

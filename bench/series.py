@@ -1,6 +1,6 @@
 """A measure over the rounds: its values, their median and their spread.
 
-Enters: results. Leaves: numbers by system and by measure.
+Enters: results. Leaves: numbers by system and by measure, and how they are written.
 """
 
 from __future__ import annotations
@@ -87,3 +87,12 @@ def reasons(system: Measured) -> dict[str, str]:
             found[f"round {run.round + 1}"] = run.failure
         found |= (run.line or {}).get("missing") or {}
     return found
+
+
+def number(value: float) -> str:
+    """Three digits, no exponents."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"

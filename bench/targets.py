@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.results import Results
-from bench.series import Series, all_series, best_limit, is_ours
+from bench.series import Series, all_series, best_limit, is_ours, number
 
 _NOT_JUDGED = ("pebble", "quick-0.1b")
 """Shapes so small that a step of Python's counts."""
@@ -59,7 +59,7 @@ def _against_best(
         Verdict(
             target=target,
             system=name,
-            against=f"best peer, {best} {_number(peers[best].median)}",
+            against=f"best peer, {best} {number(peers[best].median)}",
             ratio=ours.over(peers[best].median),
             bound=bound,
             ceiling=ceiling,
@@ -84,7 +84,7 @@ def _decoding(results: Results) -> list[Verdict]:
             Verdict(
                 target=target,
                 system=name,
-                against=f"bandwidth limit {_number(limit)}",
+                against=f"bandwidth limit {number(limit)}",
                 ratio=ours.over(limit),
                 bound=share,
                 ceiling=False,
@@ -143,7 +143,7 @@ def _export(results: Results) -> list[Verdict]:
             Verdict(
                 target=f"export {target}",
                 system=name,
-                against=f"quickest peer, {quickest} {_number(values[quickest].median)}",
+                against=f"quickest peer, {quickest} {number(values[quickest].median)}",
                 ratio=ours.over(values[quickest].median),
                 bound=bound,
                 ceiling=True,
@@ -156,8 +156,3 @@ def _export(results: Results) -> list[Verdict]:
 
 def _decodes_in_four_bits(system: str) -> bool:
     return "int4" in system or "cpu-fast" in system
-
-
-def _number(value: float) -> str:
-    """Three digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -131,9 +131,8 @@ class Cancellation:
 
         try:
             _worker().submit(work)
-            while not done.wait(
-                _LOOK
-            ):  # an interrupted Thread.join takes the thread for ended, up to Python 3.12
+            # An event, as an interrupted Thread.join takes the thread for ended, up to Python 3.12.
+            while not done.wait(_LOOK):
                 pass
         except BaseException:  # Ctrl-C
             self.set()

@@ -128,8 +128,8 @@ def _open_on_cpu(
 def _open_all(
     bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
 ) -> dict[GraphSpec, onnxruntime.InferenceSession]:
-    """Several graphs at once, the largest first: packing weights takes one thread each."""
-    graphs = sorted(bundle.manifest.graphs.all, key=lambda graph: -graph.nodes)
+    """All graphs at once: packing weights takes one thread each."""
+    graphs = bundle.manifest.graphs.all
     copied = {} if optimized is None else {graph.file: optimized.path(graph) for graph in graphs}
 
     def opened(graph: GraphSpec) -> onnxruntime.InferenceSession:

@@ -18,7 +18,7 @@ def test_first_token_is_judged_against_the_quickest_peer() -> None:
         measured("llama-cpp-q4_0", ttft_s=5.0),
     )
     (verdict,) = found.values()
-    assert verdict.against == "best peer, llama-cpp-q4_0 5"
+    assert verdict.against == "best peer, llama-cpp-q4_0 5.00"
     assert verdict.ratio.median == pytest.approx(0.6)
     assert not verdict.met
 
@@ -29,14 +29,14 @@ def test_decoding_is_judged_against_the_quickest_peer_and_the_limit() -> None:
         measured("genai-int4", decode_100=60.0, decode_2000=20.0),
     )
     near, far = "decode tokens/s in 4 bits at 100 tokens", "decode tokens/s in 4 bits at 2,000 tokens"
-    assert found[near, "best peer, genai-int4 60"].met
+    assert found[near, "best peer, genai-int4 60.0"].met
     limit = next(
         verdict for (target, _), verdict in found.items() if target == near and verdict.bound == 0.75
     )
     assert limit.ratio.median == pytest.approx(
         0.74, rel=0.06
     )  # keys and values of 100 tokens are read as well
-    assert found[far, "bandwidth limit 50"].met
+    assert found[far, "bandwidth limit 50.0"].met
 
 
 def test_8_bits_are_not_judged_where_4_are_asked_for() -> None:
