@@ -11,7 +11,8 @@ stop. One step, with two beams and the end token E:
                 B y  −2.2 ────────────────────────────────────────────▶   B y  −2.2
                 B E  −2.9   (not among the first two: forgotten)
 
-So many candidates are taken that enough are left to go on even if every beam may end in every way.
+So many candidates are taken that enough are left to go on even if every beam may end in every way. Drawn candidates are
+put best first, too, as transformers does from 5.24 on: one drawn early that is not among the best two does not end.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class BeamSearch:
     """Continues one prompt by `options.num_beams` beams, and gives the best `options.num_return_sequences` answers.
 
     A `Strategy`. `processor` is applied to every beam's log-probabilities, not to its logits, as transformers does.
-    With `options.do_sample` the candidates of a step are not the likeliest, but drawn by `rng` without putting back:
-    distributed as in transformers, from other random numbers. No logprobs are given.
+    With `options.do_sample` the candidates of a step are not the likeliest, but drawn by `rng` without putting back and
+    sorted: distributed as in transformers, from other random numbers. No logprobs are given.
 
     Where the options leave fewer different answers than asked for (a processor forbids nearly all tokens), the last of
     them is repeated; transformers then repeats answers too, or gives some that go on after their end token.
@@ -102,7 +103,7 @@ class BeamSearch:
         ends = [self._length == self._max_new_tokens or self._is_end(c) for c in candidates]
         self._keep_ended([c for c, end in zip(candidates[:width], ends, strict=False) if end])
         open_ones = [c for c, end in zip(candidates, ends, strict=True) if not end]
-        going_on = sorted(open_ones, key=lambda c: -c.score)[:width]  # drawn candidates are in no order
+        going_on = open_ones[:width]
         beams = [self._extended(c, c.score) for c in going_on]
         if not beams and not self._ended:
             raise GenerationError(
@@ -128,13 +129,14 @@ class BeamSearch:
         return [self._generated(beam, "cancelled") for beam in self._best([*self._ended, *open_ones])]
 
     def _candidates(self, logits_RV: Sequence[Floats]) -> list[Candidate]:
+        """Best first; of equals the earlier row's and lower token's, or the one drawn first."""
         scores_RV = [
             self._processor(beam.ids, _log_softmax(logits_V)) + beam.score
             for beam, logits_V in zip(self._beams, logits_RV, strict=True)
         ]
         count = max(2, 1 + len(self._eos_ids)) * self._options.num_beams
         if self._options.do_sample:
-            return drawn(scores_RV, count, self._rng)
+            return sorted(drawn(scores_RV, count, self._rng), key=lambda c: -c.score)
         return likeliest(scores_RV, count)
 
     def _is_end(self, candidate: Candidate) -> bool:

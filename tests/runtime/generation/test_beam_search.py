@@ -138,3 +138,12 @@ def test_a_seed_decides_what_is_drawn() -> None:
         drive(search(prompt, **given, seed=seed), prompt, logits)[0].token_ids for seed in (0, 0, 1)
     )
     assert first == second != other
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_drawn_candidates_end_only_if_they_are_among_the_best(seed: int) -> None:
+    """All four possible tokens are drawn at once, in any order, and the limit ends every answer."""
+    given: dict[str, Any] = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 1}
+    logits = lambda rows: [vector({4: 3.0, 5: 2.0, 6: 1.0}) for _ in rows]  # noqa: E731
+    strategy = search([0], **given, do_sample=True, processor=only(1, 4, 5, 6), seed=seed)
+    assert [answer.token_ids for answer in drive(strategy, [0], logits)] == [[4], [5]]
