@@ -171,12 +171,27 @@ def test_hostile_templates_are_refused_in_one_line(source: str) -> None:
 
 
 def test_a_template_that_ends_its_process_does_not_spoil_the_next_rendering() -> None:
-    source = "{% if messages[0]['content'] == 'x' %}{{ '%1000000000d' | format(1) }}{% endif %}fine"
+    """`tojson` is ours: it asks for a gigabyte of blanks, whatever minijinja counts as fuel."""
+    source = "{% if messages[0]['content'] == 'x' %}{{ [1] | tojson(indent=1000000000) }}{% endif %}fine"
     template = ChatTemplate(source, {})
     for _ in range(2):
+        template.start()
+        assert template._worker is not None
+        process = template._worker._process
         with pytest.raises(PromptError, match="too much memory or time"):
             template.render([{"role": "user", "content": "x"}])
+        assert process.returncode is not None
         assert template.render([{"role": "user", "content": "y"}]) == "fine"
+
+
+def test_a_process_that_was_killed_does_not_spoil_the_next_rendering() -> None:
+    template = ChatTemplate("fine", {})
+    template.start()
+    assert template._worker is not None
+    os.kill(template._worker._process.pid, signal.SIGKILL)
+    with pytest.raises(PromptError, match="too much memory or time"):
+        template.render([])
+    assert template.render([]) == "fine"
 
 
 def test_a_template_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +249,7 @@ import resource
 from pumice.chat_template import ChatTemplate
 from pumice.errors import PromptError
 try:
-    ChatTemplate("{{ '%2000000000d' | format(1) }}", {}).render([])
+    ChatTemplate("{{ [1] | tojson(indent=2000000000) }}", {}).render([])
 except PromptError:
     print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 """
