@@ -1,0 +1,1 @@
+"""Recipes on a real language model: `make real` (docs/accuracy.md)."""
