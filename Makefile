@@ -4,7 +4,7 @@ PYTHON    ?= python3
 VENV      ?= .venv
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-TORCH     := torch==2.13.0
+TORCH     ?= $(shell sed -n '/^torch==/p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 MODEL     ?= pebble/checkpoint
@@ -19,7 +19,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup export run test lint format types wheel accuracy bench bench-quick cuda-check pebble clean
+.PHONY: help setup lock export run test lint format types wheel accuracy bench bench-quick cuda-check pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,20 +27,39 @@ help: ## list the verbs
 
 setup: $(INSTALLED) ## create .venv and install everything (CPU torch where there is no NVIDIA GPU)
 
-# Without a GPU torch comes as a CPU wheel: from the configured indexes if they have one, else from PyTorch's own;
-# PyPI's (with CUDA libraries) works too and is the last resort.
-$(INSTALLED): pyproject.toml
+# $(1): the bin folder of an environment. Without a GPU torch comes as a CPU wheel: from the configured indexes if they
+# have one, else from PyTorch's own; PyPI's (with CUDA libraries) works too and is the last resort. What torch needs
+# comes with everything else: PyTorch's index has old versions of it.
+define install_torch
+@if $(1)/pip freeze | grep -qE '^$(TORCH)(\+|$$)'; then :; \
+elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then $(1)/pip install -q --no-deps $(TORCH); \
+else \
+	$(1)/pip install -q --no-deps "$(TORCH)+cpu" 2>/dev/null || \
+	$(1)/pip install -q --no-deps $(TORCH) --index-url $(CPU_INDEX) 2>/dev/null || \
+	$(1)/pip install -q --no-deps $(TORCH); \
+fi
+endef
+
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pumice needs Python 3.11 or newer: make setup PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -c 'import torch' 2>/dev/null; then :; \
-	elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then $(BIN)/pip install -q $(TORCH); \
-	else \
-		$(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || \
-		$(BIN)/pip install -q $(TORCH) --index-url $(CPU_INDEX) 2>/dev/null || \
-		$(BIN)/pip install -q $(TORCH); \
-	fi
-	$(BIN)/pip install -q -e ".[dev]"
+	$(call install_torch,$(BIN))
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
+
+# torch keeps its version unless it is given, for its CPU builds come from another index than everything else.
+lock: ## pin the newest versions of everything in constraints.txt (TORCH=torch==2.14.1 to renew torch, too)
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	$(call install_torch,build/lock/bin)
+	build/lock/bin/pip install -q -e ".[dev]"
+	@{ echo "# The versions that pumice is developed and tested with; \`make setup\` installs them (pip install -c)."; \
+	echo "# Written by \`make lock\`, with $$(build/lock/bin/python --version) on $$(uname -sm); then run the tests: .ci/run"; \
+	echo "# torch stands without its build (+cpu, +cu…) and without the CUDA packages that some of its builds need."; \
+	build/lock/bin/pip freeze --all --exclude-editable --exclude pip | sed -E '/^(nvidia|cuda|triton)/d; s/\+.*//'; \
+	} >build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/lock
 
 export: $(INSTALLED) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder>: write a bundle
 	$(BIN)/pumice export $(MODEL) $(OUT) $(if $(RECIPE),--recipe $(RECIPE),--precision $(PRECISION)) $(ARGS)
