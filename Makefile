@@ -19,7 +19,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test lint format types wheel accuracy bench bench-quick cuda-check pebble clean
+.PHONY: help setup lock export run test lint format types wheel accuracy real bench bench-quick cuda-check pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ wheel: $(INSTALLED) ## sdist and wheel into dist/
 
 accuracy: $(INSTALLED) ## pebble's accuracy by recipe, with and without outliers, into docs/accuracy.md
 	$(BIN)/python -m bench.accuracy --write $(ARGS)
+
+real: $(INSTALLED) ## recipes and llama.cpp's formats on a real language model (downloads 90 MB), into docs/accuracy.md
+	$(BIN)/python -m bench.real --write $(ARGS)
 
 bench: $(INSTALLED) ## pumice beside its peers, into docs/benchmarks/cpu.md: hours (ARGS="--shape interleave-0.5b" for less)
 	$(BIN)/python -m bench run --write $(ARGS)

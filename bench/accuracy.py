@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pumice
+from bench.marks import replace_part
 from pebble.evaluate import CHECKPOINT, Measured, measure, through_bundle
 from pebble.heldout import FOLDER, QUESTIONS
 from pebble.outliers import make_outliers
@@ -36,7 +37,8 @@ RECIPES = (REFERENCE, "cpu-int8", "cpu-int4", "cpu-fast", "cuda-fp16", "cuda-int
 SCALES = (1.0, 30.0, 100.0)
 KL_PROMPTS = 60
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
-MARKS = "<!-- table -->", "<!-- /table -->"
+PART = "table"
+"""Of the page, that is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +175,6 @@ def table(rows: list[Row], asked: int) -> str:
     return "\n".join(lines)
 
 
-def write(text: str) -> None:
-    """Put the table between the page's marks."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="pebble's accuracy by recipe, with and without outliers")
@@ -192,7 +187,7 @@ def main() -> None:
     text = table(measure_recipes(args.recipes, args.scales, records), len(records))
     print(text)
     if args.write:
-        write(text)
+        replace_part(PAGE, PART, text)
 
 
 if __name__ == "__main__":
