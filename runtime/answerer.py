@@ -150,14 +150,23 @@ class Answerer:
         return self.grammars.compile(json_schema=options.json_schema, regex=options.regex)
 
     def _drafter(self, options: GenerationOptions) -> Drafter | None:
-        """What guesses ahead. Without a word of the caller's it does where a token takes long enough for it to pay."""
+        """What guesses ahead. Without a word of the caller's it does where that pays and leaves the answer as it is."""
         most = options.prompt_lookup_num_tokens
         if most == 0 or options.num_return_sequences > 1:
             return None
-        if most is None and self._decoder_bytes() < _WORTH_GUESSING:
+        if most is None and not (self._is_exact() and self._decoder_bytes() >= _WORTH_GUESSING):
             return None
         stop_ids = {self.manifest.image_tokens.token_id, *options.eos_token_id}
         return Drafter(MOST_DRAFTED if most is None else most, stop_ids)
+
+    def _is_exact(self) -> bool:
+        """Whether a token's logits are the same within float32's rounding, whatever is computed with it.
+
+        Where weights or activations are rounded to fewer bits, a last bit may tip one of them, and layers add to that
+        (docs/equality.md).
+        """
+        precision, kv_dtype = self.manifest.precision, self.manifest.decoder.kv_dtype
+        return precision.bits is None and precision.float_type in (None, "fp32") and kv_dtype == "float32"
 
     def _decoder_bytes(self) -> int:
         graph = self.manifest.graphs.decoder

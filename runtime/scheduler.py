@@ -14,7 +14,7 @@ from collections import deque
 
 import numpy as np
 
-from pumice import footprint
+from pumice import cuts, footprint
 from pumice.cache import KVCache
 from pumice.decoder import Decoder, DecodeStep, finite, not_finite
 from pumice.device_memory import Rows
@@ -106,11 +106,12 @@ class Scheduler:
         return [first, *others[: job.strategy.rows - 1]]
 
     def _reuse(self, job: Job) -> None:
-        """Keep what the job's slot, or an earlier prompt, has of its prompt; its last token is always read."""
+        """Keep what the job's slot, or an earlier prompt, has of its prompt; its last tokens are always read."""
         slot, cache = job.slots[0], self._cache
-        cache.rewind(slot, min(common_prefix(cache.keys[slot], job.keys), len(job.keys) - 1))
+        cache.rewind(slot, common_prefix(cache.keys[slot], job.keys))
         if self._prefixes is not None:
             self._prefixes.restore(cache, slot, job.keys)
+        cache.rewind(slot, cuts.resumed(cache.length(slot), len(job.keys)))
         job.reused = cache.length(slot)
 
     def _read_chunk(self) -> bool:
@@ -151,7 +152,7 @@ class Scheduler:
         if job.unread_features is None:
             job.unread_features = self._features(job, start)
         sizes = SHARED_CHUNK if self._decoding else CHUNK
-        stop = min(len(job.ids), start + sizes[cache.device])
+        stop = cuts.run_end(start, len(job.ids), sizes[cache.device])
         keys = job.keys[start:stop]
         pictures = sum(isinstance(key, bytes) for key in keys)
         features, job.unread_features = job.unread_features[:pictures], job.unread_features[pictures:]
