@@ -4,8 +4,8 @@ Enters: a schema or an expression, and the logits of a token. Leaves: those logi
 
     compiler (tokenizer, once a model) ─compile─▶ Grammar ─start─▶ Matcher ─mask─▶ scores ─ token ─accept─▶ …
 
-llguidance does the work (docs/decisions/structured-output.md). An end token may come exactly when the text is complete;
-special tokens may never come inside.
+llguidance does the work (docs/decisions/structured-output.md), but for blanks in JSON (`json_blanks.py`). An end token
+may come exactly when the text is complete; special tokens may never come inside.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from pumice.errors import BundleError, GenerationError, UsageError
+from pumice.generation.json_blanks import BlankFollower, BlankTable
 from pumice.generation.json_schema import checked_schema
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ LONGEST_REGEX = 16 * 1024
 """Characters."""
 
 _WHITESPACE = r"[ \n\t]{0,40}"
-"""Between JSON's parts: room for indented JSON, but no answer of blanks without end."""
+"""Room for indented JSON, but no answer of blanks without end. Between any parts, as far as llguidance is concerned."""
 
 _CACHED = 32
 """Grammars that a compiler keeps, the latest used ones."""
@@ -46,10 +48,13 @@ _NO_TOKEN = "\ue000 end of structured output \ue000"
 
 
 class Matcher:
-    """Follows one answer through its grammar. Not for several threads at once."""
+    """Follows one answer through its grammar, and its blanks if `blanks` is given. Not for several threads at once."""
 
-    def __init__(self, matcher: LLMatcher, end_token: int, eos_ids: Collection[int]) -> None:
+    def __init__(
+        self, matcher: LLMatcher, end_token: int, eos_ids: Collection[int], blanks: BlankTable | None
+    ) -> None:
         self._matcher, self._end_token = matcher, end_token
+        self._blanks = BlankFollower(blanks, matcher.validate_tokens) if blanks else None
         self._eos = np.fromiter(eos_ids, np.int64, len(eos_ids))
         self._ended = False
 
@@ -83,8 +88,13 @@ class Matcher:
             if not self._may_end():
                 raise GenerationError(f"the grammar does not allow end token {token} here")
             self._ended = True
-        elif self._ended or not self._matcher.consume_token(token):
+        elif self._ended or not self._consume(token):
             raise GenerationError(f"the grammar does not allow token {token} here")
+
+    def _consume(self, token: int) -> bool:
+        if self._matcher.validate_tokens([token]) == 1 and (not self._blanks or self._blanks.accept(token)):
+            return self._matcher.consume_token(token)
+        return False
 
     def _allowed(self, vocab_size: int) -> NDArray[np.bool_]:
         allowed_V = np.zeros(vocab_size, np.bool_)
@@ -94,6 +104,8 @@ class Matcher:
                 raise GenerationError(f"the grammar cannot go on: {_reason(self._matcher.get_error())}")
             tokens = np.unpackbits(bits, bitorder="little", count=min(vocab_size, 8 * len(bits)))
             allowed_V[: len(tokens)] = tokens
+            if self._blanks:
+                self._blanks.restrict(allowed_V[: len(tokens)])
             allowed_V[self._end_token :][:1] = False
         allowed_V[self._eos[self._eos < vocab_size]] = self._may_end()
         return allowed_V
@@ -105,8 +117,10 @@ class Matcher:
 class Grammar:
     """A compiled schema or expression; makes a matcher for every answer. Can be shared by threads."""
 
-    def __init__(self, matcher: LLMatcher, end_token: int, eos_ids: Collection[int]) -> None:
-        self._matcher, self._end_token, self._eos_ids = matcher, end_token, eos_ids
+    def __init__(
+        self, matcher: LLMatcher, end_token: int, eos_ids: Collection[int], blanks: BlankTable | None
+    ) -> None:
+        self._matcher, self._end_token, self._eos_ids, self._blanks = matcher, end_token, eos_ids, blanks
 
     def start(self, eos_ids: Collection[int] | None = None) -> Matcher:
         """A matcher at the beginning; `eos_ids` if other tokens than the model's end this answer.
@@ -114,7 +128,7 @@ class Grammar:
         An end token is never text, whatever it says.
         """
         eos_ids = self._eos_ids if eos_ids is None else eos_ids
-        return Matcher(self._matcher.deep_copy(), self._end_token, eos_ids)
+        return Matcher(self._matcher.deep_copy(), self._end_token, eos_ids, self._blanks)
 
 
 class GrammarCompiler:
@@ -154,16 +168,18 @@ class GrammarCompiler:
     def _compiled(self, vocabulary: _Vocabulary, json_schema: str | None, regex: str | None) -> Grammar:
         if json_schema is not None:
             what, lark = "JSON schema", _json_lark(json_schema, vocabulary.drops_first_space)
+            blanks = vocabulary.blanks
         else:
             assert regex is not None
             what, lark = "regular expression", _regex_lark(regex, vocabulary.drops_first_space)
+            blanks = None
         matcher = vocabulary.matcher(lark)
         if matcher.is_error():
             raise UsageError(f"the {what} cannot be used: {_reason(matcher.get_error())}")
         problem = _probe(matcher.deep_copy())
         if problem:
             raise UsageError(f"the {what} {problem}")
-        return Grammar(matcher, vocabulary.end_token, self._eos_ids)
+        return Grammar(matcher, vocabulary.end_token, self._eos_ids, blanks)
 
 
 class _Vocabulary:
@@ -187,6 +203,13 @@ class _Vocabulary:
                 f"this bundle's tokenizer does not support structured output: {str(error)[:200]}"
             ) from None
         self.drops_first_space = _drops_first_space(tokenizer, self._tokenizer.decode_bytes)
+
+    @cached_property
+    def blanks(self) -> BlankTable:
+        """Made when the first schema is compiled."""
+        return BlankTable(
+            [self._tokenizer.decode_bytes([token]) for token in range(self._tokenizer.vocab_size)]
+        )
 
     def matcher(self, lark: str) -> LLMatcher:
         """At the beginning of a grammar, or in an error state."""
