@@ -17,7 +17,7 @@ from bench.real.llava import make_llava
 from bench.real.tokenizer import IMAGE, make_tokenizer, with_images
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-WORDS = [*SPECIALS, *sorted(ByteLevel.alphabet()), "he", "ll", "hell"]
+WORDS = [*SPECIALS, *sorted(ByteLevel.alphabet()), "he", "ll", "hell", "12"]
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
 FACTS: dict[str, Any] = {
     "llama.attention.head_count": 4,
@@ -33,7 +33,7 @@ FACTS: dict[str, Any] = {
     "tokenizer.ggml.pre": "smollm",
     "tokenizer.ggml.tokens": WORDS,
     "tokenizer.ggml.token_type": [3] * len(SPECIALS) + [1] * (len(WORDS) - len(SPECIALS)),
-    "tokenizer.ggml.merges": ["h e", "l l", "he ll"],
+    "tokenizer.ggml.merges": ["h e", "l l", "he ll", "1 2"],
     "tokenizer.ggml.bos_token_id": 1,
     "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.padding_token_id": 2,
