@@ -6,7 +6,9 @@ open_checkpoint → read_config → check_names → trace ×3 → write weights 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +17,17 @@ import torch
 from pumice.errors import CheckpointError, UsageError
 from pumice.export import companions
 from pumice.export.bundle import file_entries, write_manifest, writing_bundle
+from pumice.export.calibration import Calibration
+from pumice.export.calibration_embeds import calibration_embeds, calibration_pixels
+from pumice.export.calibration_tokens import random_tokens, read_text, text_tokens
+from pumice.export.channel_balance import ChannelBalance
 from pumice.export.checkpoint import Checkpoint, open_checkpoint
 from pumice.export.config import read_config
 from pumice.export.context import limit_context
 from pumice.export.form import Form, form_of, weight_bytes
 from pumice.export.graphs import (
     Graph,
+    LayerInputs,
     decoder_graph,
     embedding_graph,
     prefill_graph,
@@ -31,6 +38,7 @@ from pumice.export.norm_folding import fold_norms
 from pumice.export.padding import pad_heads
 from pumice.export.parameters import Read
 from pumice.export.precision import PRECISIONS, RECIPE_OF, PrecisionName
+from pumice.export.processor import load_processor
 from pumice.export.progress import Progress, showing
 from pumice.export.recipe import Recipe, Search, load_recipe
 from pumice.export.rotation import rotate
@@ -65,6 +73,7 @@ class Plan:
     read: Read
     recipe: Recipe
     form: Form
+    inputs: LayerInputs | None = None
 
 
 def export_bundle(
@@ -76,6 +85,7 @@ def export_bundle(
     block_size: int | None = None,
     symmetric: bool | None = None,
     search: Search | None = None,
+    calibrate: str | Path | None = None,
     context_length: int | None = None,
     overwrite: bool = False,
     verify: bool = False,
@@ -91,7 +101,9 @@ def export_bundle(
         precision: instead of a recipe: `fp32`, `fp16`, `bf16`, `int8` or `int4`, for the usual one of each.
         block_size: columns that share a scale, 16, 32, 64, 128 or 256, in place of the recipe's own.
         symmetric: quantised blocks without zero points, or with, in place of the recipe's own.
-        search: how scales are found, `none` or `k-quant`, in place of the recipe's own.
+        search: how scales are found, `none`, `k-quant` or `activations`, in place of the recipe's own.
+        calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
+            random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
         overwrite: replace a bundle that is there already.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify`).
@@ -103,12 +115,18 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be read or is not supported.
         ExportError: the destination exists, the disk is full, or a graph could not be made.
-        UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, or a
-            context that the checkpoint does not have.
+        UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, a
+            text for a recipe that does not calibrate, or a context that the checkpoint does not have.
     """
     chosen = _recipe(recipe, precision).with_storage(
         block_size=block_size, symmetric=symmetric, search=search
     )
+    if calibrate is not None and not chosen.calibrated:
+        raise UsageError(
+            f"there is a text to calibrate by, and the recipe {chosen.name} goes by no activations: "
+            'expected balance = true or search = "activations" (docs/recipes.md)'
+        )
+    text = None if calibrate is None else read_text(calibrate)
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
         config = as_stored(read_config(opened.config), opened)
@@ -117,8 +135,9 @@ def export_bundle(
         config, read = pad_heads(config, _reader(opened))
         config, read = rotate(config, read) if chosen.rotate else (config, read)
         form = form_of(chosen, config)
+        read, inputs = _calibrated(chosen, config, read, opened, text)
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
-        plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form)
+        plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form, inputs=inputs)
         return _export(plan, bundle, overwrite, verify, progress)
 
 
@@ -132,6 +151,23 @@ def _recipe(recipe: str | Path | Recipe | None, precision: PrecisionName | None)
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     return load_recipe(RECIPE_OF[precision or "fp32"])
+
+
+def _calibrated(
+    recipe: Recipe, config: LlavaConfig, read: Read, checkpoint: Checkpoint, text: str | None
+) -> tuple[Read, LayerInputs | None]:
+    """The reader of what is stored, and what is known of its inputs, where the recipe goes by activations."""
+    if not recipe.calibrated:
+        return read, None
+    processor = load_processor(checkpoint.path, config)
+    tokens = random_tokens(processor.tokenizer) if text is None else text_tokens(processor.tokenizer, text)
+    pixels = calibration_pixels(processor, len(tokens))
+    embeds = partial(calibration_embeds, config, read, tokens, pixels)
+    calibration = Calibration(config, read, embeds, full=text is not None)
+    if not recipe.balance:
+        return read, calibration
+    balance = ChannelBalance(config, read, calibration)
+    return balance.read, balance
 
 
 def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: Progress) -> Manifest:
@@ -164,7 +200,11 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
 
 def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     """The decoder goes first: others point into its weights."""
-    makers = {"decoder": decoder_graph, "embedding": embedding_graph, "vision_encoder": vision_encoder_graph}
+    makers: dict[str, Callable[[LlavaConfig, Read, Form], Graph]] = {
+        "decoder": partial(decoder_graph, inputs=plan.inputs),
+        "embedding": embedding_graph,
+        "vision_encoder": vision_encoder_graph,
+    }
     if plan.form.prefill:
         makers["prefill"] = prefill_graph
     progress.stage(f"tracing {', '.join(makers)}", steps=len(makers))

@@ -14,7 +14,7 @@ import torch
 
 from pumice.export.quantization import bytes_of
 from pumice.export.recipe import FLOAT, FloatType, Recipe, Storage, assign
-from pumice.export.refined_head import REFINED
+from pumice.export.residual_head import RESIDUAL, residual_bytes
 from pumice.models.config import LlavaConfig
 from pumice.models.float_types import cache_type
 from pumice.models.text_weights import HEAD_ROTATION, decoder_weights, embedding_weights, prefill_weights
@@ -28,8 +28,8 @@ DTYPES: dict[FloatType, torch.dtype] = {
 }
 HEAD, TABLE = "decoder/lm_head.weight", "embedding/weight"
 """One and the same in a tied model."""
-REFINED_HEAD = f"decoder/{REFINED}"
-"""The head once more, if the recipe says so; a tied table is then stored as this one."""
+RESIDUAL_HEAD = f"decoder/{RESIDUAL}"
+"""The lower half of the head's bits, if the recipe says so; a tied table then has both halves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +70,13 @@ def form_of(recipe: Recipe, config: LlavaConfig) -> Form:
         if len(weight.shape) == 2 and name != HEAD_ROTATION
     ]
     assigned = assign(recipe, matrices)
-    if recipe.refined_head is not None and assigned[HEAD].bits is not None:
-        assigned[REFINED_HEAD] = recipe.refined_head
-    for name in {
-        HEAD,
-        TABLE,
-        REFINED_HEAD,
-    } & assigned.keys():  # their rows are looked up, so that they have blocks
+    for name in (HEAD, TABLE):  # their rows are looked up, so that they have blocks
         assigned[name] = msgspec.structs.replace(assigned[name], activations="float")
+    if recipe.refine_head and assigned[HEAD].bits == 4:
+        assigned[HEAD] = msgspec.structs.replace(assigned[HEAD], symmetric=True, search="none")
+        assigned[RESIDUAL_HEAD] = assigned[HEAD]
     if config.tie_word_embeddings:
-        assigned[TABLE] = assigned.get(REFINED_HEAD, assigned[HEAD])
+        assigned[TABLE] = assigned[HEAD]
     quantized = {name: storage for name, storage in assigned.items() if storage.bits is not None}
     return Form(
         dtype=DTYPES[recipe.float_type],
@@ -102,8 +99,9 @@ def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, 
 def weight_bytes(form: Form, config: LlavaConfig) -> list[int]:
     """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
     sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form.prefill)]
-    if REFINED_HEAD in form.quantized:
-        sizes.append(_bytes(form, REFINED_HEAD, decoder_weights(config)["lm_head.weight"]))
+    if RESIDUAL_HEAD in form.quantized:  # it has no scales of its own
+        head = decoder_weights(config)["lm_head.weight"]
+        sizes.append(residual_bytes(head.shape[0], head.shape[1], form.quantized[RESIDUAL_HEAD]))
     caches = config.text.max_position_embeddings * config.text.head_dim * form.cache_dtype.itemsize
     return [*sizes, caches]
 

@@ -7,18 +7,22 @@ and the `GraphSpec`s of what was written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from pumice.export.decoder import NUM_LOGITS, trace_decoder, trace_prefill
 from pumice.export.embedding import trace_embedding
-from pumice.export.form import HEAD, REFINED_HEAD, TABLE, Form, weight_tables
+from pumice.export.form import HEAD, RESIDUAL_HEAD, TABLE, Form, weight_tables
 from pumice.export.integer_operators import make_integer_products
 from pumice.export.parameters import (
+    KnownInputs,
     Parameter,
     Read,
     constant_parameter,
@@ -28,7 +32,13 @@ from pumice.export.parameters import (
 )
 from pumice.export.quantized_operators import quantize_products, quantize_table, quantized_names
 from pumice.export.recipe import Storage
-from pumice.export.refined_head import REFINED, refine_head
+from pumice.export.residual_head import (
+    RESIDUAL,
+    refine_head,
+    refine_table,
+    residual_names,
+    residual_parameter,
+)
 from pumice.export.simplification import NodeCounts, simplify
 from pumice.export.tracing import Traced
 from pumice.export.vision_encoder import trace_vision_encoder
@@ -43,6 +53,16 @@ _TORCH_TYPES = {
     ir.DataType.FLOAT16: torch.float16,
     ir.DataType.BFLOAT16: torch.bfloat16,
 }
+
+
+class LayerInputs(Protocol):
+    """What is known of the inputs of the decoder's layers, by parameter; layers are reached in their order."""
+
+    def reach(self, name: str) -> None:
+        """Make known what reading the layer of a parameter needs."""
+
+    def moments(self, name: str) -> Tensor:
+        """The second moments of a matrix's input; see `pumice.export.calibration`."""
 
 
 @dataclass(kw_only=True)
@@ -81,22 +101,27 @@ def vision_encoder_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
 def embedding_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
     """The embedding merge; with a tied head its table lies in the decoder's file."""
     graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
-    if config.tie_word_embeddings:
-        head = REFINED_HEAD if REFINED_HEAD in form.quantized else HEAD
-        ours, heads = (
-            _stored_names(name.partition("/")[2], form.quantized.get(name)) for name in (TABLE, head)
-        )
-        graph.shared, graph.parameters = dict(zip(ours, heads, strict=True)), []
+    if not config.tie_word_embeddings:
+        return graph
+    storage = form.quantized.get(TABLE)
+    ours, heads = (_stored_names(name.partition("/")[2], storage) for name in (TABLE, HEAD))
+    if storage is not None and RESIDUAL_HEAD in form.quantized:
+        refine_table(graph.model)
+        ours = residual_names("weight", "weight.residual", storage)
+        heads = residual_names("lm_head.weight", RESIDUAL, storage)
+    graph.shared, graph.parameters = dict(zip(ours, heads, strict=True)), []
     return graph
 
 
-def decoder_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
-    """The decoder, with its rotary caches computed."""
-    graph = _graph("decoder", trace_decoder(config, form.dtype, greedy=form.greedy_token), config, read, form)
-    if REFINED_HEAD in form.quantized:
-        storage, head = form.quantized[REFINED_HEAD], decoder_weights(config)["lm_head.weight"]
-        refine_head(graph.model, (config.text.vocab_size, config.text.hidden_size), storage)
-        graph.parameters.append(quantized_parameter(REFINED, head, read, storage, form.dtype))
+def decoder_graph(config: LlavaConfig, read: Read, form: Form, inputs: LayerInputs | None = None) -> Graph:
+    """The decoder, with its rotary caches computed; `inputs` is what is known of its matrices' inputs."""
+    traced = trace_decoder(config, form.dtype, greedy=form.greedy_token)
+    graph = _graph("decoder", traced, config, read, form, inputs)
+    if RESIDUAL_HEAD in form.quantized:
+        refine_head(graph.model, config.text.vocab_size)
+        head = decoder_weights(config)["lm_head.weight"]
+        place = next(i for i, p in enumerate(graph.parameters) if p.names[0].startswith("lm_head.weight."))
+        graph.parameters[place] = residual_parameter(head, read, form.quantized[HEAD], form.dtype)
     for name, cache in zip(("cos_cache", "sin_cache"), rotary_caches(config.text), strict=True):
         graph.parameters.append(constant_parameter(name, cache.to(form.cache_dtype)))
     return graph
@@ -136,7 +161,14 @@ def write_graph(
     )
 
 
-def _graph(name: str, traced: Traced, config: LlavaConfig, read: Read, form: Form) -> Graph:
+def _graph(
+    name: str,
+    traced: Traced,
+    config: LlavaConfig,
+    read: Read,
+    form: Form,
+    inputs: LayerInputs | None = None,
+) -> Graph:
     model, counts = simplify(traced)
     floats = {value.name: value.dtype for value in model.graph.inputs}
     quantized = form.of(name)
@@ -150,11 +182,28 @@ def _graph(name: str, traced: Traced, config: LlavaConfig, read: Read, form: For
         if key in quantized and quantized[key].by_column:
             made = integer_parameter(key, weight, read)
         elif key in quantized:
-            made = quantized_parameter(key, weight, read, quantized[key], _TORCH_TYPES[dtype])
+            known = _known(key, quantized[key], inputs)
+            made = quantized_parameter(key, weight, read, quantized[key], _TORCH_TYPES[dtype], known)
         else:
             made = float_parameter(key, weight, read, _TORCH_TYPES[dtype])
+        if inputs is not None and key.startswith("layers."):
+            made = replace(made, prepare=_both(partial(inputs.reach, key), made.prepare))
         parameters.append(made)
     return Graph(name=name, model=model, inputs=traced.inputs, counts=counts, parameters=parameters)
+
+
+def _known(key: str, storage: Storage, inputs: LayerInputs | None) -> KnownInputs | None:
+    if inputs is None or storage.search != "activations" or not key.startswith("layers."):
+        return None
+    return KnownInputs(partial(inputs.moments, key))
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 def _stored_names(name: str, storage: Storage | None) -> tuple[str, ...]:

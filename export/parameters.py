@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from pumice.errors import CheckpointError
+from pumice.export.error_feedback import Inputs, inputs_of
 from pumice.export.quantization import quantize_outputs, quantize_rows
 from pumice.export.quantized_operators import quantized_names
 from pumice.export.recipe import Storage
@@ -38,10 +39,31 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One initializer or several, and the pieces whose bytes, one after the other, are theirs."""
+    """One initializer or several, and the pieces whose bytes, one after the other, are theirs.
+
+    `prepare` is called by the thread that writes, before the first piece is made; `release` when all are written.
+    """
 
     names: tuple[str, ...]
     pieces: tuple[Piece, ...]
+    prepare: Callable[[], None] = field(default=lambda: None)
+    release: Callable[[], None] = field(default=lambda: None)
+
+
+class KnownInputs:
+    """What is known of a matrix's input, from `prepare` to `release`."""
+
+    def __init__(self, moments: Callable[[], Tensor]) -> None:
+        self._moments = moments
+        self.inputs: Inputs | None = None
+
+    def prepare(self) -> None:
+        """Find it."""
+        self.inputs = inputs_of(self._moments())
+
+    def release(self) -> None:
+        """Forget it: with feedback it is as large as the matrix."""
+        self.inputs = None
 
 
 def float_parameter(name: str, weight: Weight, read: Read, dtype: torch.dtype) -> Parameter:
@@ -52,20 +74,28 @@ def float_parameter(name: str, weight: Weight, read: Read, dtype: torch.dtype) -
     else:
         pieces = [
             Piece(nbytes=8 * count, make=partial(_rows, source, start, stop, read, dtype))
-            for source, start, stop, count in _cut(weight)
+            for source, start, stop, count in cut(weight)
         ]
     return Parameter(names=(name,), pieces=tuple(pieces))
 
 
 def quantized_parameter(
-    name: str, weight: Weight, read: Read, storage: Storage, dtype: torch.dtype
+    name: str,
+    weight: Weight,
+    read: Read,
+    storage: Storage,
+    dtype: torch.dtype,
+    known: KnownInputs | None = None,
 ) -> Parameter:
     """A matrix stored in blocks with scales of `dtype`; rows are outputs, whatever the parameter's layout."""
-    pieces = [
-        Piece(nbytes=8 * count, make=partial(_blocks, source, start, stop, read, storage, dtype))
-        for source, start, stop, count in _cut(weight)
-    ]
-    return Parameter(names=quantized_names(name, storage), pieces=tuple(pieces))
+    pieces = tuple(
+        Piece(nbytes=8 * count, make=partial(_blocks, source, start, stop, read, storage, dtype, known))
+        for source, start, stop, count in cut(weight)
+    )
+    names = quantized_names(name, storage)
+    if known is None:
+        return Parameter(names=names, pieces=pieces)
+    return Parameter(names=names, pieces=pieces, prepare=known.prepare, release=known.release)
 
 
 def integer_parameter(name: str, weight: Weight, read: Read) -> Parameter:
@@ -82,7 +112,7 @@ def constant_parameter(name: str, tensor: Tensor) -> Parameter:
     return Parameter(names=(name,), pieces=(Piece(nbytes=tensor.nbytes, make=lambda: (tensor,)),))
 
 
-def _cut(weight: Weight) -> Iterator[tuple[str, int, int, int]]:
+def cut(weight: Weight) -> Iterator[tuple[str, int, int, int]]:
     """Source, first row, last row but one, and values of each piece of a weight's tensors, one after the other."""
     for source, shape in weight.sources:
         width = math.prod(shape[1:])
@@ -99,9 +129,9 @@ def _rows(source: str, start: int, stop: int, read: Read, dtype: torch.dtype) ->
 def _transposed(weight: Weight, read: Read, dtype: torch.dtype) -> tuple[Tensor, ...]:
     whole = torch.empty(weight.shape, dtype=dtype)
     at = 0
-    for source, start, stop, _ in _cut(weight):
+    for source, start, stop, _ in cut(weight):
         rows = read(source, start, stop)
-        _check_range(rows, source, dtype)
+        check_range(rows, source, dtype)
         # Turned in a copy of its own: torch does that in tiles, and four times as quickly as into a part of `whole`.
         whole[:, at : at + stop - start] = rows.T.contiguous()
         at += stop - start
@@ -109,11 +139,17 @@ def _transposed(weight: Weight, read: Read, dtype: torch.dtype) -> tuple[Tensor,
 
 
 def _blocks(
-    source: str, start: int, stop: int, read: Read, storage: Storage, dtype: torch.dtype
+    source: str,
+    start: int,
+    stop: int,
+    read: Read,
+    storage: Storage,
+    dtype: torch.dtype,
+    known: KnownInputs | None,
 ) -> tuple[Tensor, ...]:
     rows = read(source, start, stop)
-    _check_range(rows, source, dtype)
-    blocks = quantize_rows(rows, storage, dtype)
+    check_range(rows, source, dtype)
+    blocks = quantize_rows(rows, storage, dtype, None if known is None else known.inputs)
     if not blocks.scales.isfinite().all():
         raise _not_finite(source)
     zero_points = () if blocks.zero_points is None else (blocks.zero_points,)
@@ -124,7 +160,7 @@ def _columns(weight: Weight, read: Read) -> tuple[Tensor, ...]:
     assert weight.layout == "transposed"
     whole, scales = torch.empty(weight.shape, dtype=torch.int8), []
     at = 0
-    for source, start, stop, _ in _cut(weight):
+    for source, start, stop, _ in cut(weight):
         q, scale = quantize_outputs(read(source, start, stop))
         if not scale.isfinite().all():
             raise _not_finite(source)
@@ -139,11 +175,11 @@ def _not_finite(source: str) -> CheckpointError:
 
 
 def _cast(rows: Tensor, source: str, dtype: torch.dtype) -> Tensor:
-    _check_range(rows, source, dtype)
+    check_range(rows, source, dtype)
     return rows.to(dtype)
 
 
-def _check_range(rows: Tensor, source: str, dtype: torch.dtype) -> None:
+def check_range(rows: Tensor, source: str, dtype: torch.dtype) -> None:
     """Refuse what float16 would make infinite."""
     if dtype != torch.float16 or rows.dtype == torch.float16 or not rows.numel():
         return

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pumice.export.error_feedback import Inputs, round_with_feedback
 from pumice.export.recipe import Storage
 from pumice.export.scale_search import search_asymmetric, search_symmetric
 
@@ -35,15 +36,23 @@ class Blocks:
     zero_points: Tensor | None
 
 
-def quantize_rows(matrix: Tensor, storage: Storage, scale_type: torch.dtype = torch.float32) -> Blocks:
+def quantize_rows(
+    matrix: Tensor,
+    storage: Storage,
+    scale_type: torch.dtype = torch.float32,
+    inputs: Inputs | None = None,
+) -> Blocks:
     """Quantise a matrix [rows, columns] of any float type; scales are rounded to `scale_type` before they are used.
 
     The last block is padded with zeros; halves are rounded up. Rows do not depend on each other. Values that are not
-    finite make scales that are not.
+    finite make scales that are not. `inputs` is what is known of the matrix's input: it weighs errors, and errors are
+    fed back where it has a factor.
     """
     rows, columns = matrix.shape
-    step = max(1, CACHED_VALUES // columns)
-    parts = [_quantize(matrix[start : start + step], storage, scale_type) for start in range(0, rows, step)]
+    step = rows if inputs is not None and inputs.factor is not None else max(1, CACHED_VALUES // columns)
+    parts = [
+        _quantize(matrix[start : start + step], storage, scale_type, inputs) for start in range(0, rows, step)
+    ]
     zero_points = [part.zero_points for part in parts if part.zero_points is not None]
     return Blocks(
         packed=torch.cat([part.packed for part in parts]),
@@ -83,20 +92,44 @@ def bytes_of(rows: int, columns: int, storage: Storage, scale_bytes: int) -> int
     return rows * (blocks * (storage.block_size * storage.bits // 8 + scale_bytes) + zero_points)
 
 
-def _quantize(matrix: Tensor, storage: Storage, scale_type: torch.dtype) -> Blocks:
+def _quantize(matrix: Tensor, storage: Storage, scale_type: torch.dtype, inputs: Inputs | None) -> Blocks:
     assert storage.bits is not None
-    groups = _cut(matrix, storage.block_size)
+    bits = storage.bits
+    groups = blocks_of(matrix, storage.block_size)
+    importance = _importance(inputs, groups) if storage.search != "none" else None
     if storage.symmetric:
-        find = search_symmetric if storage.search == "k-quant" else symmetric_scales
-        scales, zero_points = find(groups, storage.bits).to(scale_type), None
-        zero: Tensor | int = 1 << storage.bits - 1
+        scales = (
+            symmetric_scales(groups, bits)
+            if storage.search == "none"
+            else search_symmetric(groups, bits, importance)
+        )
+        points, zero_points = torch.full_like(scales, 1 << bits - 1), None
     else:
-        find_both = search_asymmetric if storage.search == "k-quant" else asymmetric_scales
-        scales, points = find_both(groups, storage.bits)
-        scales, zero = scales.to(scale_type), points[:, :, None]
-        zero_points = _packed_points(points.to(torch.uint8), storage.bits)
-    q = groups.mul_(inverse(scales)[:, :, None]).add_(zero).add_(0.5).clamp_(0, (1 << storage.bits) - 0.5)
-    return Blocks(packed=_packed(q.to(torch.uint8), storage.bits), scales=scales, zero_points=zero_points)
+        scales, points = (
+            asymmetric_scales(groups, bits)
+            if storage.search == "none"
+            else search_asymmetric(groups, bits, importance)
+        )
+        zero_points = _packed_points(points.to(torch.uint8), bits)
+    scales = scales.to(scale_type)
+    if inputs is not None and inputs.factor is not None:
+        columns = matrix.shape[1]
+        q = points[:, :, None].expand(groups.shape).flatten(1).clone()
+        q[:, :columns] = round_with_feedback(
+            groups.flatten(1)[:, :columns], scales.float(), points, inputs, bits, storage.block_size
+        )
+        q = q.view(groups.shape)
+    else:
+        q = groups.mul_(inverse(scales)[:, :, None]).add_(points[:, :, None])
+        q.add_(0.5).clamp_(0, (1 << bits) - 0.5)
+    return Blocks(packed=packed(q.to(torch.uint8), bits), scales=scales, zero_points=zero_points)
+
+
+def _importance(inputs: Inputs | None, groups: Tensor) -> Tensor | None:
+    """Of the channels in blocks, float32 [blocks, block size]; what pads a block counts nothing."""
+    if inputs is None:
+        return None
+    return F.pad(inputs.importance, (0, groups[0].numel() - len(inputs.importance))).view(groups.shape[1:])
 
 
 def symmetric_scales(groups: Tensor, bits: int) -> Tensor:
@@ -123,7 +156,7 @@ def inverse(scales: Tensor) -> Tensor:
     return torch.where(wide == 0, 0.0, 1 / wide)
 
 
-def _cut(matrix: Tensor, block_size: int) -> Tensor:
+def blocks_of(matrix: Tensor, block_size: int) -> Tensor:
     """[rows, columns] → float32 [rows, blocks, block size] in memory of its own."""
     rows, columns = matrix.shape
     missing = -columns % block_size
@@ -137,10 +170,10 @@ def _cut(matrix: Tensor, block_size: int) -> Tensor:
 
 def _packed_points(points: Tensor, bits: int) -> Tensor:
     """Zero points [rows, blocks] → [rows, bytes]; where a byte would be half empty, it gets an 8."""
-    return _packed(F.pad(points, (0, points.shape[1] % 2), value=8) if bits == 4 else points, bits)
+    return packed(F.pad(points, (0, points.shape[1] % 2), value=8) if bits == 4 else points, bits)
 
 
-def _packed(q: Tensor, bits: int) -> Tensor:
+def packed(q: Tensor, bits: int) -> Tensor:
     """uint8 [..., n] → [..., n·bits/8]."""
     if bits == 8:
         return q

@@ -25,8 +25,8 @@ NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 FloatType = Literal["fp32", "fp16", "bf16"]
 Weights = Literal["float", "int8", "int4"]
 Activations = Literal["float", "int8"]
-Search = Literal["none", "k-quant"]
-SEARCHES: tuple[Search, ...] = ("none", "k-quant")
+Search = Literal["none", "k-quant", "activations"]
+SEARCHES: tuple[Search, ...] = ("none", "k-quant", "activations")
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 ACCURACY_LEVELS = range(5)
@@ -94,32 +94,38 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to export.
 
-    `float_type` is of activations and of all weights that stay float; `rotate` turns the residual stream at export.
-    With `prefill` the bundle has the decoder's layers a second time, stored like this, for reading prompts. With
-    `refined_head` it has the head a second time, from which the best logits are computed again. With `greedy_token` the
-    decoder also tells the likeliest token, so that logits can stay on the device that computed them.
+    `float_type` is of activations and of all weights that stay float; `rotate` turns the residual stream at export,
+    `balance` evens out the input channels of the decoder's matrices. With `prefill` the bundle has the decoder's layers
+    a second time, stored like this, for prompts. With `refine_head` a 4-bit head has four more bits beside it, from
+    which the best logits are computed again. With `greedy_token` the decoder also gives the greedy token, so that
+    logits can stay on the device that computed them.
     """
 
     name: str
     description: str = ""
     float_type: FloatType = "fp32"
     rotate: bool = False
+    balance: bool = False
+    refine_head: bool = False
     greedy_token: bool = False
     vision_encoder: Storage = FLOAT
     embedding: Storage = FLOAT
     decoder: Storage = FLOAT
     prefill: Storage | None = None
-    refined_head: Storage | None = None
     override: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.refined_head is not None and self.refined_head.bits is None:
-            raise UsageError("refined_head has float weights, expected int8 or int4")
         parts: list[Storage | Override] = [*_graphs(self).values(), *self.override]
         if self.float_type != "fp32" and any(part.activations == "int8" for part in parts):
             raise UsageError(
                 f"activations are int8 in a recipe with float_type {self.float_type}, expected fp32"
             )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether activations decide how weights are stored."""
+        parts: list[Storage | Override] = [self.decoder, *self.override]
+        return self.balance or any(part.search == "activations" for part in parts)
 
     @property
     def precision(self) -> PrecisionName:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -53,7 +53,7 @@ def write_weights(
     end = 0
     with (
         (folder / location).open("wb") as file,
-        closing(_made_ahead(piece for parameter in parameters for piece in parameter.pieces)) as made,
+        closing(_made_ahead(_pieces(parameters))) as made,
     ):
         for parameter in parameters:
             places = []
@@ -63,11 +63,19 @@ def write_weights(
             for _ in parameter.pieces:
                 for place, tensor in zip(places, next(made), strict=True):
                     advance(place.write(tensor))
+            parameter.release()
             for place in places:
                 place.value.const_value = place.stored(location, folder)
                 _make_initializer(model, place.value)
     if end == 0:
         (folder / location).unlink()
+
+
+def _pieces(parameters: Sequence[Parameter]) -> Iterator[Piece]:
+    """All pieces in their order; what a parameter needs to know is found before its first."""
+    for parameter in parameters:
+        parameter.prepare()
+        yield from parameter.pieces
 
 
 def share_weights(model: ir.Model, source: ir.Model, names: dict[str, str]) -> None:

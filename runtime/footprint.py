@@ -21,8 +21,10 @@ CHUNK = 128
 """Tokens of a prompt that go through the decoder at once."""
 
 HEAD = "decoder/lm_head.weight"
+RESIDUAL_HEAD = "decoder/lm_head.residual"
+"""The lower half of a head's bits, of which single rows are looked up."""
 REFINED_HEAD = "decoder/lm_head.refined"
-"""The head a second time, of which single rows are read."""
+"""In bundles of earlier versions: the head a second time, of which single rows are looked up."""
 
 _TOKENIZER = 20  # bytes in memory for each byte of tokenizer.json
 _SCALE = 4  # bytes of a block's scale; as many again are made when it is packed
@@ -71,13 +73,13 @@ def weight_bytes(manifest: Manifest, *, low_memory: bool, optimized: bool = Fals
     stay. Narrow floats all become float32, the table too.
     """
     graphs = manifest.graphs
-    refined = _refined_bytes(manifest)
-    vision, decoder = _stored(manifest, graphs.vision_encoder), _stored(manifest, graphs.decoder) - refined
+    looked_up = _looked_up_bytes(manifest)
+    vision, decoder = _stored(manifest, graphs.vision_encoder), _stored(manifest, graphs.decoder) - looked_up
     if graphs.prefill is not None:
         files = {graphs.prefill.file, *graphs.prefill.external_data} - set(graphs.decoder.external_data)
         decoder += sum(manifest.files[name].size for name in files)
     own = set(graphs.embedding.external_data) - set(graphs.decoder.external_data)
-    table = sum(manifest.files[name].size for name in own) + refined
+    table = sum(manifest.files[name].size for name in own) + looked_up
     narrow = _float_size(manifest) == 2
     if low_memory and not narrow:
         return 0, vision + decoder + table
@@ -126,7 +128,10 @@ def logits_bytes(shape: DecoderShape, batch: int) -> int:
     return 4 * _LOGIT_ROWS * batch * shape.vocab_size
 
 
-def _refined_bytes(manifest: Manifest) -> int:
+def _looked_up_bytes(manifest: Manifest) -> int:
+    """What of the decoder's file is not multiplied, and not copied into another order."""
+    if (bits := _bits(manifest, RESIDUAL_HEAD)) is not None:
+        return _head_values(manifest) * bits // 8
     bits = _bits(manifest, REFINED_HEAD)
     return 0 if bits is None else _head_values(manifest) * (bits * 32 // 8 + _SCALE) // 32
 

@@ -1,0 +1,93 @@
+"""The balanced model is the same model: every logit stays; what its matrices read is as even as it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pumice.export.channel_balance import ChannelBalance
+from pumice.export.parameters import Read
+from pumice.models.config import LlavaConfig
+from pumice.models.text_weights import decoder_weights
+from tests import oracle
+from tests.export.test_calibration import TEXTS, calibrated, opened
+from tests.factory import Text, make_checkpoint
+
+MORE = {
+    "one value head": Text(width=64, heads=4, kv_heads=1, mlp=80, attention_bias=True, tied=True),
+    "as many value heads": Text(kind="qwen2", width=64, heads=4, kv_heads=4, layers=3),
+}
+
+
+def balanced(
+    config: LlavaConfig, read: Read, alpha: float, *, full: bool = False
+) -> tuple[LlavaConfig, ChannelBalance]:
+    balance = ChannelBalance(config, read, calibrated(config, read, full=full), alpha)
+    for layer in range(config.text.num_hidden_layers):
+        balance.reach(f"layers.{layer}.input_layernorm.weight")
+    return config, balance
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1.0])
+@pytest.mark.parametrize("text", [*TEXTS.values(), *MORE.values()], ids=[*TEXTS, *MORE])
+def test_logits_stay(text: Text, alpha: float, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, text=text)
+    plain = oracle.ours(folder)
+    other = oracle.ours(folder, change=lambda c, r: (c, balanced(c, r, alpha)[1].read))
+    ids, pixels = oracle.prompt(plain.config, images=2)
+    expected = plain.logits(ids, pixels)
+    torch.testing.assert_close(other.logits(ids, pixels), expected, atol=2e-4, rtol=0)
+    assert expected.std() > 1
+    changed = [
+        name
+        for name, value in plain.decoder.named_parameters()
+        if not torch.allclose(value, other.decoder.get_parameter(name), rtol=1e-3)
+    ]
+    assert len(changed) >= 6 * plain.config.text.num_hidden_layers
+
+
+def test_inputs_become_even(tmp_path: Path) -> None:
+    """With alpha 1 every channel of a norm's output carries as much; with less, nearly."""
+    folder = make_checkpoint(tmp_path, text=Text(width=64, heads=4, kv_heads=2))
+    config, read = opened(folder)
+    name = "layers.1.mlp.gate_proj.weight"
+    spread = {}
+    for alpha in (0.0, 0.5, 1.0):
+        _, balance = balanced(config, read, alpha)
+        again = calibrated(config, balance.read).moments(name)
+        spread[alpha] = float(again.log().std())
+    assert spread[1.0] < 1e-2
+    assert spread[1.0] < 0.6 * spread[0.5] < 0.5 * spread[0.0]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
+def test_moments_are_those_of_the_balanced_model(full: bool, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, text=MORE["one value head"])
+    config, read = opened(folder)
+    balance = ChannelBalance(config, read, calibrated(config, read, full=full), 0.5)
+    found = {}
+    for name in decoder_weights(config):
+        if name.startswith("layers.") and name.endswith(".weight") and "layernorm" not in name:
+            balance.reach(name)
+            found[name] = balance.moments(name)
+    again = calibrated(config, balance.read, full=full)
+    assert len(found) == 5 * config.text.num_hidden_layers
+    for name, moments in found.items():
+        torch.testing.assert_close(moments, again.moments(name), atol=1e-4, rtol=2e-3)
+
+
+def test_a_dead_channel_stays_finite(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, text=Text(width=64))
+    config, read = opened(folder)
+
+    def dead(name: str, start: int, stop: int) -> torch.Tensor:
+        rows = read(name, start, stop).clone()
+        if name.endswith("layers.0.input_layernorm.weight"):
+            rows[5 - start] = 0
+        return rows
+
+    _, balance = balanced(config, dead, 0.5)
+    assert balance.scales("layers.0.self_attn.qkv.weight").isfinite().all()
+    assert balance.read("language_model.layers.0.self_attn.q_proj.weight", 0, 4).isfinite().all()
