@@ -1,6 +1,7 @@
 """Tokens to calibrate by: drawn at random from the vocabulary, or those of a text.
 
-Enters: a tokenizer as transformers loads it. Leaves: rows of `LENGTH` token ids, each beginning as prompts do.
+Enters: a tokenizer as transformers loads it, and the text model's config. Leaves: rows of `LENGTH` token ids, or of the
+whole context where that is shorter, each beginning as prompts do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from pumice.errors import UsageError
+from pumice.models.config import TextConfig
 
 LENGTH = 512
 """Tokens of a row."""
@@ -22,17 +24,18 @@ SAMPLE = Path(__file__).parent / "calibration.txt"
 """pumice's own text: several kinds and languages, written for it."""
 
 
-def random_tokens(tokenizer: Any, rows: int = RANDOM_ROWS) -> list[list[int]]:
+def random_tokens(tokenizer: Any, config: TextConfig, rows: int = RANDOM_ROWS) -> list[list[int]]:
     """Words of the vocabulary, each as often as any other, special tokens left out: the same for everyone."""
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    words = torch.tensor([i for i in range(len(tokenizer)) if i not in special])
+    known = min(len(tokenizer), config.vocab_size)
+    words = torch.tensor([i for i in range(known) if i not in special] or [*range(known)])
     generator = torch.Generator().manual_seed(0)
     first = _first(tokenizer)
-    drawn = torch.randint(len(words), (rows, LENGTH - len(first)), generator=generator)
+    drawn = torch.randint(len(words), (rows, _length(config) - len(first)), generator=generator)
     return [first + row for row in words[drawn].tolist()]
 
 
-def text_tokens(tokenizer: Any, text: str) -> list[list[int]]:
+def text_tokens(tokenizer: Any, config: TextConfig, text: str) -> list[list[int]]:
     """A text in rows, from places that are spread over it where it is longer than they are.
 
     Raises:
@@ -40,7 +43,8 @@ def text_tokens(tokenizer: Any, text: str) -> list[list[int]]:
     """
     first = _first(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    step = LENGTH - len(first)
+    ids = [token for token in ids if token < config.vocab_size]
+    step = _length(config) - len(first)
     rows = [first + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]
     if not rows:
         raise UsageError(
@@ -63,6 +67,10 @@ def read_text(path_or_name: str | Path) -> str:
         raise UsageError(f"cannot read the text {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a text in UTF-8") from None
+
+
+def _length(config: TextConfig) -> int:
+    return min(LENGTH, config.max_position_embeddings)
 
 
 def _first(tokenizer: Any) -> list[int]:

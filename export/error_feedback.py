@@ -17,8 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DAMPING = 0.01
-"""Of the mean of H's diagonal, added to it: a few hundred tokens say little of single pairs of channels."""
+DAMPING = (0.01, 0.1, 1.0)
+"""Of the mean of H's diagonal, added to it: a few thousand tokens say little of single pairs of channels. The first for
+which H can be inverted."""
+WIDE = 4096
+"""Channels beyond which H is inverted in float32: in float64 a 7B's widest would take 4 GB."""
 COLUMNS = 64
 """Columns after which those behind are mended, all at once."""
 
@@ -41,12 +44,25 @@ def inputs_of(moments: Tensor) -> Inputs:
         return Inputs(importance=moments)
     carried = moments.diagonal().clone()
     order = carried.argsort(descending=True)
-    h = moments[order][:, order].double()
-    spread = h.diagonal()
-    spread += DAMPING * float(carried.mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    factor = torch.linalg.cholesky(inverse, upper=True).float()
-    return Inputs(importance=carried, order=order, factor=factor)
+    for damping in DAMPING:
+        factor = _factor(moments[order][:, order], damping * float(carried.mean()))
+        if factor is not None:
+            return Inputs(importance=carried, order=order, factor=factor)
+    return Inputs(importance=carried)
+
+
+def _factor(h: Tensor, damping: float) -> Tensor | None:
+    """U with UᵀU = (H + damping)⁻¹, float32 [K, K]; None where that has none in the arithmetic at hand."""
+    h = h.double() if len(h) <= WIDE else h
+    h.diagonal().add_(damping)
+    lower, failed = torch.linalg.cholesky_ex(h)
+    del h
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return None if failed or not upper.isfinite().all() else upper.float()
 
 
 def round_with_feedback(

@@ -160,7 +160,10 @@ def _calibrated(
     if not recipe.calibrated:
         return read, None
     processor = load_processor(checkpoint.path, config)
-    tokens = random_tokens(processor.tokenizer) if text is None else text_tokens(processor.tokenizer, text)
+    tokenizer = processor.tokenizer
+    tokens = (
+        random_tokens(tokenizer, config.text) if text is None else text_tokens(tokenizer, config.text, text)
+    )
     pixels = calibration_pixels(processor, len(tokens))
     embeds = partial(calibration_embeds, config, read, tokens, pixels)
     calibration = Calibration(config, read, embeds, full=text is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 
 from pumice.errors import UsageError
 from pumice.export.calibration_tokens import LENGTH, SAMPLE, TEXT_ROWS, random_tokens, read_text, text_tokens
+from pumice.export.checkpoint import open_checkpoint
+from pumice.export.config import read_config
+from pumice.models.config import TextConfig
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +22,14 @@ def tokenizer(pebble_checkpoint: Path) -> Any:
     return AutoTokenizer.from_pretrained(pebble_checkpoint)
 
 
-def test_random_tokens_are_words_and_the_same_each_time(tokenizer: Any) -> None:
-    rows = random_tokens(tokenizer)
-    assert rows == random_tokens(tokenizer)
+@pytest.fixture(scope="module")
+def config(pebble_checkpoint: Path) -> TextConfig:
+    return replace(read_config(open_checkpoint(pebble_checkpoint).config).text, max_position_embeddings=4096)
+
+
+def test_random_tokens_are_words_and_the_same_each_time(tokenizer: Any, config: TextConfig) -> None:
+    rows = random_tokens(tokenizer, config)
+    assert rows == random_tokens(tokenizer, config)
     assert {len(row) for row in rows} == {LENGTH}
     starts = 0 if tokenizer.bos_token_id is None else 1
     drawn = {token for row in rows for token in row[starts:]}
@@ -28,9 +37,9 @@ def test_random_tokens_are_words_and_the_same_each_time(tokenizer: Any) -> None:
     assert len(drawn) > 0.8 * min(len(tokenizer), 4 * LENGTH)
 
 
-def test_texts_are_spread_over_the_rows(tokenizer: Any) -> None:
+def test_texts_are_spread_over_the_rows(tokenizer: Any, config: TextConfig) -> None:
     text = " ".join(f"line {number} of a text" for number in range(30_000))
-    rows = text_tokens(tokenizer, text)
+    rows = text_tokens(tokenizer, config, text)
     assert len(rows) == TEXT_ROWS
     assert {len(row) for row in rows} == {LENGTH}
     assert len({tuple(row) for row in rows}) == TEXT_ROWS
@@ -38,16 +47,16 @@ def test_texts_are_spread_over_the_rows(tokenizer: Any) -> None:
     assert any(f"line {number} " in last for number in range(28_000, 30_000))
 
 
-def test_special_tokens_in_a_text_are_words(tokenizer: Any) -> None:
+def test_special_tokens_in_a_text_are_words(tokenizer: Any, config: TextConfig) -> None:
     special = tokenizer.all_special_tokens[0]
-    rows = text_tokens(tokenizer, f"{special} and {special} " * 600)
+    rows = text_tokens(tokenizer, config, f"{special} and {special} " * 600)
     starts = 0 if tokenizer.bos_token_id is None else 1
     assert not {token for row in rows for token in row[starts:]} & set(tokenizer.all_special_ids)
 
 
-def test_a_short_text_is_refused(tokenizer: Any) -> None:
+def test_a_short_text_is_refused(tokenizer: Any, config: TextConfig) -> None:
     with pytest.raises(UsageError, match=r"the text to calibrate by has \d+ tokens, expected at least 51\d"):
-        text_tokens(tokenizer, "short")
+        text_tokens(tokenizer, config, "short")
 
 
 def test_files_are_read_or_refused(tmp_path: Path) -> None:
@@ -60,3 +69,10 @@ def test_files_are_read_or_refused(tmp_path: Path) -> None:
         read_text(tmp_path / "bytes")
     with pytest.raises(UsageError, match="cannot read the text"):
         read_text(tmp_path / "missing")
+
+
+def test_rows_fit_into_short_contexts_and_small_tables(tokenizer: Any, config: TextConfig) -> None:
+    small = replace(config, max_position_embeddings=40, vocab_size=100)
+    for rows in (random_tokens(tokenizer, small), text_tokens(tokenizer, small, "a word and another " * 200)):
+        assert {len(row) for row in rows} == {40}
+        assert max(map(max, rows)) < 100

@@ -83,3 +83,19 @@ def test_rows_do_not_depend_on_each_other() -> None:
     whole = quantize_rows(weights, storage(), inputs=inputs)
     parts = [quantize_rows(part, storage(), inputs=inputs) for part in weights.split(3)]
     assert torch.equal(whole.packed, torch.cat([part.packed for part in parts]))
+
+
+@pytest.mark.parametrize("wide", [16, 4096])
+def test_ill_conditioned_moments_still_give_a_factor(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Massive channels, fewer tokens than channels; in either arithmetic."""
+    monkeypatch.setattr("pumice.export.error_feedback.WIDE", wide)
+    x = correlated(20, 128)
+    x[:, 3] *= 1e4
+    found = inputs_of(x.T @ x / 20)
+    assert found.factor is not None
+    assert found.factor.isfinite().all()
+
+
+def test_moments_that_cannot_be_inverted_only_weigh() -> None:
+    found = inputs_of(torch.full((8, 8), float("nan")))
+    assert found.factor is None
