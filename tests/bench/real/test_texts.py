@@ -7,6 +7,7 @@ import pytest
 
 from bench.real.texts import texts
 from bench.real.windows import CONTEXT, POSITIONS
+from pumice.export.calibration_tokens import SAMPLE
 
 TEXTS = texts()
 SHARED_WORDS = 8
@@ -29,8 +30,13 @@ def test_texts_share_no_sentences(one: str, other: str) -> None:
     assert not shared(TEXTS[one], TEXTS[other])
 
 
+@pytest.mark.parametrize("kind", TEXTS)
+def test_no_recipe_is_calibrated_on_them(kind: str) -> None:
+    assert not shared(TEXTS[kind], SAMPLE.read_text(encoding="utf-8"))
+
+
 def test_what_is_shared_is_found() -> None:
-    """The test above can fail."""
+    """The tests above can fail."""
     assert shared(
         "it was said that one two three four five six seven eight", "One two three four five six seven\neight"
     )
