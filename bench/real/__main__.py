@@ -11,6 +11,7 @@ of logits and up to 0.8 GB for each bundle.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from bench.real.questions import QUESTIONS
 from bench.real.table import Circumstances, report
 from bench.real.texts import python_version
 from bench.real.windows import POSITIONS
+from pumice.errors import UsageError
+from pumice.export.recipe import load_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
 PART = "real"
@@ -40,7 +43,7 @@ READ = 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    command = " ".join(["python -m bench.real", *given])
+    command = shlex.join(["python", "-m", "bench.real", *given])
     if not given or given[0] not in VERBS:
         given = ["table", *given]
     args = _parser().parse_args(given)
@@ -84,7 +87,7 @@ def _table(args: argparse.Namespace, command: str) -> int:
         raise SystemExit(f"--limit is {args.limit}, expected 1 or more")
     results = measure(
         Plan(
-            rows=tuple(chosen_rows(args.recipes)),
+            rows=_rows(args.recipes),
             peers=tuple(args.peers),
             variants=variants,
             positions=args.limit,
@@ -98,6 +101,17 @@ def _table(args: argparse.Namespace, command: str) -> int:
     if args.write:
         replace_part(PAGE, PART, text)
     return int(any(line.failures for line in results.lines))
+
+
+def _rows(wanted: Sequence[str]) -> tuple[Row, ...]:
+    """Rows whose recipes can be read: hours later would be late to hear that one cannot."""
+    rows = tuple(chosen_rows(wanted))
+    for row in rows:
+        try:
+            load_recipe(row.recipe)
+        except UsageError as error:
+            raise SystemExit(str(error)) from None
+    return rows
 
 
 def _circumstances(command: str) -> Circumstances:
