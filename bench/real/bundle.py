@@ -38,7 +38,7 @@ class Row:
         return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in self.label)
 
 
-MORE: tuple[Row, ...] = ()
+MORE = (Row(label="cpu-int4 --calibrate text", recipe="cpu-int4", options={"calibrate": "text"}),)
 """Rows beside those of pumice's own recipes."""
 
 
