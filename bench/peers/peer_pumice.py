@@ -1,9 +1,9 @@
 """pumice, measured as its peers are. Precisions are names of recipes.
 
-`cpu-int4`: the decoder's matrices in 4 bits, blocks of 128 with a float32 scale, the first layer in 8; the head in 4
-bits, its 64 best logits computed again in 8; activations in float32 that are rounded to 8 bits where they are
-multiplied; the vision tower in 8 bits. `cpu-int8`: 8 bits throughout. `cpu-fast`: 4 bits where tokens are decoded, 8
-bits where prompts are read. `portable-fp32`: float32.
+`cpu-int4`: the decoder's matrices in 4 bits, blocks of 64 with a float32 scale and a zero point; the head in 4 bits,
+its 256 best logits computed in 8; activations in float32 that are rounded to 8 bits where they are multiplied; the
+vision tower in 8 bits. `cpu-int8`: 8 bits throughout, in blocks of 32. `cpu-w8a8`: the same by rows, products of
+integers. `cpu-fast`: 4 bits where tokens are decoded, 8 bits by rows for prompts. `portable-fp32`: float32.
 
     prepare --checkpoint DIR --out DIR --precision RECIPE [--optimized]    one JSON line: time, memory, size
     measure --model DIR --checkpoint DIR --workload DIR --threads N --precision RECIPE [--optimized]   all measures
