@@ -69,6 +69,14 @@ def test_moments_are_those_of_transformers(text: Text, tmp_path: Path) -> None:
         torch.testing.assert_close(full.moments(name), x.T @ x / len(x), atol=1e-4, rtol=1e-3)
 
 
+def test_rows_in_groups_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_checkpoint(tmp_path, text=TEXTS["grouped heads"])
+    whole = calibrated(*opened(folder), full=True).moments("layers.2.mlp.down_proj.weight")
+    monkeypatch.setattr("pumice.export.calibration.ACTIVATION_VALUES", 1)
+    apart = calibrated(*opened(folder), full=True).moments("layers.2.mlp.down_proj.weight")
+    torch.testing.assert_close(apart, whole, atol=1e-5, rtol=1e-3)
+
+
 def test_a_turned_model_has_turned_inputs(tmp_path: Path) -> None:
     """The stream's channels are spread by the rotation; what attention gives stays."""
     folder = make_checkpoint(tmp_path, text=Text(width=64, heads=4, kv_heads=2))
