@@ -1,6 +1,6 @@
-"""A bundle's graphs, one at a time and each by itself, in as little memory as ONNX Runtime takes.
+"""A bundle's graphs, in as little memory as ONNX Runtime takes: each by itself, or together to read a text.
 
-Enters: a bundle, and transformers' intermediate results as inputs. Leaves: each graph's output in float32. Float
+Enters: a bundle, and transformers' intermediate results as inputs; or token ids. Leaves: outputs in float32. Float
 weights stay in their files, mapped into memory: no session prepares copies of them (prepacking). Quantised ones are
 prepared as `pumice.load` has them: without it ONNX Runtime computes with other arithmetic than users get.
 """
@@ -20,6 +20,11 @@ from pumice.errors import BundleError
 from pumice.export.decoder import cache_names
 from pumice.export.parity import Floats
 from pumice.manifest import DecoderShape, GraphSpec, Manifest
+
+READ_TOKENS = 256
+"""Tokens of a text that the decoder reads together, if their logits are no more than `READ_LOGITS`."""
+READ_LOGITS = 1 << 24
+"""Logits in memory at a time while a text is read: 64 MiB."""
 
 Cache = tuple[NDArray[Any], ...]
 """Keys and values, as `cache_names` has them in order."""
@@ -56,6 +61,12 @@ class BundleGraphs:
         """Embeddings to keys and values; None where the decoder does that too."""
         graph = self._manifest.graphs.prefill
         yield None if graph is None else PrefillGraph(self._open(graph), self._manifest)
+
+    @contextmanager
+    def reader(self) -> Iterator[TextReader]:
+        """Token ids to logits: all graphs but the vision encoder, open together as in a loaded bundle."""
+        with self.embedding() as embedding, self.prefill() as prefill, self.decoder() as decoder:
+            yield TextReader(embedding, prefill, decoder, self._manifest.decoder)
 
     def _open(self, graph: GraphSpec) -> Any:
         options = onnxruntime.SessionOptions()
@@ -118,6 +129,14 @@ class DecoderGraph:
         read = past[0].shape[2]
         return np.concatenate([self._logits(embeds[:, :read], None), self._logits(embeds[:, read:], past)])
 
+    def step(self, embeds: Floats, past: Cache | None, *, all_logits: bool) -> tuple[Floats, Cache]:
+        """[1, T, D] over a cache → logits [T, V], or [1, V] of the last position; and the cache grown by T."""
+        feeds = _decoder_feeds(self._shape, embeds, past)
+        feeds["num_logits_to_keep"] = np.array(0 if all_logits else 1, dtype=np.int64)
+        names = ["logits", *cache_names("present", self._shape.layers)]
+        logits_1TV, *cache = _results(self._session, names, feeds)
+        return np.asarray(logits_1TV[0], dtype=np.float32), tuple(cache)
+
     def _logits(self, embeds: Floats, past: Cache | None) -> Floats:
         feeds = _decoder_feeds(self._shape, embeds, past)
         feeds["num_logits_to_keep"] = np.array(0, dtype=np.int64)
@@ -136,6 +155,41 @@ class PrefillGraph:
         if embeds.shape[1] == 0:
             return None
         return tuple(_results(self._session, None, _decoder_feeds(self._shape, embeds, None)))
+
+
+class TextReader:
+    """What reads a text as answers are made."""
+
+    def __init__(
+        self,
+        embedding: EmbeddingGraph,
+        prefill: PrefillGraph | None,
+        decoder: DecoderGraph,
+        shape: DecoderShape,
+    ) -> None:
+        self._embedding, self._prefill, self._decoder, self._shape = embedding, prefill, decoder, shape
+
+    def logits(self, ids_T: NDArray[np.int64], first: int) -> Iterator[Floats]:
+        """Logits of positions `first` … T − 1 in order, a few at a time, [n, V].
+
+        Where there is a prefill graph, the decoder reads those few over what it has made of all that stand before.
+        """
+        none = np.zeros((0, self._shape.hidden_size), np.float32)
+        embeds_1TD = self._embedding.embeds(ids_T[None], none, np.zeros((1, 0), np.int64))
+        step = max(1, min(READ_TOKENS, READ_LOGITS // self._shape.vocab_size))
+        starts = range(first, len(ids_T), step)
+        if self._prefill is not None:
+            whole = self._prefill.cache(embeds_1TD[:, : starts[-1]])
+            for start in starts:
+                past = tuple(part[:, :, :start] for part in whole) if whole and start else None
+                yield self._decoder.step(embeds_1TD[:, start : start + step], past, all_logits=True)[0]
+            return
+        cache = None
+        if first:
+            _, cache = self._decoder.step(embeds_1TD[:, :first], None, all_logits=False)
+        for start in starts:
+            logits_NV, cache = self._decoder.step(embeds_1TD[:, start : start + step], cache, all_logits=True)
+            yield logits_NV
 
 
 def _decoder_feeds(shape: DecoderShape, embeds: Floats, past: Cache | None) -> dict[str, NDArray[Any]]:

@@ -33,7 +33,15 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--asymmetric", dest="symmetric", action="store_false", help="int4, int8: blocks with zero points"
     )
     parser.add_argument(
-        "--search", choices=SEARCHES, help="int4, int8: how scales are found; k-quant is slower and nearer"
+        "--search",
+        choices=SEARCHES,
+        help="int4, int8: how scales are found: by range, by weights, or by what activations carry",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE|text",
+        help="int4: measure activations on this text, or on pumice's own, and feed rounding errors back (GPTQ); "
+        "slower and nearer than by random tokens",
     )
     parser.add_argument(
         "--context-length",
@@ -49,7 +57,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Export, and say where the bundle is."""
+    """Export, and say where the bundle is; 1 if it was to be verified and is not sound."""
     from pumice.export.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -63,6 +71,7 @@ def run_export(args: argparse.Namespace) -> int:
         block_size=args.block_size,
         symmetric=args.symmetric,
         search=args.search,
+        calibrate=args.calibrate,
         context_length=args.context_length,
         overwrite=args.overwrite,
         verify=args.verify,
@@ -73,20 +82,35 @@ def run_export(args: argparse.Namespace) -> int:
         print(
             f"{args.bundle}: {manifest.source.checkpoint} by {manifest.precision.recipe}, {size / 1e6:,.1f} MB"
         )
-    return 0
+    if not args.verify or manifest.parity is None:
+        return 0
+    if not args.quiet:
+        print(
+            f"{manifest.parity['verdict']}: {manifest.parity['meaning']} "
+            f"(by {manifest.parity['judged_by']}; see {args.bundle / 'PARITY.md'})"
+        )
+    return 0 if manifest.parity["passed"] else 1
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice verify BUNDLE CHECKPOINT …`."""
     parser.add_argument("bundle", type=Path, help="bundle to check; the figures are stored in it")
     parser.add_argument("checkpoint", help="checkpoint folder, or hub id, that it was exported from")
+    add_asked_arguments(parser, "a question to compare on instead of the built-in ones; repeatable")
+    add_text_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def add_asked_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
+    """`--prompt TEXT -i IMAGE …`, whose help is `prompt`, and how they are answered."""
     parser.add_argument(
         "--prompt",
         dest="asked",
         action="append",
         default=[],
         metavar="TEXT",
-        help="a question to compare on instead of the built-in ones; repeatable",
+        help=prompt,
     )
     parser.add_argument(
         "-i",
@@ -96,7 +120,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="IMAGE",
-        help="picture for the --prompt before it; repeatable",
+        help="image for the --prompt before it; repeatable",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=32, metavar="N", help="tokens to compare (%(default)s)"
@@ -106,27 +130,46 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "cpu", "cuda"),
         help="where the bundle computes (cpu; auto for float16 and bfloat16); transformers computes on the CPU",
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--text FILE …`: texts to score by."""
+    parser.add_argument(
+        "--text",
+        dest="texts",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="plain text to score by: perplexity, KL and top-1; repeatable",
+    )
+    parser.add_argument(
+        "--text-window", type=int, default=1024, metavar="N", help="tokens read together (%(default)s)"
+    )
+    parser.add_argument(
+        "--text-limit", type=int, default=8192, metavar="N", help="most tokens of each text (%(default)s)"
+    )
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """Verify, and print the table; 1 if the bundle does not keep its promise."""
-    if args.max_new_tokens < 1:
-        raise UsageError(f"--max-new-tokens is {args.max_new_tokens}, expected at least 1")
-    questions = _questions(args.asked)
+    """Verify, and print the tables and the verdict; 1 if the bundle is not sound."""
+    questions = asked_questions(args)
     import msgspec
 
-    from pumice.export.parity import text_table
+    from pumice.export.parity_table import text_table
     from pumice.export.probes import own_probes
     from pumice.export.progress import showing
+    from pumice.export.texts import read_texts
     from pumice.export.verify import verify_bundle
+
+    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
 
     with showing(quiet=args.quiet or args.json) as progress:
         report = verify_bundle(
             args.bundle,
             args.checkpoint,
             probes=own_probes(questions),
+            texts=texts,
             max_new_tokens=args.max_new_tokens,
             device=args.device,
             progress=progress,
@@ -138,11 +181,13 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0 if report.summary.passed else 1
 
 
-def _questions(asked: list[str | Path]) -> list[tuple[str, list[Path]]]:
-    """Each question with the pictures that follow it; pictures before the first one are its too."""
+def asked_questions(args: argparse.Namespace) -> list[tuple[str, list[Path]]]:
+    """Each `--prompt` with the images that follow it; images before the first one are its too."""
+    if args.max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens is {args.max_new_tokens}, expected at least 1")
     early: list[Path] = []
     questions: list[tuple[str, list[Path]]] = []
-    for item in asked:
+    for item in args.asked:
         if isinstance(item, str):
             questions.append((item, early))
             early = []

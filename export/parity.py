@@ -1,24 +1,25 @@
-"""Figures of a comparison with transformers, and how they read as a table. Knows neither model.
+"""Figures of a comparison with transformers, of prompts and of texts, and what comes of them. Knows neither model.
 
-Definitions, over all positions of a prompt and our answer: max and mean are of |ours − theirs|; top-1 is the share of
-positions with the same best token; KL is the mean over positions of Σ p·log(p/q) in nats, p theirs and q ours.
+Definitions, over all positions of a prompt and our answer: max and mean are of |ours − theirs|, largest is of |theirs|;
+top-1 is the share of positions with the same best token; KL is Σ p·log(p/q) in nats, p theirs and q ours, of which
+`kl` is the mean over positions and `kl_99` the 99th percentile. Those of texts are in `text_scores.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.export.text_scores import FLOAT64_VALUES, TextScore, divergences, log_softmax
+from pumice.export.verdict import Verdict, Word, fp32_bound, judge
+
 Floats = NDArray[np.float32]
-
-FP32_TOLERANCE = 2e-4
-"""Largest difference of a logit that a float32 bundle may show."""
-
-FLOAT64_VALUES = 1 << 20
-"""Logits at a time in float64: 8 MiB."""
+Judged = Literal["texts", "prompts", "built-in prompts"]
+"""What a verdict is by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +39,43 @@ class GraphError:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitError:
-    """The same for logits, with what it means for the next token."""
+    """The same for logits, with the `largest` |logit| of theirs, and what it means for the next token."""
 
     max: float
     mean: float
     spread: float
+    largest: float
     top1: float
     kl: float
+    kl_99: float
 
     @classmethod
     def of(cls, ours: Floats, parts: Iterable[Floats]) -> LogitError:
         """Compare logits [T, V] with theirs, which come a few positions at a time, each [n, V]."""
-        worst = absolute = total = squares = same = kl = 0.0
+        worst = largest = absolute = total = squares = same = 0.0
         position = 0
+        kl: list[NDArray[np.float64]] = []
         for theirs in parts:
             part = ours[position : position + len(theirs)]
             position += len(theirs)
             error = np.abs(part - theirs)
             worst = float(np.maximum(worst, error.max()))  # NaN stays NaN
+            largest = float(np.maximum(largest, np.abs(theirs).max()))
             absolute += float(error.sum(dtype=np.float64))
             total += float(theirs.sum(dtype=np.float64))
             squares += float(np.einsum("nv,nv->", theirs, theirs, dtype=np.float64))
             same += int((part.argmax(-1) == theirs.argmax(-1)).sum())
-            kl += _divergence(part, theirs)
+            kl += _divergences(part, theirs)
         assert position == len(ours), (position, ours.shape)
+        kl_T = np.concatenate(kl)
         return cls(
             max=worst,
             mean=absolute / ours.size,
             spread=max(0.0, squares / ours.size - (total / ours.size) ** 2) ** 0.5,
+            largest=largest,
             top1=same / position,
-            kl=float(np.maximum(0.0, kl / position)),
+            kl=float(np.maximum(0.0, kl_T.mean())),
+            kl_99=float(np.maximum(0.0, np.percentile(kl_T, 99))),
         )
 
 
@@ -117,14 +125,28 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """The worst of all cases, and whether the bundle keeps its promise.
+class TextCase:
+    """One text, or all together: its score, the largest error of a logit, and the `largest` |logit| of theirs."""
 
-    `passed`: same ids and pixels everywhere, finite logits, and for `fp32` also the same tokens and logits within
-    `FP32_TOLERANCE`.
+    name: str
+    score: TextScore
+    logits_max: float
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The worst of all prompts, the score of all texts, and whether the bundle keeps its promise.
+
+    `passed` says that nothing speaks against using the bundle: same ids and pixels everywhere, finite logits, and
+    either, for `fp32`, the same tokens and logits within `fp32_bound`, or for others a KL whose `verdict` is not "not
+    usable". The verdict is by the texts if there are any, else by the prompts. Of `kl_99` the largest counts.
     """
 
     passed: bool
+    verdict: Word
+    meaning: str
+    judged_by: Judged
     cases: int
     same_input_ids: int
     same_pixel_values: int
@@ -133,143 +155,74 @@ class Summary:
     embedding_max: float
     logits_max: float
     logits_mean: float
+    logits_largest: float
     top1: float
     kl: float
+    kl_99: float
+    text: TextScore | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All of it, as `parity.json` has it."""
+    """All of it, as `parity.json` has it; `text` is all `texts` together."""
 
     precision: str
     checkpoint: str
     versions: dict[str, str]
     summary: Summary
     cases: tuple[Case, ...]
+    texts: tuple[TextCase, ...] = ()
+    text: TextCase | None = None
 
 
-def summarize(precision: str, cases: Sequence[Case]) -> Summary:
-    """The worst error over the cases, means of the shares."""
-    ids = sum(case.same_input_ids for case in cases)
-    pixels = sum(case.same_pixel_values for case in cases)
-    tokens = sum(case.first_difference is None for case in cases)
-    worst = float(np.max([case.decoder.max for case in cases]))
-    exact = tokens == len(cases) and worst <= FP32_TOLERANCE
-    sound = ids == pixels == len(cases) and bool(np.isfinite(worst))
+def summarize(
+    precision: str, cases: Sequence[Case], text: TextCase | None = None, *, built_in: bool = False
+) -> Summary:
+    """The worst error over the cases, means of the shares, and the verdict; `built_in` cases are our own prompts."""
+    verdict = _verdict(precision, cases, text)
     return Summary(
-        passed=sound and (exact or precision != "fp32"),
+        passed=verdict.sound,
+        verdict=verdict.word,
+        meaning=verdict.meaning,
+        judged_by="texts" if text else "built-in prompts" if built_in else "prompts",
         cases=len(cases),
-        same_input_ids=ids,
-        same_pixel_values=pixels,
-        same_tokens=tokens,
+        same_input_ids=sum(case.same_input_ids for case in cases),
+        same_pixel_values=sum(case.same_pixel_values for case in cases),
+        same_tokens=sum(case.first_difference is None for case in cases),
         vision_encoder_max=max((c.vision_encoder.max for c in cases if c.vision_encoder), default=None),
         embedding_max=max(case.embedding.max for case in cases),
-        logits_max=worst,
+        logits_max=float(np.max([case.decoder.max for case in cases])),
         logits_mean=float(np.mean([case.decoder.mean for case in cases])),
+        logits_largest=max(case.decoder.largest for case in cases),
         top1=float(np.mean([case.decoder.top1 for case in cases])),
-        kl=float(np.mean([case.decoder.kl for case in cases])),
+        kl=_mean_kl(cases),
+        kl_99=float(np.max([case.decoder.kl_99 for case in cases])),
+        text=text.score if text else None,
     )
 
 
-COLUMNS = (
-    "prompt",
-    "ids",
-    "pixels",
-    "vision max",
-    "embeds max",
-    "logits max",
-    "logits mean",
-    "top-1",
-    "KL",
-    "tokens",
-)
-
-
-def rows(report: Report) -> list[tuple[str, ...]]:
-    """The table's cells, a row per case, under `COLUMNS`."""
-    return [
-        (
-            case.name,
-            "same" if case.same_input_ids else "DIFFER",
-            "–" if not case.images else "same" if case.same_pixel_values else "DIFFER",
-            f"{case.vision_encoder.max:.1e}" if case.vision_encoder else "–",
-            f"{case.embedding.max:.1e}",
-            f"{case.decoder.max:.1e}",
-            f"{case.decoder.mean:.1e}",
-            f"{case.decoder.top1:.1%}",
-            f"{case.decoder.kl:.1e}",
-            _tokens(case),
-        )
-        for case in report.cases
-    ]
-
-
-def text_table(report: Report) -> str:
-    """For a terminal: aligned columns and the verdict."""
-    cells = [COLUMNS, *rows(report)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join([*lines, "", *_said(report), verdict(report)])
-
-
-def _said(report: Report) -> list[str]:
-    """How inputs differ, a line each."""
-    return [f"{case.name}: {text}" for case in report.cases for text in case.input_differences]
-
-
-def markdown(report: Report) -> str:
-    """The same as `PARITY.md`."""
-    lines = [f"| {' | '.join(row)} |" for row in (COLUMNS, ("---",) * len(COLUMNS), *rows(report))]
-    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    return "\n".join(
-        [
-            f"# Parity of {report.checkpoint} ({report.precision}) with transformers in float32",
-            "",
-            verdict(report),
-            "",
-            *lines,
-            "",
-            *[f"- {line}" for line in _said(report)],
-            *([""] if _said(report) else []),
-            "Errors are absolute. Every graph is fed transformers' own intermediate results;",
-            "tokens are greedy and end to end.",
-            f"Measured on the CPU with {versions}.",
-            "",
-        ]
+def _verdict(precision: str, cases: Sequence[Case], text: TextCase | None) -> Verdict:
+    errors = [(case.decoder.max, case.decoder.largest) for case in cases]
+    if text:
+        errors.append((text.logits_max, text.largest))
+    return judge(
+        float32=precision == "fp32",
+        same_inputs=all(case.same_input_ids and case.same_pixel_values for case in cases),
+        finite=bool(np.isfinite([error for error, _ in errors]).all()),
+        same_tokens=all(case.first_difference is None for case in cases),
+        within_bound=all(error <= fp32_bound(largest) for error, largest in errors),
+        kl=text.score.kl if text else _mean_kl(cases),
     )
 
 
-def verdict(report: Report) -> str:
-    """One line that says how it ended."""
-    summary = report.summary
-    same = f"{summary.same_tokens} of {summary.cases} prompts generate the same tokens"
-    return (
-        f"{'passed' if summary.passed else 'FAILED'}: {same}; logits differ by at most {summary.logits_max:.1e}, "
-        f"top-1 agreement {summary.top1:.1%}"
-    )
+def _mean_kl(cases: Sequence[Case]) -> float:
+    return float(np.mean([case.decoder.kl for case in cases]))
 
 
-def _tokens(case: Case) -> str:
-    if case.first_difference is None:
-        return f"{len(case.tokens)} same"
-    return f"differ from {case.first_difference}"
-
-
-def _divergence(ours: Floats, theirs: Floats) -> float:
-    """Sum over positions of KL(theirs ‖ ours), both logits [n, V]; in float64, which is why a few at a time."""
+def _divergences(ours: Floats, theirs: Floats) -> list[NDArray[np.float64]]:
+    """KL(theirs ‖ ours) of each position, both logits [n, V]; in float64, which is why a few at a time."""
     step = max(1, FLOAT64_VALUES // theirs.shape[1])
-    total = 0.0
-    for start in range(0, len(theirs), step):
-        q, p = (_log_softmax(logits[start : start + step]) for logits in (ours, theirs))
-        total += float((np.exp(p) * (p - q)).sum())
-    return total
-
-
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return shifted
+    return [
+        divergences(log_softmax(theirs[start : start + step]), log_softmax(ours[start : start + step]))
+        for start in range(0, len(theirs), step)
+    ]

@@ -130,10 +130,23 @@ class Reference:
                     "patch_size or vision_feature_select_strategy in the processor's files is wrong"
                 )
             embeds = embeds.masked_scatter(mask, features)
-        outputs = core.language_model(
-            inputs_embeds=embeds, attention_mask=torch.ones_like(ids), use_cache=False, return_dict=True
+        return Expected(features=features.numpy(), embeds=embeds.numpy(), hidden=self._hidden(embeds))
+
+    @torch.no_grad()
+    def read(self, ids_T: NDArray[np.int64]) -> torch.Tensor:
+        """What comes before the head of a text without images, float32 [T, D]."""
+        ids_1T = torch.from_numpy(ids_T)[None]
+        return self._hidden(self.model.model.get_input_embeddings()(ids_1T))
+
+    def _hidden(self, embeds_1TD: torch.Tensor) -> torch.Tensor:
+        outputs = self.model.model.language_model(
+            inputs_embeds=embeds_1TD,
+            attention_mask=torch.ones(embeds_1TD.shape[:2], dtype=torch.int64),
+            use_cache=False,
+            return_dict=True,
         )
-        return Expected(features=features.numpy(), embeds=embeds.numpy(), hidden=outputs.last_hidden_state[0])
+        hidden_TD: torch.Tensor = outputs.last_hidden_state[0]
+        return hidden_TD
 
     def _features(self, inputs: Inputs) -> torch.Tensor:
         sizes = {} if inputs.image_sizes is None else {"image_sizes": torch.from_numpy(inputs.image_sizes)}

@@ -1,50 +1,35 @@
-"""Does a bundle say what its checkpoint says? Graphs, preprocessing and generated tokens against transformers.
+"""Does a bundle say what its checkpoint says? Graphs, preprocessing, generated tokens and texts against transformers.
 
-Enters: a bundle and the checkpoint it was exported from. Leaves: a `Report`, printed as a table and stored in the
-bundle as `parity.json` and `PARITY.md`, with a summary in the manifest.
+Enters: a bundle and the checkpoint it was exported from. Leaves: a `Report` with its verdict, printed as tables and
+stored in the bundle as `parity.json` and `PARITY.md`, with a summary in the manifest.
 
-Three steps, of which each frees what the one before held:
-
-1. answer    the bundle answers every probe end to end, through `pumice.load`, as a user would have it
-2. expect    transformers reads prompt and answer, with one module's weights in memory at a time
-3. compare   each graph is fed transformers' intermediate results, so that an error shows in the graph that makes it
+    probes ─probe_comparison─▶ cases ─┐
+    texts ──text_comparison──▶ scores ┴─parity, verdict─▶ report
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import torch
 
-import pumice
-from pumice.errors import BundleError, ContextLengthError
 from pumice.export.bundle import replace_in_bundle
-from pumice.export.bundle_graphs import BundleGraphs, Cache
+from pumice.export.bundle_graphs import BundleGraphs
 from pumice.export.checkpoint import Checkpoint, open_checkpoint
-from pumice.export.differences import differences
-from pumice.export.parity import (
-    Case,
-    Floats,
-    GraphError,
-    LogitError,
-    Report,
-    compare_answers,
-    markdown,
-    summarize,
-)
-from pumice.export.probes import Probe, default_probes
+from pumice.export.parity import Report, TextCase, summarize
+from pumice.export.parity_table import markdown
+from pumice.export.probe_comparison import compare_probes
+from pumice.export.probes import Probe
 from pumice.export.progress import Progress, Silent
-from pumice.export.reference import Expected, Head, Inputs, Reference
-from pumice.export.rotation import Rotation
+from pumice.export.text_comparison import TextReference, score_texts
+from pumice.export.texts import Texts, TextTokenizer, Windows
 from pumice.manifest import FileEntry, Manifest, load_manifest
-from pumice.prompt import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,48 +40,23 @@ class Verified:
     manifest: Manifest
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What the bundle makes of a probe, and answers."""
-
-    probe: Probe
-    prepared: Prepared
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """An answer of the bundle's, and what transformers makes of the same probe."""
-
-    answer: _Answer
-    inputs: Inputs
-    expected: Expected
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Oracle:
-    """What transformers said of every answer; `head` makes logits of it, `eos_ids` end its answers."""
-
-    pairs: list[_Pair]
-    head: Head
-    eos_ids: tuple[int, ...]
-
-
 def verify_bundle(
     bundle: Path,
     checkpoint: str | Path,
     *,
     probes: Sequence[Probe] = (),
+    texts: Texts | None = None,
     max_new_tokens: int = 32,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Verified:
-    """Compare `bundle` with `checkpoint` in float32 and store the figures in the bundle.
+    """Compare `bundle` with `checkpoint` in float32, judge it, and store the figures in the bundle.
 
     Args:
         bundle: a bundle made by `export_bundle`.
         checkpoint: the folder, or hub id, that it was made from.
-        probes: prompts and pictures to compare on; some of our own where none are given.
+        probes: prompts and images to compare on; some of our own where none are given.
+        texts: texts to score as well, by which the bundle then is judged.
         max_new_tokens: greedy tokens to compare for each probe.
         device: where the bundle runs, `cpu`, `cuda` or `auto`; by default `cpu` for float32 and `auto` for what is
             meant for GPUs. transformers runs on the CPU.
@@ -107,186 +67,40 @@ def verify_bundle(
         CheckpointError: transformers cannot load the checkpoint.
         DeviceError: `device` is not usable.
         PromptError: a probe does not fit the model.
+        UsageError: a text is too short to be scored.
     """
     progress = progress or Silent()
     manifest = load_manifest(bundle)
+    windows = _windows(bundle, manifest, texts) if texts and texts.files else []
     opened = open_checkpoint(checkpoint, progress=progress)
-    if device is None:
-        device = "cpu" if manifest.precision.float_type in (None, "fp32") else "auto"
-    answers, device = _answers(bundle, manifest, probes, max_new_tokens, device, progress)
-    oracle = _expect(opened, answers, manifest, progress)
-    cases = _compare(oracle, BundleGraphs(bundle, manifest, device), manifest, progress)
+    cases, used = compare_probes(
+        bundle, manifest, opened, probes, max_new_tokens=max_new_tokens, device=device, progress=progress
+    )
+    scored, together = _scored(opened, windows, BundleGraphs(bundle, manifest, used), progress)
     report = Report(
         precision=manifest.precision.name,
         checkpoint=manifest.source.checkpoint,
         versions={name: version(name) for name in ("pumice", "onnxruntime", "torch", "transformers")},
-        summary=summarize(manifest.precision.name, cases),
+        summary=summarize(manifest.precision.name, cases, together, built_in=not probes),
         cases=tuple(cases),
+        texts=tuple(scored),
+        text=together,
     )
     return Verified(report=report, manifest=_store(bundle, manifest, report))
 
 
-def _answers(
-    bundle: Path,
-    manifest: Manifest,
-    probes: Sequence[Probe],
-    max_new_tokens: int,
-    device: str,
-    progress: Progress,
-) -> tuple[list[_Answer], str]:
-    """The bundle's answers, and the device that it ran on; the model is gone afterwards."""
-    asked = probes or default_probes()
-    progress.stage("verify: answers of the bundle", steps=len(asked))
-    # Repacking float weights would copy them all; quantised ones would not be computed with as users do.
-    model = pumice.load(bundle, device=device, low_memory=manifest.precision.bits is None)
-    answers = []
-    for probe in asked:
-        try:
-            answers.append(_answer(model, probe, max_new_tokens))
-        except ContextLengthError as error:
-            if probes:
-                raise
-            progress.note(f"left out: {probe.name} ({error})")
-        progress.advance()
-    if not answers:
-        raise BundleError(f"no built-in prompt fits the context of {bundle}: give one with --prompt")
-    return answers, model.device
+def _windows(bundle: Path, manifest: Manifest, texts: Texts) -> list[Windows]:
+    return texts.windows(TextTokenizer.of(bundle, manifest), manifest.decoder.context_length)
 
 
-_LIKELIEST: Any = {
-    "do_sample": False,
-    "num_beams": 1,
-    "min_new_tokens": 0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "bad_words_ids": [],
-    "stop_strings": [],
-}
-"""Always the likeliest token, whatever the checkpoint's generation defaults are."""
-
-
-def _answer(model: pumice.Model, probe: Probe, max_new_tokens: int) -> _Answer:
-    raw = model.manifest.chat.template_file is None
-    prompt: Any = probe.raw(model.manifest.image_tokens.token) if raw else list(probe.messages)
-    images = list(probe.images)
-    prepared = model.prepare(prompt, images, raw=raw)
-    limit = min(max_new_tokens, model.context_length)
-    generation = model.generate(prompt, images=images, max_new_tokens=limit, raw=raw, **_LIKELIEST)
-    return _Answer(probe=probe, prepared=prepared, tokens=tuple(generation.token_ids))
-
-
-def _expect(
-    checkpoint: Checkpoint, answers: list[_Answer], manifest: Manifest, progress: Progress
-) -> _Oracle:
-    """transformers' results, turned as the bundle's weights are; its model is gone afterwards."""
-    progress.stage("verify: transformers", steps=len(answers))
-    reference = Reference(checkpoint)
-    pairs = []
-    for answer in answers:
-        inputs = reference.inputs(answer.probe)
-        expected = reference.run(inputs, answer.tokens)
-        pairs.append(_Pair(answer=answer, inputs=inputs, expected=_turned(expected, manifest)))
-        progress.advance()
-    return _Oracle(pairs=pairs, head=reference.head, eos_ids=reference.eos_ids)
-
-
-def _turned(expected: Expected, manifest: Manifest) -> Expected:
-    """What passes between the graphs, in the basis of the bundle's residual stream."""
-    if not manifest.precision.rotated:
-        return expected
-    turn = Rotation(manifest.decoder.hidden_size).turn
-    return replace(
-        expected,
-        features=turn(torch.from_numpy(expected.features)).numpy(),
-        embeds=turn(torch.from_numpy(expected.embeds)).numpy(),
-    )
-
-
-def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress: Progress) -> list[Case]:
-    """One graph after the other over all pairs, so that one session is open at a time."""
-    pairs = oracle.pairs
-    progress.stage("verify: comparing graphs", steps=3 * len(pairs))
-    visions: list[GraphError | None] = []
-    with graphs.vision_encoder() as vision:
-        for pair in _counted(pairs, progress):
-            pictures = pair.inputs.pictures
-            ours = vision.features(pictures) if pictures else None
-            visions.append(None if ours is None else _error("vision_encoder", ours, pair.expected.features))
-    del vision
-    embeddings = []
-    with graphs.embedding() as embedding:
-        for pair in _counted(pairs, progress):
-            words = np.array([pair.answer.tokens[:-1]], np.int64)
-            ours = embedding.embeds(pair.inputs.input_ids, pair.expected.features, words)
-            embeddings.append(_error("embedding", ours, pair.expected.embeds))
-    del embedding
-    pasts = _pasts(graphs, pairs)
-    cases = []
-    with graphs.decoder() as decoder:
-        for index, pair in enumerate(_counted(pairs, progress)):
-            logits_TV = decoder.logits(pair.expected.embeds, pasts[index])
-            cases.append(_case(pair, oracle, manifest, visions[index], embeddings[index], logits_TV))
-    return cases
-
-
-def _pasts(graphs: BundleGraphs, pairs: list[_Pair]) -> list[Cache | None]:
-    """What the prefill graph, if there is one, makes of each prompt but its last token."""
-    with graphs.prefill() as prefill:
-        if prefill is None:
-            return [None] * len(pairs)
-        return [prefill.cache(p.expected.embeds[:, : p.inputs.input_ids.shape[1] - 1]) for p in pairs]
-
-
-def _counted(pairs: list[_Pair], progress: Progress) -> Iterator[_Pair]:
-    for pair in pairs:
-        yield pair
-        progress.advance()
-
-
-def _error(graph: str, ours: Floats, theirs: Floats) -> GraphError:
-    if ours.size != theirs.size:
-        raise BundleError(
-            f"the {graph} graph gives {list(ours.shape)}, transformers {list(theirs.shape)}: "
-            "is this the checkpoint that the bundle was exported from?"
-        )
-    return GraphError.of(ours, theirs)
-
-
-def _case(
-    pair: _Pair,
-    oracle: _Oracle,
-    manifest: Manifest,
-    vision: GraphError | None,
-    embedding: GraphError,
-    logits_TV: Floats,
-) -> Case:
-    answer, inputs = pair.answer, pair.inputs
-    best: list[int] = []
-
-    def theirs() -> Iterator[Floats]:
-        for part_NV in oracle.head.logits(pair.expected.hidden):
-            best.extend(part_NV.argmax(-1).tolist())
-            yield part_NV
-
-    decoder = LogitError.of(logits_TV, theirs())
-    expected, first = compare_answers(
-        answer.tokens, best[-len(answer.tokens) :], manifest.tokens.eos_ids, oracle.eos_ids
-    )
-    found = differences(answer.prepared, inputs)
-    return Case(
-        name=answer.probe.name,
-        prompt_tokens=inputs.input_ids.shape[1],
-        images=len(answer.probe.images),
-        same_input_ids=not found.ids,
-        same_pixel_values=not found.pixels,
-        vision_encoder=vision,
-        embedding=embedding,
-        decoder=decoder,
-        expected_tokens=expected,
-        tokens=answer.tokens,
-        first_difference=first,
-        input_differences=(*found.ids, *found.pixels),
-    )
+def _scored(
+    checkpoint: Checkpoint, windows: Sequence[Windows], graphs: BundleGraphs, progress: Progress
+) -> tuple[list[TextCase], TextCase | None]:
+    """The texts' figures, and those of all together if there are any; what transformers computed is gone afterwards."""
+    if not windows:
+        return [], None
+    with tempfile.TemporaryDirectory(prefix="pumice-verify-") as folder:
+        return score_texts(TextReference(checkpoint, windows, Path(folder), progress), graphs, progress)
 
 
 def _store(bundle: Path, manifest: Manifest, report: Report) -> Manifest:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pumice.cli.main import main
 from pumice.errors import BundleError, CheckpointError, ContextLengthError
+from pumice.export import verdict
 from pumice.export.bundle import file_entries, write_manifest
 from pumice.export.export import export_bundle
 from pumice.export.probes import Probe, picture
@@ -172,6 +174,138 @@ def test_changed_weights_fail(copied: tuple[Path, Path], capsys: pytest.CaptureF
     write_manifest(bundle, manifest)
     assert main(["verify", str(bundle), str(checkpoint), "--max-new-tokens", "4"]) == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_wrong_epsilon_fails(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The smallest mistake that is likely: 1e-6 where the checkpoint has 1e-5."""
+    other = Path(shutil.copytree(made[0], tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    assert config["text_config"]["rms_norm_eps"] == 1e-5
+    config["text_config"]["rms_norm_eps"] = 1e-6
+    (other / "config.json").write_text(json.dumps(config))
+    export_bundle(other, tmp_path / "bundle")
+    summary = verify_bundle(tmp_path / "bundle", made[0], max_new_tokens=2).report.summary
+    assert (summary.passed, summary.verdict) == (False, "differs")
+    assert summary.meaning == "logits differ by more than rounding explains"
+    assert summary.same_tokens == summary.cases
+
+
+def prose(folder: Path) -> Path:
+    file = folder / "prose.txt"
+    file.write_text("A red circle is left of the blue square, and a yellow octagon is above both. " * 12)
+    return file
+
+
+def test_texts_are_scored_beside_the_prompts(
+    copied: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, bundle = copied
+    (tmp_path / "code.txt").write_text("x = f(y)\n" * 40)
+    texts = ["--text", str(prose(tmp_path)), "--text", str(tmp_path / "code.txt")]
+    options = ["--text-window", "100", "--text-limit", "300", "--max-new-tokens", "2", "-q"]
+    assert main(["verify", str(bundle), str(checkpoint), *texts, *options]) == 0
+    shown = capsys.readouterr().out
+    assert "passed: 6 of 6 prompts" in shown
+    assert "Judged by " in shown
+    stored = json.loads((bundle / "parity.json").read_text())
+    assert [text["name"] for text in stored["texts"]] == ["prose.txt", "code.txt"]
+    assert stored["text"]["name"] == "all"
+    summary = stored["summary"]
+    assert summary["judged_by"] == "texts"
+    assert summary["text"] == stored["text"]["score"]
+    assert summary["text"]["positions"] == sum(text["score"]["positions"] for text in stored["texts"])
+    # 300 tokens in windows of 100, of which the first is the model's own: 99 each, behind a context of 25
+    assert stored["texts"][0]["score"]["positions"] == 3 * 75 + (300 - 3 * 99 + 1 > 25)
+    assert summary["text"]["kl"] < 1e-9
+    assert load_manifest(bundle).parity == summary
+    assert "| prose.txt | 225 |" in (bundle / "PARITY.md").read_text()
+
+
+def test_texts_as_json(copied: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, bundle = copied
+    arguments = ["verify", str(bundle), str(checkpoint), "--text", str(prose(tmp_path)), "--json"]
+    assert main([*arguments, "--prompt", "What?", "--max-new-tokens", "2"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["cases"]) == len(report["texts"]) == 1
+    assert report["cases"][0]["decoder"]["largest"] > 1
+    assert set(report["texts"][0]["score"]) == {
+        "positions",
+        "perplexity",
+        "reference_perplexity",
+        "kl",
+        "kl_99",
+        "top1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the text"),
+        ("é".encode("latin-1"), "expected UTF-8"),
+        (b"PK\0\0", "zero bytes"),
+        (b"too short", "nothing to score"),
+        (b"", "nothing to score"),
+    ],
+)
+def test_texts_that_cannot_be_scored_are_refused_in_one_line(
+    content: bytes | None,
+    message: str,
+    copied: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, bundle = copied
+    file = tmp_path / "text"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["verify", str(bundle), str(checkpoint), "--text", str(file)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("pumice: error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not (bundle / "parity.json").exists()
+    assert main(["verify", str(bundle), str(checkpoint), "--text-window", "3"]) == 2
+    assert "expected 16 or more" in capsys.readouterr().err
+
+
+def test_a_quantised_bundle_that_talks_nonsense_is_not_usable(
+    pebble_bundle_int4: Path, pebble_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its texts, and without them by the prompts; a bundle of the checkpoint's own weights is sound."""
+    sound = Path(shutil.copytree(pebble_bundle_int4, tmp_path / "sound"))
+    damaged = Path(shutil.copytree(pebble_checkpoint, tmp_path / "damaged"))
+    tensors = load_file(damaged / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.2.mlp.down_proj.weight"))
+    save_file(tensors | {name: -tensors[name]}, damaged / "model.safetensors")
+    export_bundle(damaged, tmp_path / "bundle", precision="int4")
+
+    asked = ["--max-new-tokens", "2", "-q", "--prompt", "What color is the star?"]
+    text = ["--text", str(prose(tmp_path))]
+    for arguments, judged in (([*asked, *text], "texts"), (asked, "prompts")):
+        assert main(["verify", str(sound), str(pebble_checkpoint), *arguments]) == 0
+        assert "NOT USABLE" not in capsys.readouterr().out
+        assert main(["verify", str(tmp_path / "bundle"), str(pebble_checkpoint), *arguments]) == 1
+        shown = capsys.readouterr().out
+        assert "NOT USABLE: text falls apart" in shown
+        assert "passed" not in shown
+        summary = load_manifest(tmp_path / "bundle").parity
+        assert summary is not None
+        assert (summary["passed"], summary["verdict"], summary["judged_by"]) == (False, "not usable", judged)
+
+
+def test_an_export_tells_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    assert main(["export", str(checkpoint), str(tmp_path / "sound"), "--verify"]) == 0
+    assert "exact: logits differ by no more than rounding explains (by built-in" in capsys.readouterr().out
+    monkeypatch.setattr(verdict, "FP32_RELATIVE", 1e-9)
+    monkeypatch.setattr(verdict, "FP32_LEAST", 1e-9)
+    assert main(["export", str(checkpoint), str(tmp_path / "far"), "--verify"]) == 1
+    assert "differs: logits differ by more than rounding explains" in capsys.readouterr().out
+    assert (tmp_path / "far" / "PARITY.md").is_file()
 
 
 def test_missing_checkpoint(copied: tuple[Path, Path], tmp_path: Path) -> None:
