@@ -23,6 +23,7 @@ from pumice.cli.optimize import add_optimize_arguments, run_optimize
 from pumice.cli.run import add_run_arguments, run_run
 from pumice.errors import PumiceError, UsageError
 from pumice.export.command import add_export_arguments, add_verify_arguments, run_export, run_verify
+from pumice.export.compare_command import add_compare_arguments, run_compare
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -41,6 +42,11 @@ COMMANDS: dict[
     ),
     "export": ("turn a LLaVA checkpoint into a bundle", add_export_arguments, run_export),
     "verify": ("compare a bundle with its checkpoint in transformers", add_verify_arguments, run_verify),
+    "compare": (
+        "measure what recipes make of a checkpoint, so as to choose one",
+        add_compare_arguments,
+        run_compare,
+    ),
 }
 
 
