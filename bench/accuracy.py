@@ -1,10 +1,12 @@
 """What each recipe costs in accuracy: `python -m bench.accuracy [RECIPE …] [--write]`, or `make accuracy`.
 
-Recipes (names, or TOML files) are exported from pebble as it is, and with outliers of 30 and 100 times
-(`pebble.outliers`: the same function with the activations of a large model), and asked pebble's held-out questions.
-Beside the accuracy stands what a small model's accuracy hides: on how many questions the answer's tokens are those of
-`portable-fp32`; and KL, the mean of Σ p·log(p/q) in nats, p of `portable-fp32`, over the positions of its answers to
-some questions (read as answers are: the prompt first, then token by token) and over those of the prompts.
+Recipes (names, or TOML files) are exported from several kinds of pebble (`KINDS`: as it is, and with what large models
+have, `pebble.outliers` and `pebble.massive`), and asked pebble's held-out questions. Beside the accuracy stands what a
+small model's accuracy hides: on how many questions the answer's tokens are those of the reference; and KL, the mean of
+Σ p·log(p/q) in nats, p of the reference, over the positions of its answers to some questions (read as answers are: the
+prompt first, then token by token) and over those of the prompts.
+
+The reference is `portable-fp32` of pebble as it is, or of the kind itself where that is not the same function.
 
 `--write` puts the table into docs/accuracy.md.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import pumice
 from bench.marks import replace_part
 from pebble.evaluate import CHECKPOINT, Measured, measure, through_bundle
 from pebble.heldout import FOLDER, QUESTIONS
+from pebble.massive import make_massive
 from pebble.outliers import make_outliers
 from pebble.records import Record, load_records, to_messages
 from pumice.export.export import export_bundle
@@ -33,8 +36,7 @@ from pumice.keys import prompt_keys
 from pumice.vision import PromptFeatures
 
 REFERENCE = "portable-fp32"
-RECIPES = (REFERENCE, "cpu-int8", "cpu-int4", "cpu-fast", "cuda-fp16", "cuda-int4")
-SCALES = (1.0, 30.0, 100.0)
+RECIPES = (REFERENCE, "cpu-int8", "cpu-w8a8", "cpu-int4", "cpu-fast", "cuda-fp16", "cuda-int4")
 KL_PROMPTS = 60
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 PART = "table"
@@ -42,11 +44,31 @@ PART = "table"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of pebble: `make` writes it, from the checkpoint to a new folder; None: the checkpoint as it is.
+
+    `own_reference`: it is not the same function, and so is compared with itself in float32.
+    """
+
+    name: str
+    make: Callable[[Path, Path], Path] | None = None
+    own_reference: bool = False
+
+
+KINDS = (
+    Kind(name="pebble"),
+    Kind(name="norm outliers ×30", make=lambda source, folder: make_outliers(source, folder, 30.0)),
+    Kind(name="norm outliers ×100", make=lambda source, folder: make_outliers(source, folder, 100.0)),
+    Kind(name="massive channels", make=make_massive, own_reference=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One recipe on one variant of pebble."""
+    """One recipe on one kind of pebble."""
 
     recipe: str
-    scale: float
+    kind: str
     megabytes: float
     accuracy: float
     same_tokens: int
@@ -62,22 +84,35 @@ class Logits:
     answers: list[NDArray[np.float32]]
 
 
-def measure_recipes(recipes: Iterable[str], scales: Iterable[float], records: list[Record]) -> list[Row]:
-    """Export, ask and compare, one after the other; the reference is the plain checkpoint in float32."""
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a float32 bundle answers to all questions, and its logits on some."""
+
+    told: Measured
+    logits: Logits
+
+
+def measure_recipes(recipes: Iterable[str], kinds: Iterable[Kind], records: list[Record]) -> list[Row]:
+    """Export, ask and compare, one after the other."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        room = Path(temporary)
-        reference = _export(CHECKPOINT, room / "reference", REFERENCE)
-        told = measure("reference", through_bundle(reference), records)
-        logits = _logits(reference, records, told)
-        for scale in scales:
-            plain = scale == 1.0
-            source = CHECKPOINT if plain else make_outliers(CHECKPOINT, room / f"pebble-{scale:g}", scale)
+        plain = _reference(CHECKPOINT, Path(temporary) / "reference", records)
+        for number, kind in enumerate(kinds):
+            room = Path(temporary) / str(number)
+            source = CHECKPOINT if kind.make is None else kind.make(CHECKPOINT, room / "checkpoint")
+            own = kind.own_reference
+            reference = _reference(source, room / "reference", records) if own else plain
             for recipe in recipes:
-                bundle = _export(source, room / f"{Path(recipe).stem}-{scale:g}", recipe)
-                rows.append(_row(recipe, scale, bundle, records, told, logits))
+                bundle = _export(source, room / Path(recipe).stem, recipe)
+                rows.append(_row(recipe, kind, bundle, records, reference))
                 print(_line(rows[-1]), flush=True)
     return rows
+
+
+def _reference(source: Path, bundle: Path, records: list[Record]) -> Reference:
+    _export(source, bundle, REFERENCE)
+    told = measure("reference", through_bundle(bundle), records)
+    return Reference(told=told, logits=_logits(bundle, records, told))
 
 
 def _export(source: Path, bundle: Path, recipe: str) -> Path:
@@ -85,19 +120,13 @@ def _export(source: Path, bundle: Path, recipe: str) -> Path:
     return bundle
 
 
-def _row(
-    recipe: str,
-    scale: float,
-    bundle: Path,
-    records: list[Record],
-    told: Measured,
-    logits: Logits,
-) -> Row:
+def _row(recipe: str, kind: Kind, bundle: Path, records: list[Record], reference: Reference) -> Row:
+    told, logits = reference.told, reference.logits
     found = measure(recipe, through_bundle(bundle), records)
     mine = _logits(bundle, records, told)
     return Row(
         recipe=Path(recipe).stem,
-        scale=scale,
+        kind=kind.name,
         megabytes=sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
         accuracy=found.table.total.accuracy,
         same_tokens=sum(found.token_ids[key] == ids for key, ids in told.token_ids.items()),
@@ -154,17 +183,16 @@ def _log_softmax(logits_TV: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _line(row: Row) -> str:
     return (
-        f"{row.recipe:28} ×{row.scale:<4g} {row.megabytes:6.1f} MB  {row.accuracy:6.1%}  "
+        f"{row.recipe:28} {row.kind:20} {row.megabytes:6.1f} MB  {row.accuracy:6.1%}  "
         f"{row.same_tokens} same  KL {row.answer_kl:.1e} of answers, {row.prompt_kl:.1e} of prompts"
     )
 
 
 def table(rows: list[Row], asked: int) -> str:
-    """Markdown: a line a recipe, and for each variant accuracy, same answers and KL."""
-    scales = list(dict.fromkeys(row.scale for row in rows))
-    names = {scale: "pebble" if scale == 1 else f"outliers ×{scale:g}" for scale in scales}
-    heads = [f"{names[s]}: accuracy | same answers of {asked} | KL answers | KL prompts" for s in scales]
-    lines = [f"| recipe | MB | {' | '.join(heads)} |", "|---|---|" + "---|---|---|---|" * len(scales)]
+    """Markdown: a line a recipe, and for each kind accuracy, same answers and KL."""
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    heads = [f"{kind}: accuracy | same answers of {asked} | KL answers | KL prompts" for kind in kinds]
+    lines = [f"| recipe | MB | {' | '.join(heads)} |", "|---|---|" + "---|---|---|---|" * len(kinds)]
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = [row for row in rows if row.recipe == recipe]
         cells = [
@@ -177,14 +205,16 @@ def table(rows: list[Row], asked: int) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="pebble's accuracy by recipe, with and without outliers")
+    parser = argparse.ArgumentParser(description="pebble's accuracy by recipe, on several kinds of it")
     parser.add_argument("recipes", nargs="*", default=RECIPES, help="names or TOML files (default: all)")
-    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="of the outliers; 1 is none")
+    names = [kind.name for kind in KINDS]
+    parser.add_argument("--kinds", nargs="+", choices=names, default=names, help="of pebble (default: all)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="ask every Nth question only")
     parser.add_argument("--write", action="store_true", help="put the table into docs/accuracy.md")
     args = parser.parse_args()
     records = load_records(QUESTIONS)[:: args.every]
-    text = table(measure_recipes(args.recipes, args.scales, records), len(records))
+    kinds = [kind for kind in KINDS if kind.name in args.kinds]
+    text = table(measure_recipes(args.recipes, kinds, records), len(records))
     print(text)
     if args.write:
         replace_part(PAGE, PART, text)
