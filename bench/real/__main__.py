@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.machine import this_machine
 from bench.marks import replace_part
 from bench.real.answers import Answer, answer, compare, parity_report, side_by_side
 from bench.real.bundle import FLOAT, Row, chosen_rows, export
 from bench.real.checkpoint import ROOT, VARIANTS, checkpoints
+from bench.real.lock import locked
 from bench.real.measurement import Plan, measure
 from bench.real.peers import FORMATS
 from bench.real.questions import QUESTIONS
@@ -85,17 +86,17 @@ def _table(args: argparse.Namespace, command: str) -> int:
             raise SystemExit(f"there is no variant {name}: expected some of {', '.join(VARIANTS)}")
     if args.limit < 1:
         raise SystemExit(f"--limit is {args.limit}, expected 1 or more")
-    results = measure(
-        Plan(
-            rows=_rows(args.recipes),
-            peers=tuple(args.peers),
-            variants=variants,
-            positions=args.limit,
-            rounds=args.rounds,
-            keep=args.keep,
-            root=ROOT,
-        )
+    plan = Plan(
+        rows=_rows(args.recipes),
+        peers=tuple(args.peers),
+        variants=variants,
+        positions=args.limit,
+        rounds=args.rounds,
+        keep=args.keep,
+        root=ROOT,
     )
+    with locked(ROOT):
+        results = measure(plan)
     text = report(results, _circumstances(command))
     print(text)
     if args.write:
@@ -147,12 +148,11 @@ def _float_answers(bundle: Path | None, questions: Sequence[str], most: int) -> 
     """Of a bundle; of one that is exported and removed again where none is given."""
     if bundle is not None:
         return answer(bundle, questions, most)
-    made = ROOT / "float32"
-    try:
-        export(Row(label=FLOAT, recipe=FLOAT), checkpoints("plain").llava, made)
+    llava = checkpoints("plain").llava
+    with TemporaryDirectory(dir=ROOT, prefix="float32-") as folder:
+        made = Path(folder) / "bundle"
+        export(Row(label=FLOAT, recipe=FLOAT), llava, made)
         return answer(made, questions, most)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def plans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Plan]:
     page.write_text(PAGE)
     monkeypatch.setattr(command, "measure", measured)
     monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(command, "ROOT", tmp_path / "real")
     return found
 
 
