@@ -2,16 +2,20 @@
 
 A few channels of a matrix's input carry most of what is multiplied, and a block of weights has one step for them and
 their neighbours. A channel's activations are divided by s and its weights multiplied by it: the error of what counts
-falls, that of what does not rises (AWQ, arXiv:2306.00978). Here s is a power of what the channel carries, E[x²], known
-from a calibration (`pumice.export.calibration`). Nothing is left to do at run time, for the division goes into what
-makes the channel:
+falls, that of what does not rises (AWQ, arXiv:2306.00978). With E[x²], which is known from a calibration
+(`pumice.export.calibration`), and the mean square W² of the weights that a channel meets,
 
-    input of         made by             s                    divided
-    q, k, v          the norm before     E[x²]^(α/2)          norm weight g → g / s
-    gate, up         the norm before     E[x²]^(α/2)          norm weight g → g / s
-    output           v, by way of        mean over the heads  rows of v, and its bias
-                     attention           that share a value
-    down             up, times gate      E[x²]^(α/2)          rows of up, and its bias
+    s = (E[x²])^(α/2) / (W²)^((1 − α)/2)
+
+so that what a channel has as activation or as weight makes no difference: outliers that a norm makes, and the columns
+behind it undo, are gone. Nothing is left to do at run time, for the division goes into what makes the channel:
+
+    input of         made by                     E[x²], W²               divided
+    q, k, v          the norm before             of all three            norm weight g → g / s
+    gate, up         the norm before             of both                 norm weight g → g / s
+    output           v, by way of attention      means over heads that   rows of v, and its bias
+                                                 share a value
+    down             up, times gate                                      rows of up, and its bias
 
 Each s has the geometric mean 1, so that norms keep their size.
 """
@@ -23,13 +27,14 @@ import re
 from torch import Tensor
 
 from pumice.export.calibration import Calibration
-from pumice.export.parameters import Read
+from pumice.export.parameters import Read, cut
 from pumice.models.config import LlavaConfig
+from pumice.models.text_weights import decoder_weights
 
 ALPHA = 0.25
-"""Between evening out nothing (0) and everything (1): measured in docs/decisions/int4.md."""
+"""Between evening out the weights (0) and the activations (1): measured in docs/benchmarks/precision.md."""
 SMALLEST = 1e-6
-"""Of the mean of E[x²]: a channel that carries less is taken to carry so much."""
+"""Of the mean of E[x²], or of W²: a channel that has less is taken to have so much."""
 
 _LAYER = r"^language_model\.layers\.(\d+)\."
 _NAME = re.compile(
@@ -64,6 +69,7 @@ class ChannelBalance:
         self, config: LlavaConfig, read: Read, calibration: Calibration, alpha: float = ALPHA
     ) -> None:
         self._text, self._read, self._calibration, self._alpha = config.text, read, calibration, alpha
+        self._weights = decoder_weights(config)
         self._scales: dict[str, Tensor] = {}
 
     def reach(self, name: str) -> None:
@@ -81,11 +87,19 @@ class ChannelBalance:
 
     def _found(self, name: str) -> Tensor:
         moments = self._calibration.moments(name)
-        carried = moments.diagonal() if moments.dim() == 2 else moments
+        carried, met = moments.diagonal() if moments.dim() == 2 else moments, self._met(name)
         if name.endswith("o_proj.weight"):
-            carried = self._by_value_head(carried)
-        scales = carried.clamp(min=float(carried.mean()) * SMALLEST).pow(self._alpha / 2)
+            carried, met = self._by_value_head(carried), self._by_value_head(met)
+        scales = _above(carried).pow(self._alpha / 2) / _above(met).pow((1 - self._alpha) / 2)
         return scales / scales.log().mean().exp()
+
+    def _met(self, name: str) -> Tensor:
+        """The mean square of the weights that each input channel of a parameter meets, float32 [K]."""
+        readers = [name, name.replace("gate_proj", "up_proj")] if "gate_proj" in name else [name]
+        pieces = [piece for reader in readers for piece in cut(self._weights[reader])]
+        total = sum(self._read(source, a, b).float().square().sum(0) for source, a, b, _ in pieces)
+        assert isinstance(total, Tensor)
+        return total / sum(self._weights[reader].shape[1] for reader in readers)
 
     def moments(self, name: str) -> Tensor:
         """The calibration's, of the balanced model's inputs."""
@@ -117,3 +131,7 @@ class ChannelBalance:
     def _of_values(self, scales: Tensor) -> Tensor:
         """[heads·K] → [value heads·K]."""
         return scales.view(self._text.num_key_value_heads, -1, self._text.head_dim)[:, 0].reshape(-1)
+
+
+def _above(values: Tensor) -> Tensor:
+    return values.clamp(min=float(values.mean()) * SMALLEST)

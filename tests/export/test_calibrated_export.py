@@ -81,6 +81,6 @@ def test_exports_are_the_same_each_time(tmp_path: Path) -> None:
 
 def test_a_text_for_a_recipe_without_calibration_is_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
-    with pytest.raises(UsageError, match="the recipe cpu-int8 goes by no activations"):
-        export_bundle(checkpoint, tmp_path / "bundle", recipe="cpu-int8", calibrate="text")
+    with pytest.raises(UsageError, match="the recipe cpu-w8a8 goes by no activations"):
+        export_bundle(checkpoint, tmp_path / "bundle", recipe="cpu-w8a8", calibrate="text")
     assert not (tmp_path / "bundle").exists()

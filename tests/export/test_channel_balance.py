@@ -48,18 +48,41 @@ def test_logits_stay(text: Text, alpha: float, tmp_path: Path) -> None:
     assert len(changed) >= 6 * plain.config.text.num_hidden_layers
 
 
-def test_inputs_become_even(tmp_path: Path) -> None:
-    """With alpha 1 every channel of a norm's output carries as much; with less, nearly."""
+def test_inputs_or_weights_become_even(tmp_path: Path) -> None:
+    """With alpha 1 every channel of a norm's output carries as much; with 0 its weights are as large."""
     folder = make_checkpoint(tmp_path, text=Text(width=64, heads=4, kv_heads=2))
     config, read = opened(folder)
     name = "layers.1.mlp.gate_proj.weight"
-    spread = {}
+    matrices = [f"language_model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up")]
+    inputs, weights = {}, {}
     for alpha in (0.0, 0.5, 1.0):
         _, balance = balanced(config, read, alpha)
-        again = calibrated(config, balance.read).moments(name)
-        spread[alpha] = float(again.log().std())
-    assert spread[1.0] < 1e-2
-    assert spread[1.0] < 0.6 * spread[0.5] < 0.5 * spread[0.0]
+        inputs[alpha] = float(calibrated(config, balance.read).moments(name).log().std())
+        rows = torch.cat([balance.read(matrix, 0, config.text.intermediate_size) for matrix in matrices])
+        weights[alpha] = float(rows.square().mean(0).log().std())
+    assert inputs[1.0] < 1e-2 < inputs[0.5] < inputs[0.0]
+    assert weights[0.0] < 3e-2 < weights[0.5] < weights[1.0]  # up's rows are divided, too, by what down reads
+
+
+def test_outliers_that_a_norm_makes_are_undone(tmp_path: Path) -> None:
+    """The norm's channels times a hundred, and the columns behind it divided: the same weights, but for one factor."""
+    folder = make_checkpoint(tmp_path, text=Text(width=64, heads=4, kv_heads=2))
+    config, read = opened(folder)
+    channels = torch.ones(64)
+    channels[[3, 17, 40]] = 100.0
+
+    def outliers(name: str, start: int, stop: int) -> torch.Tensor:
+        rows = read(name, start, stop).float()
+        if name.endswith("input_layernorm.weight"):
+            return rows * channels[start:stop]
+        return rows / channels if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")) else rows
+
+    _, plain = balanced(config, read, 0.25)
+    _, other = balanced(config, outliers, 0.25)
+    for part in ("input_layernorm", "self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"):
+        name = f"language_model.layers.1.{part}.weight"
+        ratios = other.read(name, 0, 8) / plain.read(name, 0, 8)
+        torch.testing.assert_close(ratios, ratios.flatten()[0].expand(ratios.shape), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
