@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pumice.generation import softmax as softmax_module
 from pumice.generation.processors import make_processor, takes_likeliest
 from tests.runtime.generation.reference import Floats, options, ours, theirs
 
@@ -19,6 +21,15 @@ VOCABULARY = 50
 IDS = st.lists(st.integers(0, VOCABULARY + 2), min_size=1, max_size=30)  # a placeholder has no logit
 TOKENS = st.integers(0, VOCABULARY - 1)
 LEAST = st.sampled_from([{}, {"num_beams": 3}])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lanes_of_this_cpu() -> Iterator[None]:
+    """transformers decides a `typical_p` next to 1 by the width of the vectors that PyTorch has here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.backends.cpu.get_cpu_capability() != "AVX512":
+            patch.setattr(softmax_module, "_LANES", 8)
+        yield
 
 
 @st.composite
@@ -131,6 +142,25 @@ def test_top_p_that_leaves_next_to_nothing_out(rest: float) -> None:
         check([0], logits_V, {"do_sample": True, "top_k": 0, "top_p": 1 - rest}, (2, 3))
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 50, 333, 40_000])
+@pytest.mark.parametrize("scale", [0.1, 1, 4, 30])
+def test_softmax_is_pytorchs_to_the_last_bit(count: int, scale: float) -> None:
+    """PyTorch's has minus infinities after `count` scores, as where transformers sorts a vocabulary."""
+    scores = (np.random.default_rng(count).normal(size=count) * scale).astype(np.float32)
+    padded = np.append(scores, np.full(20, -np.inf, np.float32))
+    expected = torch.from_numpy(padded).softmax(-1).numpy()[:count]
+    np.testing.assert_array_equal(softmax_module.softmax(scores), expected)
+
+
+@pytest.mark.parametrize("typical_p", [1 - 2**-53, 1 - 2**-24, 1 - 2**-23, 1 - 1e-6, 1 - 1e-5])
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+def test_typical_p_that_only_rounding_reaches(typical_p: float, decimals: int) -> None:
+    """One token has nearly all of it, and moving the others' logits by a last digit moves nothing."""
+    for seed in range(40):
+        logits_V = np.random.default_rng(seed).normal(0, 5, VOCABULARY).round(decimals).astype(np.float32)
+        check([0], logits_V, {"do_sample": True, "top_k": 0, "typical_p": typical_p}, (2, 3))
+
+
 @settings(max_examples=500)
 @given(
     ids=IDS,
@@ -171,6 +201,7 @@ def test_all_together_in_transformers_order(
         {"top_p": 0.3},
         {"typical_p": 0.9},
         {"typical_p": 0.2},
+        {"typical_p": 1 - 2**-20},
         {"min_p": 0.05},
         {"top_k": 3000},
     ],
