@@ -93,7 +93,7 @@ wheel: $(INSTALLED) ## sdist and wheel into dist/
 	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --no-isolation
 
-accuracy: $(INSTALLED) ## pebble's accuracy by recipe, with and without outliers, into docs/accuracy.md
+accuracy: $(INSTALLED) ## accuracy by recipe on four kinds of pebble, into docs/accuracy.md
 	$(BIN)/python -m bench.accuracy --write $(ARGS)
 
 real: $(INSTALLED) ## recipes and llama.cpp's formats on a real language model (downloads 90 MB), into docs/accuracy.md
