@@ -15,7 +15,7 @@ _FEWEST = 3
 
 
 def resumed(held: int, length: int) -> int:
-    """Where reading a prompt of `length` tokens goes on, of which `held` are there; at most there, and before its end."""
+    """Where reading a prompt of `length` tokens goes on, of which `held` are there: not behind them, nor at its end."""
     start = min(held, max(0, length - _FEWEST)) // 2 * 2
     return start - 2 if start and _over(length - start) else start
 
