@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ settings.register_profile(
     "default", deadline=None
 )  # machines that do other things meanwhile are slow at times
 settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copies that the user's own `pumice optimize` has made are not for tests: they change what is in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUMICE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
