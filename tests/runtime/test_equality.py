@@ -31,6 +31,15 @@ ANSWER = [20, 31, 42]
 LENGTHS = (1, 2, 3, 4, 33, 34, 35, 97, 129, 130, 131, 132, 161, 259)
 """Of prompts; many of them leave one or two tokens behind chunks and blocks of 32 and 128."""
 
+INTEGER_PRODUCTS = """
+rotate = true
+[decoder]
+weights = "int8"
+activations = "int8"
+block_size = 32
+accuracy_level = 4
+"""
+
 
 @pytest.fixture(scope="module")
 def bundles(
@@ -42,14 +51,16 @@ def bundles(
     from pumice.export.export import export_bundle
 
     folder = tmp_path_factory.mktemp("equality")
+    integers = folder / "integers.toml"
+    integers.write_text(INTEGER_PRODUCTS)
     made = {"fp32": pebble_bundle, "int4": pebble_bundle_int4}
-    for name, recipe in {"int8": "cpu-int8", "prefill": "cpu-fast"}.items():
+    for name, recipe in {"int8": "cpu-int8", "integers": integers, "prefill": "cpu-fast"}.items():
         export_bundle(pebble_checkpoint, folder / name, recipe=recipe)
         made[name] = folder / name
     return made
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "int4", "prefill"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "integers", "int4", "prefill"])
 def model(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Model:
     return load(bundles[request.param])
 
@@ -109,7 +120,7 @@ def test_kept_prefixes_change_no_bit(model: Model) -> None:
         assert same_bits(*logits(model, other, cache=slot), fresh), length
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["fp32", "int8", "integers"])
 def test_rows_change_no_bit(name: str, bundles: dict[str, Path]) -> None:
     """Prompts that are read while others decode, and whose tokens are computed together."""
     model = load(bundles[name])
@@ -163,7 +174,7 @@ def enlarged(answerer: Answerer) -> Answerer:
 
 @pytest.mark.parametrize(
     ("name", "small", "large"),
-    [("fp32", False, True), ("int8", False, False), ("int4", False, False), ("prefill", False, False)],
+    [("fp32", False, True), ("int8", False, False), ("integers", False, False), ("int4", False, False)],
 )
 def test_drafts_are_made_by_default_where_they_change_nothing_and_pay(
     name: str, small: bool, large: bool, bundles: dict[str, Path]

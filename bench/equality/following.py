@@ -1,0 +1,100 @@
+"""Jobs whose answers are given: the scheduler reads and decodes as always, and what it computes is kept.
+
+Enters: a job and an answer. Leaves: the logits that each token of the answer is chosen by, float32 [N, V]. Compared
+along the same tokens, logits tell more than answers do; and where the likeliest token is the same everywhere, the
+greedy answer is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.cache import KVCache
+from pumice.generation.strategy import Step
+from pumice.job import Job
+from pumice.model import Model
+from pumice.prefix_cache import PrefixCache
+from pumice.result import Generated
+from pumice.scheduler import Scheduler
+
+Floats = NDArray[np.float32]
+
+
+class Follower:
+    """A `Strategy` that goes on with the tokens of `answer`, whatever the logits say; without one, with the likeliest.
+
+    `drafts` tokens are read ahead, as if so many had been drafted, and rightly.
+    """
+
+    takes_likeliest = False
+    rows = 1
+
+    def __init__(
+        self, answer: Sequence[int] | None, *, most: int, ends: Sequence[int] = (), drafts: int = 0
+    ) -> None:
+        self.answer: list[int] = [] if answer is None else list(answer)
+        self._given = answer is not None
+        self._most, self._ends, self._drafts = most, frozenset(ends), drafts
+        self._seen: list[Floats] = []
+
+    @property
+    def logits(self) -> Floats:
+        """What each token of the answer is chosen by."""
+        return np.stack(self._seen)
+
+    def advance(self, logits_RV: Sequence[Floats]) -> list[Step]:
+        """The next token of the answer."""
+        (logits_V,) = logits_RV
+        self._seen.append(logits_V.copy())
+        count = len(self._seen)
+        if not self._given:
+            self.answer.append(int(logits_V.argmax()))
+            if count == self._most or self.answer[-1] in self._ends:
+                return []
+        elif count == len(self.answer):
+            return []
+        ahead = self.answer[count : min(count + self._drafts, len(self.answer) - 1)]
+        return [Step(token=self.answer[count - 1], parent=0, draft=tuple(ahead))]
+
+    def accept(self, tokens_R: Sequence[int]) -> list[Step]:
+        """Not asked for: logits are wanted."""
+        raise NotImplementedError
+
+    def take_text(self) -> str:
+        """Nothing is shown."""
+        return ""
+
+    def finish(self, *, cancelled: bool = False) -> list[Generated]:
+        """The answer."""
+        return [
+            Generated(text="", token_ids=self.answer, finish_reason="cancelled" if cancelled else "length")
+        ]
+
+
+def follow(
+    model: Model,
+    jobs: Sequence[Job],
+    followers: Sequence[Follower],
+    *,
+    prefixes: PrefixCache | None = None,
+    cache: KVCache | None = None,
+) -> None:
+    """Answer the jobs together, in an empty cache or in `cache`.
+
+    Raises:
+        PumiceError: one of them failed.
+    """
+    decoder = model._answerer.decoder
+    cache = cache or decoder.new_cache(max(job.capacity for job in jobs), slots=len(jobs))
+    scheduler = Scheduler(decoder, cache, prefixes)
+    for job, follower in zip(jobs, followers, strict=True):
+        job.strategy = follower
+        scheduler.add(job)
+    while scheduler.step():
+        pass
+    for job in jobs:
+        if job.error is not None:
+            raise job.error
