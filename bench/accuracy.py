@@ -30,10 +30,10 @@ from pebble.heldout import FOLDER, QUESTIONS
 from pebble.massive import make_massive
 from pebble.outliers import make_outliers
 from pebble.records import Record, load_records, to_messages
-from pumice.export.export import export_bundle
-from pumice.interrupt import Cancellation
-from pumice.keys import prompt_keys
-from pumice.vision import PromptFeatures
+from pumice.decoder.prefix_keys import prompt_keys
+from pumice.export.pipeline import export_bundle
+from pumice.sessions.runs import Cancellation
+from pumice.vision.features import PromptFeatures
 
 REFERENCE = "portable-fp32"
 RECIPES = (REFERENCE, "cpu-int8", "cpu-w8a8", "cpu-int4", "cpu-fast", "cuda-fp16", "cuda-int4")

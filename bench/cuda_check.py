@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def find_obstacle() -> str | None:
     """Why nothing can be measured here; None if it can."""
-    from pumice.device import cuda_obstacle
+    from pumice.sessions.device import cuda_obstacle
 
     obstacle = cuda_obstacle()
     if obstacle is not None:
@@ -89,7 +89,7 @@ def check_parity(name: str, root: Path) -> list[Parity]:
 
 def exported(checkpoint: Path, name: str, recipe: str, root: Path) -> Path:
     """A checkpoint's bundle, made if it is not there."""
-    from pumice.export.export import export_bundle
+    from pumice.export.pipeline import export_bundle
 
     bundle = root / "bundles" / f"{name}-{recipe}"
     if not bundle.is_dir():

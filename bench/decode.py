@@ -20,8 +20,8 @@ import numpy as np
 import onnxruntime
 import psutil
 
-from pumice.cache import KVCache
-from pumice.decoder import DecodeStep
+from pumice.decoder.kv_cache import KVCache
+from pumice.decoder.step import DecodeStep
 from pumice.manifest import load_manifest
 
 

@@ -1,10 +1,11 @@
 """What the KV cache's type costs on the CPU: `python -m bench.kv_cache_type`. One JSON line a type, shape and place.
 
 A graph of one GroupQueryAttention, with the Casts that a float32 decoder needs around it, runs over a cache filled
-with noise, past and present in one buffer as in `runtime/cache.py`. Types take turns; `us` is the median of a run in
-microseconds, `error` the largest difference to float32 by the largest value of float32, `bytes` of keys and values a
-position. The int8 cache is filled by the operator itself, with a scale of four deviations. On Linux, `scratch_mib` is
-what a first chunk of 512 over 4,000 positions adds to the process at its peak, its output of 2 or 8 MiB included.
+with noise, past and present in one buffer as in `runtime/decoder/kv_cache.py`. Types take turns; `us` is the median of
+a run in microseconds, `error` the largest difference to float32 by the largest value of float32, `bytes` of keys and
+values a position. The int8 cache is filled by the operator itself, with a scale of four deviations. On Linux,
+`scratch_mib` is what a first chunk of 512 over 4,000 positions adds to the process at its peak, its output of 2 or 8
+MiB included.
 """
 
 from __future__ import annotations

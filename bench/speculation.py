@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 from tokenizers import Tokenizer
 
-from pumice.cache import KVCache
+from pumice.decoder.kv_cache import KVCache
 from pumice.generation.prompt_lookup import Drafter, draft
 from pumice.manifest import load_manifest
 

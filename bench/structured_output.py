@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pumice.generation.structured import Grammar, GrammarCompiler
+from pumice.generation.grammar import Grammar, GrammarCompiler
 from pumice.manifest import load_manifest
 
 PERSON = {

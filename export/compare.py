@@ -19,20 +19,20 @@ import numpy as np
 import pumice
 from pumice.benchmark.workload import Parts, Workload
 from pumice.errors import PumiceError, UsageError
-from pumice.export import companions
-from pumice.export.bundle_graphs import BundleGraphs
-from pumice.export.checkpoint import Checkpoint, open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.export import export_bundle
-from pumice.export.probe_comparison import compare_probes, device_for
-from pumice.export.probes import Probe
+from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.config.tying import as_stored
+from pumice.export.pipeline import export_bundle
+from pumice.export.processor import describe as companions
 from pumice.export.progress import Progress, showing
-from pumice.export.recipe import load_recipe
-from pumice.export.text_comparison import TextReference, score_texts
-from pumice.export.text_scores import TextScore
-from pumice.export.texts import Texts, TextTokenizer, Windows
-from pumice.export.tying import as_stored
-from pumice.export.verdict import Band, band_of
+from pumice.export.recipes.recipe import load_recipe
+from pumice.export.verify.bundle_graphs import BundleGraphs
+from pumice.export.verify.probe_comparison import compare_probes, device_for
+from pumice.export.verify.probes import Probe
+from pumice.export.verify.text_comparison import TextReference, score_texts
+from pumice.export.verify.text_scores import TextScore
+from pumice.export.verify.texts import Texts, TextTokenizer, Windows
+from pumice.export.verify.verdict import Band, band_of
 from pumice.manifest import Manifest, load_manifest
 
 SPEED = Workload(prompt=256, contexts=(256,), new=16, repeats=3)

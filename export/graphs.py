@@ -17,36 +17,31 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from pumice.export.decoder import NUM_LOGITS, trace_decoder, trace_prefill
-from pumice.export.embedding import trace_embedding
-from pumice.export.form import HEAD, RESIDUAL_HEAD, TABLE, Form, weight_tables
-from pumice.export.integer_operators import make_integer_products
-from pumice.export.parameters import (
+from pumice.export.passes.matmul_integer import make_integer_products
+from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
+from pumice.export.passes.residual_head import refine_head, refine_table, residual_names, residual_parameter
+from pumice.export.passes.simplify import NodeCounts, simplify
+from pumice.export.recipes.recipe import Storage
+from pumice.export.recipes.storage import HEAD, RESIDUAL, RESIDUAL_HEAD, TABLE, Form, weight_tables
+from pumice.export.trace.decoder import NUM_LOGITS, trace_decoder, trace_prefill
+from pumice.export.trace.embedding import trace_embedding
+from pumice.export.trace.tracing import Traced
+from pumice.export.trace.vision_encoder import trace_vision_encoder
+from pumice.export.weights.parameters import (
     KnownInputs,
     Parameter,
-    Read,
     constant_parameter,
     float_parameter,
     integer_parameter,
     quantized_parameter,
 )
-from pumice.export.quantized_operators import quantize_products, quantize_table, quantized_names
-from pumice.export.recipe import Storage
-from pumice.export.residual_head import (
-    RESIDUAL,
-    refine_head,
-    refine_table,
-    residual_names,
-    residual_parameter,
-)
-from pumice.export.simplification import NodeCounts, simplify
-from pumice.export.tracing import Traced
-from pumice.export.vision_encoder import trace_vision_encoder
-from pumice.export.weight_stream import parameter_bytes, share_weights, write_weights
+from pumice.export.weights.quantization import quantized_names
+from pumice.export.weights.stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
 from pumice.models.text_weights import decoder_weights
+from pumice.models.weights import Read
 
 _TORCH_TYPES = {
     ir.DataType.FLOAT: torch.float32,
@@ -62,7 +57,7 @@ class LayerInputs(Protocol):
         """Make known what reading the layer of a parameter needs."""
 
     def moments(self, name: str) -> Tensor:
-        """The second moments of a matrix's input; see `pumice.export.calibration`."""
+        """The second moments of a matrix's input; see `pumice.export.calibration.moments`."""
 
 
 @dataclass(kw_only=True)

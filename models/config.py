@@ -1,4 +1,4 @@
-"""What the modules need to know of a checkpoint: one frozen config a part, checked by `pumice.export.config`."""
+"""What the modules need to know of a checkpoint: one frozen config a part, checked by `pumice.export.config.llava`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -35,9 +35,9 @@ class TextConfig:
     """A decoder of the Llama line. `max_position_embeddings` is the context length in tokens.
 
     `rotary_dim` is the checkpoint's own head width; `head_dim` is the width that is computed with, which
-    `pumice.export.padding` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]` radians a
-    position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token sees,
-    itself included, or None for all.
+    `pumice.export.weights.heads` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]`
+    radians a position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token
+    sees, itself included, or None for all.
     """
 
     hidden_size: int
@@ -66,7 +66,7 @@ class LlavaConfig:
     `vision_feature_layers` are hidden states of the tower, counted from 0 (its embeddings), in the order in which they
     are concatenated; `default` drops the class token, or whatever comes first. `projector_layer_norm_eps` is of
     ViP-LLaVA's projector, None where there is no norm. `rotated`: the residual stream is turned by
-    `pumice.export.rotation`.
+    `pumice.export.weights.rotation`.
     """
 
     vision: VisionConfig

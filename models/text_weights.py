@@ -9,7 +9,7 @@ from pumice.models.weights import Weight, linear, matrix, plain, stacked
 
 EMBEDDING_TABLE = "language_model.embed_tokens.weight"
 HEAD_ROTATION = "head_rotation.weight"
-"""No checkpoint has it: `pumice.export.rotation` makes it."""
+"""No checkpoint has it: `pumice.export.weights.rotation` makes it."""
 
 
 def embedding_weights(config: LlavaConfig) -> dict[str, Weight]:

@@ -5,7 +5,8 @@ The table itself is in `pumice.models.vision_weights` and `pumice.models.text_we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,3 +76,20 @@ def linear(ours: str, theirs: str, size_in: int, size_out: int, bias: bool) -> d
 def norm(ours: str, theirs: str, size: int) -> dict[str, Weight]:
     """A LayerNorm's parameters."""
     return {f"{ours}.{part}": plain(f"{theirs}.{part}", size) for part in ("weight", "bias")}
+
+
+Read = Callable[[str, int, int], Tensor]
+"""Rows start … stop of a checkpoint's tensor, by its canonical name. Is called by several threads at once."""
+
+PIECE_VALUES = 1 << 19
+"""Values that are read at a time: 2 MiB in float32."""
+
+
+def cut(weight: Weight) -> Iterator[tuple[str, int, int, int]]:
+    """Source, first row, last row but one, and values of each piece of a weight's tensors, one after the other."""
+    for source, shape in weight.sources:
+        width = math.prod(shape[1:])
+        step = max(1, PIECE_VALUES // max(1, width))
+        for start in range(0, shape[0], step):
+            stop = min(start + step, shape[0])
+            yield source, start, stop, (stop - start) * width

@@ -5,6 +5,6 @@ The folder has no `__init__.py`: optimum asks for a namespace that several packa
 
 from optimum.commands.export.base import ExportCommand
 
-from pumice.export.optimum_command import ExportPumice
+from pumice.cli.optimum import ExportPumice
 
 REGISTER_COMMANDS = [(ExportPumice, ExportCommand)]

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
         SchemaVersionError,
         UsageError,
     )
+    from pumice.images.prepared import ImageFeatures
     from pumice.loading import load
     from pumice.model import Model
-    from pumice.prompt import Prepared
+    from pumice.prompt.builder import Prepared
     from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
     from pumice.stream import TextStream
-    from pumice.vision import ImageFeatures
 
 __all__ = [
     "AsyncEngineStream",
@@ -79,9 +79,9 @@ _MODULES = {
     "EngineStream": "engine",
     "Generation": "result",
     "Histogram": "engine",
-    "ImageFeatures": "vision",
+    "ImageFeatures": "images.prepared",
     "Model": "model",
-    "Prepared": "prompt",
+    "Prepared": "prompt.builder",
     "TextStream": "stream",
     "Timings": "result",
     "TokenLogprob": "result",

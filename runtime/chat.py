@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack
 
-from pumice.answerer import Answerer
-from pumice.cache import KVCache
+from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
 from pumice.generation.options import GenerationArguments
-from pumice.images import ImageInput, image_list
-from pumice.job import Job
+from pumice.images.files import ImageInput, image_list
+from pumice.images.prepared import ImageFeatures, PromptPicture
+from pumice.pipeline import Answerer
 from pumice.result import Generation
-from pumice.scheduler import Scheduler
+from pumice.scheduler.request import Job
+from pumice.scheduler.scheduler import Scheduler
 from pumice.stream import TextStream
-from pumice.vision import ImageFeatures, PromptPicture
 
 Images: TypeAlias = "Sequence[ImageInput | ImageFeatures] | ImageInput | ImageFeatures | None"
 

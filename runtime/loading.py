@@ -12,29 +12,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pumice.answerer import Answerer
-from pumice.bundle import Bundle, bundle_folder, open_bundle
-from pumice.chat_template import ChatTemplate
-from pumice.decoder import Decoder
+from pumice.bundle.folder import Bundle, bundle_folder, open_bundle
+from pumice.bundle.optimized import Optimized, find
+from pumice.bundle.plan import default_feature_cache_bytes, default_prefix_cache_bytes
+from pumice.decoder.decoder import Decoder
+from pumice.decoder.prefix_cache import PrefixCache
 from pumice.errors import BundleError, UsageError
-from pumice.feature_cache import FeatureCache
-from pumice.feature_folder import FeatureFolder
-from pumice.generation.structured import GrammarCompiler
+from pumice.generation.grammar import GrammarCompiler
+from pumice.generation.make import StrategyMaker
 from pumice.manifest import Manifest
 from pumice.model import Model
-from pumice.optimized import Optimized, find, make
-from pumice.plan import default_feature_cache_bytes, default_prefix_cache_bytes
-from pumice.prefix_cache import PrefixCache
-from pumice.prompt import PromptBuilder
-from pumice.resident_features import ResidentFeatures
-from pumice.sessions import Sessions, open_sessions
-from pumice.tokens import PromptTokenizer
-from pumice.vision import PictureEncoder
+from pumice.pipeline import Answerer
+from pumice.prompt.builder import PromptBuilder
+from pumice.prompt.template import ChatTemplate
+from pumice.prompt.tokenizer import PromptTokenizer
+from pumice.sessions.opening import Sessions, open_sessions
+from pumice.sessions.optimize import make
+from pumice.vision.cache import FeatureCache
+from pumice.vision.encoder import PictureEncoder
+from pumice.vision.folder import FeatureFolder
+from pumice.vision.resident import ResidentFeatures
 
 logger = logging.getLogger("pumice")
 
 _FOLDER_BYTES = 4 * 2**30
 """Of a `feature_cache_dir`."""
+
+_WORTH_DRAFTING = 50_000_000
+"""Bytes of a decoder below which a decode step is so quick that drafting takes as long."""
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -113,7 +118,12 @@ def load(
             released=sessions.released_vision,
         ),
         prefixes=PrefixCache(prefix),
-        grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
+        strategies=StrategyMaker(
+            tokenizer=tokenizer,
+            grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
+            image_token_id=manifest.image_tokens.token_id,
+            drafts_by_default=_drafts_pay(manifest),
+        ),
         load_s=time.perf_counter() - started,
     )
     return Model(opened, answerer)
@@ -142,6 +152,19 @@ def _sessions(bundle: Bundle, copy: Optimized | None, wanted: dict[str, Any]) ->
 def _prefix_cache_bytes(sessions: Sessions, manifest: Manifest) -> int:
     """The cache is in the host's memory: on a GPU what it saves in reading, it costs in copying."""
     return default_prefix_cache_bytes(manifest) if sessions.memory is None else 0
+
+
+def _drafts_pay(manifest: Manifest) -> bool:
+    """Whether drafted tokens make answers quicker and leave them as they are.
+
+    A token's logits are the same within float32's rounding, whatever is computed with it. Where weights or activations
+    are rounded to fewer bits, a last bit may tip one of them, and layers add to that (docs/equality.md).
+    """
+    precision, kv_dtype = manifest.precision, manifest.decoder.kv_dtype
+    exact = precision.bits is None and precision.float_type in (None, "fp32") and kv_dtype == "float32"
+    graph = manifest.graphs.decoder
+    nbytes = sum(manifest.files[name].size for name in (graph.file, *graph.external_data))
+    return exact and nbytes >= _WORTH_DRAFTING
 
 
 def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:

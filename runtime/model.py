@@ -13,21 +13,22 @@ from typing import Any, TypeAlias, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from pumice.answerer import Answerer
-from pumice.bundle import Bundle
+from pumice.bundle.folder import Bundle
+from pumice.bundle.plan import fitting_slots
 from pumice.chat import Chat
 from pumice.errors import PumiceError, UsageError
 from pumice.generation.options import GenerationArguments, GenerationOptions
-from pumice.images import ImageInput, image_list
-from pumice.interrupt import Cancellation
-from pumice.job import Job
+from pumice.images.files import ImageInput, image_list
+from pumice.images.prepared import ImageFeatures
 from pumice.manifest import Manifest
-from pumice.plan import fitting_slots
-from pumice.prompt import Prepared, Prompt
+from pumice.pipeline import Answerer
+from pumice.prompt.builder import Prepared, Prompt
 from pumice.result import Generation
-from pumice.scheduler import Scheduler
+from pumice.scheduler.request import Job
+from pumice.scheduler.scheduler import Scheduler
+from pumice.sessions.runs import Cancellation
 from pumice.stream import TextStream
-from pumice.vision import ImageFeatures, PromptFeatures
+from pumice.vision.features import PromptFeatures
 
 Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
 Image: TypeAlias = "ImageInput | ImageFeatures"

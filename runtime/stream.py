@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from pumice.errors import PumiceError, UsageError
-from pumice.job import Job
 from pumice.result import Generation
-from pumice.scheduler import Scheduler
+from pumice.scheduler.request import Job
+from pumice.scheduler.scheduler import Scheduler
 
 
 class TextStream(Iterator[str]):

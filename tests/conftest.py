@@ -45,7 +45,7 @@ def pebble_bundle_int4(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def pebble_bundle_cuda(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pebble in float16 as for CUDA."""
-    from pumice.export.export import export_bundle
+    from pumice.export.pipeline import export_bundle
 
     bundle = tmp_path_factory.mktemp("bundles") / "pebble-cuda-fp16"
     export_bundle(pebble_checkpoint, bundle, recipe="cuda-fp16")
@@ -53,7 +53,7 @@ def pebble_bundle_cuda(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPat
 
 
 def _export(checkpoint: Path, folders: pytest.TempPathFactory, precision: str) -> Path:
-    from pumice.export.export import export_bundle  # imports torch: only for the tests that need it
+    from pumice.export.pipeline import export_bundle  # imports torch: only for the tests that need it
 
     bundle = folders.mktemp("bundles") / f"pebble-{precision}"
     export_bundle(checkpoint, bundle, precision=precision)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pumice.export.export import export_bundle
+from pumice.export.pipeline import export_bundle
 from pumice.manifest import Manifest, encode_manifest
 from tests.factory import FAMILIES
 

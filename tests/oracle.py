@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.parameters import Read
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge
@@ -19,7 +18,7 @@ from pumice.models.tensor_names import canonical_name
 from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
 from pumice.models.vision_weights import vision_encoder_weights
-from pumice.models.weights import load_weights
+from pumice.models.weights import Read, load_weights
 
 ZERO, ONE = torch.tensor(0), torch.tensor(1)
 
@@ -55,7 +54,7 @@ def theirs(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 
 def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, Read]] | None = None) -> Ours:
-    """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.rotation.rotate`."""
+    """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.weights.rotation.rotate`."""
     checkpoint = open_checkpoint(folder)
     config = read_config(checkpoint.config)
     names = {canonical_name(name): name for name in checkpoint.tensors}

@@ -20,7 +20,7 @@ from bench.equality.asked import prompts
 from bench.equality.difference import Difference
 from bench.equality.page import Column
 from bench.equality.ways import WAYS, setting
-from pumice import sessions
+from pumice.sessions import opening as sessions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

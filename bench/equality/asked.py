@@ -13,8 +13,8 @@ from typing import Any
 from pebble.heldout import FOLDER
 from pebble.heldout import QUESTIONS as HELD_OUT
 from pebble.records import load_records, to_messages
-from pumice.job import Job
 from pumice.model import Model
+from pumice.scheduler.request import Job
 
 PASSAGES = Path(__file__).parents[1] / "real" / "prose.txt"
 LONGEST = 900

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pumice.export.text_scores import divergences, log_softmax
+from pumice.export.verify.text_scores import divergences, log_softmax
 
 Floats = NDArray[np.float32]
 

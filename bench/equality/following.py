@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pumice.cache import KVCache
+from pumice.decoder.kv_cache import KVCache
+from pumice.decoder.prefix_cache import PrefixCache
 from pumice.generation.strategy import Step
-from pumice.job import Job
 from pumice.model import Model
-from pumice.prefix_cache import PrefixCache
 from pumice.result import Generated
-from pumice.scheduler import Scheduler
+from pumice.scheduler.request import Job
+from pumice.scheduler.scheduler import Scheduler
 
 Floats = NDArray[np.float32]
 

@@ -15,11 +15,11 @@ import pumice
 from bench.equality.asked import Prompt
 from bench.equality.difference import Difference, Floats, difference
 from bench.equality.following import Follower, follow
-from pumice import scheduler
-from pumice.interrupt import Cancellation
-from pumice.job import Job
+from pumice.decoder.prefix_cache import PrefixCache
 from pumice.model import Model
-from pumice.prefix_cache import PrefixCache
+from pumice.scheduler import scheduler
+from pumice.scheduler.request import Job
+from pumice.sessions.runs import Cancellation
 
 TOKENS = 24
 """Of an answer."""

@@ -206,7 +206,7 @@ class Parts:
 
     def second_turn(self) -> float:
         """Seconds to the first token of the second turn's answer; the first turn and its answer are in the cache."""
-        from pumice.decoder import DecodeStep
+        from pumice.decoder.step import DecodeStep
 
         work = self.work
         first = self.job(work.ids, [work.picture], 1)
@@ -245,9 +245,9 @@ class Parts:
         """A request for a prompt of given ids."""
         import numpy as np
 
-        from pumice.job import Clock, Job
-        from pumice.keys import prompt_keys
-        from pumice.vision import PromptFeatures
+        from pumice.decoder.prefix_keys import prompt_keys
+        from pumice.scheduler.request import Clock, Job
+        from pumice.vision.features import PromptFeatures
 
         answerer, options = self.answerer, self.model.options(max_new_tokens=tokens, **OPTIONS)
         pictures = list(answerer.builder.pictures(images))
@@ -262,7 +262,7 @@ class Parts:
 
     def scheduler(self, jobs: list[Any], cache: Any = None) -> Any:
         """A scheduler with a slot for each job, as `Model.generate` has it."""
-        from pumice.scheduler import Scheduler
+        from pumice.scheduler.scheduler import Scheduler
 
         decoder = self.answerer.decoder
         if cache is None:

@@ -32,7 +32,7 @@ from bench.real.table import Circumstances, report
 from bench.real.texts import python_version
 from bench.real.windows import POSITIONS
 from pumice.errors import UsageError
-from pumice.export.recipe import load_recipe
+from pumice.export.recipes.recipe import load_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
 PART = "real"

@@ -16,10 +16,10 @@ import numpy as np
 import pumice
 from bench.real.reference import Floats, Reader
 from bench.real.windows import CONTEXT, Window
-from pumice.export.export import export_bundle
-from pumice.export.recipe import NAMES
-from pumice.interrupt import Cancellation
+from pumice.export.pipeline import export_bundle
+from pumice.export.recipes.recipe import NAMES
 from pumice.manifest import Manifest, load_manifest
+from pumice.sessions.runs import Cancellation
 
 FLOAT = "portable-fp32"
 

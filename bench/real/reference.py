@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.real.windows import Window
-from pumice.export.text_scores import Scores, TextScore
+from pumice.export.verify.text_scores import Scores, TextScore
 
 Floats = NDArray[np.float32]
 Reader = Callable[[Window], Iterable[Floats]]

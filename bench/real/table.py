@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.real.measurement import Line, Results
-from pumice.export.text_scores import TextScore
+from pumice.export.verify.text_scores import TextScore
 
 NONE = "–"
 

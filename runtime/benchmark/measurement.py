@@ -17,7 +17,7 @@ from PIL import Image
 
 from pumice.benchmark.process_memory import process_memory
 from pumice.benchmark.workload import QUESTION, Parts, Workload
-from pumice.images import ImageInput, open_image
+from pumice.images.files import ImageInput, open_image
 from pumice.loading import load
 from pumice.model import Model
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pumice.benchmark.measurement import Figure, Measurement
 from pumice.benchmark.profile import GraphProfile, NodeTime
-from pumice.benchmark.recording import Phase, Recording
+from pumice.benchmark.profiler import Phase, Recording
 
 _HEADER = ("operator", "nodes", "ms", "%", "GFLOP/s", "weights MB", "GB/s")
 _LEAST = 0.02

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pumice.cache import KVCache
-from pumice.decoder import Decoder
+from pumice.decoder.decoder import Decoder
+from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
 from pumice.generation.strategy import Floats, Step
-from pumice.interrupt import Cancellation
-from pumice.job import Clock, Job
+from pumice.images.prepared import PromptPicture
 from pumice.manifest import Manifest
 from pumice.result import Generated
-from pumice.scheduler import Scheduler
-from pumice.vision import PictureEncoder, PromptFeatures, PromptPicture
+from pumice.scheduler.request import Clock, Job
+from pumice.scheduler.scheduler import Scheduler
+from pumice.sessions.runs import Cancellation
+from pumice.vision.encoder import PictureEncoder
+from pumice.vision.features import PromptFeatures
 
 QUESTION = (
     "Look at this picture carefully and describe in a few plain sentences what it shows, which colours stand out, "

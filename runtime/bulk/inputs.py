@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from pumice.bulk.request import record_id
+from pumice.bulk.item import record_id
 from pumice.errors import BatchError, PumiceError, UsageError
 
 MAX_LINE = 64 * 2**20

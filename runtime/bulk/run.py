@@ -16,12 +16,12 @@ from typing import Any, TextIO
 import msgspec
 
 from pumice.bulk.inputs import Entry, Identity, Inputs, entries, open_inputs, scan
+from pumice.bulk.item import Defaults, Request, make_request
 from pumice.bulk.journal import Journal
 from pumice.bulk.output import Output
 from pumice.bulk.progress import Progress
 from pumice.bulk.provenance import Provenance, digest_of
 from pumice.bulk.record import Record, failed
-from pumice.bulk.request import Defaults, Request, make_request
 from pumice.bulk.window import Submitter, answer_all
 from pumice.errors import BatchError, PumiceError, UsageError
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pumice.bulk.item import Defaults, Request, make_request, record_id
 from pumice.bulk.record import Record, answered, failed
-from pumice.bulk.request import Defaults, Request, make_request, record_id
 from pumice.errors import EngineClosedError, PumiceError, QueueFullError, UsageError
 
 if TYPE_CHECKING:

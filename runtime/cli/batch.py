@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pumice.cli.generation_flags import add_generation_arguments, generation_options
+from pumice.cli.flags import add_generation_arguments, generation_options
 from pumice.cli.run import DEVICES
 
 

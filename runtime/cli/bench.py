@@ -36,7 +36,8 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Measure or profile, and print."""
-    from pumice.benchmark import measurement, recording, report
+    from pumice.benchmark import measurement, report
+    from pumice.benchmark import profiler as recording
     from pumice.benchmark.workload import Workload, synthetic_picture
 
     workload = Workload(

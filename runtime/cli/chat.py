@@ -9,7 +9,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from pumice.cli.run import print_stream
+from pumice.cli.terminal import print_stream
 from pumice.errors import PumiceError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pumice.errors import UsageError
 
 if TYPE_CHECKING:
+    from pumice.bundle.plan import MemoryPlan
     from pumice.manifest import ImageProcessing, ImageTokens, Manifest
-    from pumice.plan import MemoryPlan
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +45,9 @@ def run_info(args: argparse.Namespace) -> int:
     }
     for option in (name for name, is_given in given.items() if is_given):
         raise UsageError(f"{option} is for --plan: give both, or neither")
-    from pumice.bundle import open_bundle
+    from pumice.bundle.folder import open_bundle
+    from pumice.bundle.optimized import find
     from pumice.manifest import encode_manifest
-    from pumice.optimized import find
 
     bundle = open_bundle(args.bundle)
     if args.json:
@@ -61,8 +61,8 @@ def run_info(args: argparse.Namespace) -> int:
 
 def _run_plan(args: argparse.Namespace) -> int:
     """Nothing but the manifest is read, so that a bundle need not be whole, nor ONNX Runtime installed."""
+    from pumice.bundle.plan import plan
     from pumice.manifest import load_manifest
-    from pumice.plan import plan
 
     found = plan(
         load_manifest(Path(args.bundle)),

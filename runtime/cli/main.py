@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import logging
 import os
 import sys
@@ -18,15 +17,13 @@ from typing import NoReturn
 import pumice
 from pumice.cli.batch import add_batch_arguments, run_batch
 from pumice.cli.bench import add_bench_arguments, run_bench
+from pumice.cli.compare import add_compare_arguments, run_compare
+from pumice.cli.export import add_export_arguments, add_verify_arguments, run_export, run_verify
+from pumice.cli.failures import guarded
 from pumice.cli.info import add_info_arguments, run_info
 from pumice.cli.optimize import add_optimize_arguments, run_optimize
 from pumice.cli.run import add_run_arguments, run_run
-from pumice.errors import PumiceError, UsageError
-from pumice.export.command import add_export_arguments, add_verify_arguments, run_export, run_verify
-from pumice.export.compare_command import add_compare_arguments, run_compare
-
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+from pumice.errors import UsageError
 
 COMMANDS: dict[
     str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -72,40 +69,6 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command of ours under whatever name: its exit code, and a failure told in one line."""
-    _log_to_stderr()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without the answer's letters shows the others
-    try:
-        code = command()
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if os.environ.get("PUMICE_DEBUG"):
-            raise
-        return _report(error)
-
-
-def _report(error: Exception) -> int:
-    """The failure in one line, and its exit code."""
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pumice"):
-        error = UsageError(
-            f"exporting needs the export extra: pip install 'pumice[export]' (no {error.name})"
-        )
-    if isinstance(error, PumiceError):
-        message, code = str(error), error.exit_code
-    else:
-        message, code = f"{type(error).__name__}: {error} (PUMICE_DEBUG=1 shows more)", 1
-    print("pumice: error:", " ".join(message.split()), file=sys.stderr)
-    return code
-
-
 class _Parser(argparse.ArgumentParser):
     """Bad use is a `UsageError` of one line, like every other failure."""
 
@@ -130,13 +93,3 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if rest:
         commands.choices[args.command].error(f"unrecognized arguments: {' '.join(rest)}")
     return args
-
-
-def _log_to_stderr() -> None:
-    """What pumice's modules log, a line each."""
-    logger = logging.getLogger("pumice")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("pumice: %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)

@@ -21,8 +21,9 @@ def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_optimize(args: argparse.Namespace) -> int:
     """Make or remove a copy, and print what it is."""
-    from pumice.bundle import bundle_folder, open_bundle
-    from pumice.optimized import find, make, remove, told, verify
+    from pumice.bundle.folder import bundle_folder, open_bundle
+    from pumice.bundle.optimized import find, remove, told, verify
+    from pumice.sessions.optimize import make
 
     folder = bundle_folder(args.bundle)
     if args.remove:

@@ -7,9 +7,9 @@ import collections
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
 
-from pumice.cli.generation_flags import add_generation_arguments, generation_options
+from pumice.cli.flags import add_generation_arguments, generation_options
+from pumice.cli.terminal import print_stream
 from pumice.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -57,16 +57,6 @@ def run_run(args: argparse.Namespace) -> int:
     else:
         print_stream(stream)
     return 0
-
-
-def print_stream(stream: Iterable[str]) -> None:
-    """Print pieces as they come, without the space that an answer often begins with."""
-    begun = False
-    for piece in stream:
-        shown = piece if begun else piece.lstrip()
-        begun = begun or bool(shown)
-        print(shown, end="", flush=True)
-    print()
 
 
 def _prompt(given: str | None) -> str | None:

@@ -6,8 +6,8 @@ options   line            pictures, vision  scheduler       errors, callbacks
                                                └─ text ───▶ streams.py
 """
 
-from pumice.engine.counters import EngineCounters, Histogram
 from pumice.engine.engine import Engine
+from pumice.engine.metrics import EngineCounters, Histogram
 from pumice.engine.streams import AsyncEngineStream, EngineStream
 
 __all__ = ["AsyncEngineStream", "Engine", "EngineCounters", "EngineStream", "Histogram"]

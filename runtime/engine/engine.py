@@ -16,16 +16,15 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Unpack
 
-from pumice.engine.async_text import AsyncText
-from pumice.engine.counters import EngineCounters
-from pumice.engine.crew import Crew
-from pumice.engine.request import Deadline, Question, Request
-from pumice.engine.streams import AsyncEngineStream, EngineStream, closed_early
+from pumice.engine.metrics import EngineCounters
+from pumice.engine.streams import AsyncEngineStream, AsyncText, EngineStream, closed_early
+from pumice.engine.submission import Deadline, Question, Request
+from pumice.engine.threads import Crew
 from pumice.engine.workplace import make_workplace
 from pumice.errors import EngineClosedError, QueueFullError, UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.model import Images, Model
-from pumice.prompt import Prompt
+from pumice.prompt.builder import Prompt
 from pumice.result import Generation
 
 MOST_SLOTS = 1024

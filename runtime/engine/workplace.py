@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pumice.engine.preparation import JobMaker
-from pumice.engine.request import Question
+from pumice.bundle.plan import default_slot_context
+from pumice.engine.prepare import JobMaker
+from pumice.engine.submission import Question
 from pumice.generation.options import GenerationOptions
-from pumice.job import Job
 from pumice.model import Model
-from pumice.plan import default_slot_context
-from pumice.scheduler import Scheduler
+from pumice.scheduler.request import Job
+from pumice.scheduler.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)

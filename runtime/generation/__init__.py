@@ -1,1 +1,5 @@
-"""How tokens are chosen: options, what they do to logits, sampling, beams, and when an answer ends."""
+"""Logits become tokens, and tokens text.
+
+Enters: options, logits [V]. Leaves: tokens, text as it becomes final. Doors: `options` (what users ask), `make`
+(options to a strategy), `strategy` (what a scheduler asks of one).
+"""

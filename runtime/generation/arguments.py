@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pumice.errors import UsageError
-from pumice.generation.intervals import (
+from pumice.manifest.intervals import (
     LONGEST_BAD_WORD,
     LONGEST_CONSTRAINT,
     LONGEST_STOP_STRING,

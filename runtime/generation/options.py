@@ -15,8 +15,8 @@ from typing import Any, Literal, TypedDict
 
 from pumice.errors import UsageError
 from pumice.generation.arguments import Arguments
-from pumice.generation.intervals import Interval
 from pumice.manifest import Manifest
+from pumice.manifest.intervals import Interval
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """Where neither the caller nor the checkpoint's generation defaults say."""

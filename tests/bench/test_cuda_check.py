@@ -44,7 +44,7 @@ CHECK = Check(
 def test_without_a_gpu_it_says_so_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pumice.device.cuda_obstacle", lambda: "there is no NVIDIA driver")
+    monkeypatch.setattr("pumice.sessions.device.cuda_obstacle", lambda: "there is no NVIDIA driver")
     assert cuda_check.main([]) == 3
     said = capsys.readouterr()
     assert said.out == ""
@@ -54,7 +54,7 @@ def test_without_a_gpu_it_says_so_in_one_line(
 
 
 def test_torch_without_cuda_is_an_obstacle_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pumice.device.cuda_obstacle", lambda: None)
+    monkeypatch.setattr("pumice.sessions.device.cuda_obstacle", lambda: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "sees none" in (cuda_check.find_obstacle() or "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

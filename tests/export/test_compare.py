@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from pumice.cli.compare import DEFAULT
 from pumice.cli.main import main
 from pumice.export import compare
 from pumice.export.compare import RecipeScore, advice
-from pumice.export.compare_command import DEFAULT
-from pumice.export.export import export_bundle
-from pumice.export.recipe import NAMES
-from pumice.export.reference import Reference
-from pumice.export.text_scores import TextScore
-from pumice.export.texts import read_texts
-from pumice.export.verdict import band_of
-from pumice.export.verify import verify_bundle
+from pumice.export.pipeline import export_bundle
+from pumice.export.recipes.recipe import NAMES
+from pumice.export.verify.comparison import verify_bundle
+from pumice.export.verify.reference import Reference
+from pumice.export.verify.text_scores import TextScore
+from pumice.export.verify.texts import read_texts
+from pumice.export.verify.verdict import band_of
 from tests.factory import make_checkpoint
 
 MINE = 'name = "mine"\n[decoder]\nweights = "int8"\nblock_size = 16\n'
@@ -82,7 +82,7 @@ def test_figures_are_those_of_verify(
     (row,) = found["recipes"]
     assert found["failed"] == {}
     export_bundle(checkpoint, tmp_path / "bundle", recipe=tmp_path / "mine.toml")
-    from pumice.export.probes import own_probes
+    from pumice.export.verify.probes import own_probes
 
     report = verify_bundle(
         tmp_path / "bundle",

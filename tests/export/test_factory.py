@@ -9,9 +9,9 @@ from safetensors import safe_open
 from transformers import AutoProcessor
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.processor import load_processor
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.processor.load import load_processor
 from tests import oracle
 from tests.factory import FAMILIES, Layout, Text, Vision, make_checkpoint
 

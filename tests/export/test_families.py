@@ -12,12 +12,12 @@ import torch
 from transformers import PreTrainedModel
 
 import pumice
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.export import export_bundle
-from pumice.export.precision import PrecisionName
-from pumice.export.probes import picture
-from pumice.export.processor import load_processor
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.pipeline import export_bundle
+from pumice.export.processor.load import load_processor
+from pumice.export.recipes.recipe import PrecisionName
+from pumice.export.verify.probes import picture
 from pumice.manifest import decode_manifest
 from tests import manifest_examples, oracle
 from tests.export.test_graphs import Graphs

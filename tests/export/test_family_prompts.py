@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pumice.chat_template import ChatTemplate
-from pumice.export import companions
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.processor import load_processor
-from pumice.prompt import PromptBuilder
-from pumice.tokens import PromptTokenizer
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.processor import describe as companions
+from pumice.export.processor.load import load_processor
+from pumice.prompt.builder import PromptBuilder
+from pumice.prompt.template import ChatTemplate
+from pumice.prompt.tokenizer import PromptTokenizer
 from tests.factory import FAMILIES
-from tests.runtime.test_chat_template import turn
-from tests.runtime.test_preprocess import noise
-from tests.runtime.test_prompt import manifest
+from tests.runtime.images.test_preprocess import noise
+from tests.runtime.prompt.test_builder import manifest
+from tests.runtime.prompt.test_template import turn
 
 # rope scalings and dtypes make no difference here
 NAMES = ["llava-1.5", "bakllava", "llava-interleave", "llava-llama-3", "vip-llava", "pixtral"]

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import pumice
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.decoder import cache_names
-from pumice.export.export import export_bundle
-from pumice.export.precision import PrecisionName
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.pipeline import export_bundle
+from pumice.export.recipes.recipe import PrecisionName
+from pumice.export.trace.decoder import cache_names
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
 from tests.factory import Text, Vision, make_checkpoint

@@ -12,13 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.decoder import cache_names
-from pumice.export.export import export_bundle
-from pumice.export.precision import PrecisionName
-from pumice.export.quantization import dequantize_rows, quantize_rows
-from pumice.export.recipe import Storage
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.pipeline import export_bundle
+from pumice.export.recipes.recipe import PrecisionName, Storage
+from pumice.export.trace.decoder import cache_names
+from pumice.export.weights.quantization import dequantize_rows, quantize_rows
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
 from tests.factory import Text, make_checkpoint

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from pumice.cli.main import main
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.tying import as_stored
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.config.tying import as_stored
 from tests.export.mutations import MUTATIONS, Mutation
 from tests.export.mutations.judge import judge
 from tests.export.mutations.retracing import Retracing

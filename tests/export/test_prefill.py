@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.decoder import cache_names
-from pumice.export.export import export_bundle
-from pumice.export.form import weight_tables
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.pipeline import export_bundle
+from pumice.export.recipes.storage import weight_tables
+from pumice.export.trace.decoder import cache_names
 from pumice.manifest import SCHEMA_VERSION
 from tests import oracle
 from tests.export.test_graphs import Graphs

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder
 from pumice.models.embedding import EmbeddingMerge

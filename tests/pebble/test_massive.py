@@ -19,9 +19,9 @@ from pebble.massive import CHANNELS, Change, apply, make_massive, norms_of
 from pebble.packing import Packer
 from pebble.pool import normalise, shrink
 from pebble.records import load_records
-from pumice.export.quantization import dequantize_rows, quantize_rows
-from pumice.export.recipe import Storage
-from pumice.export.rotation import Rotation
+from pumice.export.recipes.recipe import Storage
+from pumice.export.weights.quantization import dequantize_rows, quantize_rows
+from pumice.export.weights.rotation import Rotation
 from tests import oracle
 
 CHECKPOINT = Path(__file__).parents[2] / "pebble" / "checkpoint"

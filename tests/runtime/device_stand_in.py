@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import pumice
-from pumice import sessions
-from pumice.device_memory import DeviceMemory
 from pumice.model import Model
-from pumice.sessions import Sessions
+from pumice.sessions import opening as sessions
+from pumice.sessions.arrays import DeviceMemory
+from pumice.sessions.opening import Sessions
 
 
 class OnStandIn(Sessions):

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 import pumice
-from pumice import cuts
 from pumice.chat import Chat
 from pumice.errors import (
     ContextLengthError,
@@ -15,6 +14,7 @@ from pumice.errors import (
     UsageError,
 )
 from pumice.model import Model
+from pumice.scheduler import chunks as cuts
 
 from .test_generation import force, picture
 
@@ -108,7 +108,7 @@ def test_a_failed_turn_changes_nothing(model: Model, monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError):
         chat.send("?", max_new_tokens=0)
     with monkeypatch.context() as patch:
-        patch.setattr("pumice.scheduler.finite", lambda logits: False)
+        patch.setattr("pumice.scheduler.scheduler.finite", lambda logits: False)
         with pytest.raises(GenerationError):
             chat.send("And now?")
     assert chat.messages == before
@@ -183,7 +183,7 @@ def test_a_conversation_that_outgrows_memory_stays_as_it_was(
     chat.send("What is in this picture?", picture())
     before, room = chat.messages, chat._cache.capacity
     with monkeypatch.context() as patch:
-        patch.setattr("pumice.plan.available_memory", lambda device: 1000)
+        patch.setattr("pumice.bundle.plan.available_memory", lambda device: 1000)
         with pytest.raises(InsufficientMemoryError, match="are available"):
             chat.send("And now, " + "please, " * 60 + "what is it?")
     assert chat.messages == before

@@ -16,15 +16,14 @@ import pytest
 import pumice
 from pebble.heldout import FOLDER, QUESTIONS
 from pebble.records import load_records, to_messages
-from pumice import scheduler
-from pumice.answerer import Answerer
-from pumice.cache import KVCache
+from pumice.decoder.kv_cache import KVCache
+from pumice.decoder.prefix_cache import PrefixCache
 from pumice.generation.strategy import Floats
 from pumice.model import Model
-from pumice.prefix_cache import PrefixCache
-from pumice.scheduler import Scheduler
-
-from .test_scheduler import Script, ids_of, job_of, run, step
+from pumice.pipeline import Answerer
+from pumice.scheduler import scheduler
+from pumice.scheduler.scheduler import Scheduler
+from tests.runtime.scheduler.test_scheduler import Script, ids_of, job_of, run, step
 
 ANSWER = [20, 31, 42]
 """What follows every prompt here, whatever its logits say."""
@@ -48,7 +47,7 @@ def bundles(
     pebble_bundle_int4: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
-    from pumice.export.export import export_bundle
+    from pumice.export.pipeline import export_bundle
 
     folder = tmp_path_factory.mktemp("equality")
     integers = folder / "integers.toml"

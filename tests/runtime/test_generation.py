@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import pumice
-from pumice.cache import KVCache
-from pumice.decoder import Decoder, DecodeStep
+from pumice.decoder.decoder import Decoder
+from pumice.decoder.kv_cache import KVCache
+from pumice.decoder.step import DecodeStep
 from pumice.errors import ContextLengthError, GenerationError, ImageError, PromptError, UsageError
-from pumice.interrupt import Cancellation
 from pumice.model import Model
+from pumice.sessions.runs import Cancellation
 
 LOGIT_TOLERANCE = 2e-4
 QUESTIONS = ("What is in this picture?", "How many shapes are there?", "Ünïcode 🙂 </s> <image>?")
@@ -121,7 +122,7 @@ def force(monkeypatch: pytest.MonkeyPatch, *tokens: int) -> None:
 
 
 def use_sampler(monkeypatch: pytest.MonkeyPatch, sampler: Callable[[Any, Any], int]) -> None:
-    monkeypatch.setattr("pumice.answerer.make_sampler", lambda options: sampler)
+    monkeypatch.setattr("pumice.pipeline.make_sampler", lambda options: sampler)
 
 
 def test_the_end_token_stops_an_answer_and_is_no_text(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import pumice
-from pumice.decoder import Decoder, DecodeStep
+from pumice.decoder.decoder import Decoder
+from pumice.decoder.step import DecodeStep
 from pumice.errors import GenerationError, UsageError
 from pumice.model import Model
 from pumice.stream import TextStream
-from pumice.vision import PictureEncoder
+from pumice.vision.encoder import PictureEncoder
 
 from .test_generation import force, picture
 
@@ -115,7 +116,7 @@ def test_a_failure_comes_once_and_behind_what_was_said(model: Model, monkeypatch
             raise GenerationError("no more")
         return token
 
-    monkeypatch.setattr("pumice.answerer.make_sampler", lambda options: broken)
+    monkeypatch.setattr("pumice.pipeline.make_sampler", lambda options: broken)
     stream, pieces = model.stream("Hi"), []
     with pytest.raises(GenerationError, match="no more"):
         for piece in stream:

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 import pumice
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.config import read_config
-from pumice.export.export import export_bundle
-from pumice.export.processor import load_processor
-from pumice.interrupt import Cancellation
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.pipeline import export_bundle
+from pumice.export.processor.load import load_processor
+from pumice.sessions.runs import Cancellation
 from tests.factory import FAMILIES
-
-from .test_preprocess import noise
+from tests.runtime.images.test_preprocess import noise
 
 PICTURES = [noise("RGB", 90, 40, 1), noise("RGB", 33, 70, 2), noise("RGB", 20, 20, 3)]
 LOGIT_TOLERANCE = 2e-4

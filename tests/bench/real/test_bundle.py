@@ -8,9 +8,9 @@ import pytest
 import pumice
 from bench.real.bundle import FLOAT, Row, all_rows, bundle_reader, chosen_rows, export, size
 from bench.real.windows import CONTEXT, windows
-from pumice.export.recipe import NAMES
-from pumice.interrupt import Cancellation
+from pumice.export.recipes.recipe import NAMES
 from pumice.manifest import load_manifest
+from pumice.sessions.runs import Cancellation
 
 PEBBLE = Path(__file__).parents[3] / "pebble" / "checkpoint"
 IDS = [int(token) for token in np.random.default_rng(0).integers(10, 200, 400)]

@@ -9,7 +9,7 @@ from bench.real.measurement import Line, Plan, Results
 from bench.real.reference import Scored
 from bench.real.speed import Speed
 from bench.real.table import Circumstances, kl, report
-from pumice.export.text_scores import TextScore
+from pumice.export.verify.text_scores import TextScore
 
 HERE = Circumstances(
     command="python -m bench.real --write",

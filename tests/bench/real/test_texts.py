@@ -7,7 +7,7 @@ import pytest
 
 from bench.real.texts import texts
 from bench.real.windows import CONTEXT, POSITIONS
-from pumice.export.calibration_tokens import SAMPLE
+from pumice.export.calibration.tokens import SAMPLE
 
 TEXTS = texts()
 SHARED_WORDS = 8

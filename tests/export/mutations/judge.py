@@ -20,8 +20,8 @@ from transformers import AutoModelForImageTextToText
 
 import pumice
 from pumice.errors import PumiceError
-from pumice.export.export import export_bundle
-from pumice.export.processor import read_processor
+from pumice.export.pipeline import export_bundle
+from pumice.export.processor.load import read_processor
 
 TOLERANCE = 2e-4
 LONGEST_MESSAGE = 1500

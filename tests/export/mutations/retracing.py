@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pumice.export import graphs
-from pumice.export.simplification import NodeCounts
-from pumice.export.tracing import Traced
+from pumice.export.passes.simplify import NodeCounts
+from pumice.export.trace.tracing import Traced
 from pumice.models.config import LlavaConfig
 
 Tracer = Callable[..., Traced]

@@ -40,7 +40,7 @@ def test_every_figure_in_every_round(pebble_bundle_int4: Path) -> None:
 def test_no_picture_is_known_from_an_earlier_round(
     pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pumice.vision import PictureEncoder
+    from pumice.vision.encoder import PictureEncoder
 
     encoded: list[bytes] = []
     original = PictureEncoder._run

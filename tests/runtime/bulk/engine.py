@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pumice.errors import QueueFullError, UsageError
-from pumice.images import open_image
+from pumice.images.files import open_image
 from pumice.result import Generation, Timings, Usage
 
 

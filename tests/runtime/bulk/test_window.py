@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pumice.bulk import Record, run_batch
+from pumice.bulk.item import Request
 from pumice.bulk.record import failed
-from pumice.bulk.request import Request
 from pumice.bulk.window import answer_all
 from pumice.errors import EngineClosedError, UsageError
 from tests.runtime.bulk.engine import FakeEngine, generation

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from pumice.engine.request import Question
+from pumice.engine.submission import Question
 from pumice.engine.workplace import Workplace
 from pumice.errors import UsageError
-from pumice.interrupt import Cancellation, RunCancelledError
-from pumice.job import Clock, Job
 from pumice.result import Generated
+from pumice.scheduler.request import Clock, Job
+from pumice.sessions.runs import Cancellation, RunCancelledError
 
 PATIENCE = 30.0
 """Seconds after which a test gives up; nothing takes nearly as long."""

@@ -115,7 +115,7 @@ def test_a_closed_engine_lets_go_of_its_cache(make_engine: MakeEngine) -> None:
 def test_another_process_is_told_so(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = make_engine()
     with monkeypatch.context() as patch:
-        patch.setattr("pumice.engine.crew.os.getpid", lambda: -1)
+        patch.setattr("pumice.engine.threads.os.getpid", lambda: -1)
         with pytest.raises(EngineClosedError, match="belongs to another process"):
             engine.submit(Ask())
         engine.close()

@@ -22,10 +22,10 @@ from pumice.errors import (
     PromptError,
     UsageError,
 )
-from pumice.interrupt import Cancellation
-from pumice.job import Job
 from pumice.model import Model
-from pumice.scheduler import Scheduler
+from pumice.scheduler.request import Job
+from pumice.scheduler.scheduler import Scheduler
+from pumice.sessions.runs import Cancellation
 from tests.runtime.engine.stand_ins import PATIENCE, eventually
 
 HELDOUT = Path(__file__).parents[3] / "pebble" / "heldout"
@@ -215,7 +215,9 @@ print("leaving")
 def test_slots_are_as_long_as_memory_allows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     position = 2 * model.manifest.decoder.layers * model.manifest.decoder.kv_heads
     position *= model.manifest.decoder.head_dim * 4
-    monkeypatch.setattr("pumice.plan.available_memory", lambda device="cpu": 2 * 8 * 128 * position + 1)
+    monkeypatch.setattr(
+        "pumice.bundle.plan.available_memory", lambda device="cpu": 2 * 8 * 128 * position + 1
+    )
     with Engine(model, slots=8) as engine:
         assert engine.context == 128
         with pytest.raises(ContextLengthError, match="a slot's context of 128 leaves no room"):

@@ -92,7 +92,7 @@ class CountingMail(SimpleQueue[Any]):
 def test_an_idle_engine_sleeps(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, deadline: float | None
 ) -> None:
-    monkeypatch.setattr("pumice.engine.stepper.SimpleQueue", CountingMail)
+    monkeypatch.setattr("pumice.engine.step_loop.SimpleQueue", CountingMail)
     engine, fake = make_engine()
     engine.submit(Ask(), deadline=deadline).result(PATIENCE)
     eventually(lambda: not engine._crew.stepper._busy)

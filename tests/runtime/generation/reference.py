@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pumice.errors import UsageError
+from pumice.generation.logits_processors import make_processor
 from pumice.generation.options import GenerationOptions, resolve
-from pumice.generation.processors import make_processor
 from pumice.manifest import GenerationDefaults, Manifest, decode_manifest
 
 CONTEXT = 4096

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pumice.generation.beam_candidates import drawn, likeliest
+from pumice.generation.beam_search import drawn, likeliest
 
 
 @settings(max_examples=200)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pumice.errors import GenerationError
-from pumice.generation.structured import GrammarCompiler, Matcher
+from pumice.generation.grammar import GrammarCompiler, Matcher
+from tests.runtime.generation.test_grammar import CLOSED, SCHEMAS, TREE
 
 from ..conftest import TOKENIZERS
-from .test_structured import CLOSED, SCHEMAS, TREE
 
 END = "</s>"
 STYLES: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pumice.generation.logprobs import top_logprobs
+from pumice.generation.sequence import top_logprobs
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.01, 1.0, 30.0, 1e4]), st.integers(0, 20))

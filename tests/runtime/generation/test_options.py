@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pumice.generation.intervals import NUMBERS, WHOLE_NUMBERS
 from pumice.generation.options import (
     NAMES,
     GenerationArguments,
@@ -19,6 +18,7 @@ from pumice.generation.options import (
     resolve,
 )
 from pumice.manifest import GenerationDefaults, decode_manifest, encode_manifest
+from pumice.manifest.intervals import NUMBERS, WHOLE_NUMBERS
 from tests.runtime.generation.reference import CONTEXT, EXAMPLE, manifest, options, refused
 
 

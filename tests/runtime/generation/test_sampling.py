@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pumice.errors import GenerationError
-from pumice.generation.processors import make_processor
+from pumice.generation.logits_processors import make_processor
 from pumice.generation.sampling import draw, greedy, make_rngs, make_sampler
 from tests.runtime.generation.reference import options, theirs
 

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pumice.detokenizer import Detokenizer
 from pumice.errors import UsageError
+from pumice.generation.detokenizer import Detokenizer
 from pumice.generation.stop_strings import StopStrings
-from pumice.tokens import PromptTokenizer
+from pumice.prompt.tokenizer import PromptTokenizer
 
 LETTERS = "ab#é日"
 STRINGS = st.lists(st.text(LETTERS, min_size=1, max_size=6), max_size=4)

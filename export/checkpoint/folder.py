@@ -1,0 +1,242 @@
+"""A checkpoint folder, read lazily: names, dtypes and shapes at once, values one tensor at a time.
+
+Enters: a folder in Hugging Face layout (`config.json`; `model.safetensors`, or shards with their index), or a
+hub id. Leaves: a `Checkpoint`. Only JSON and safetensors are opened: nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from pumice.errors import CheckpointError
+from pumice.export.checkpoint.hub import fetch, is_hub_id
+from pumice.export.checkpoint.support import (
+    FLOAT_INSTEAD,
+    refuse_other_architectures,
+    refuse_other_kinds,
+    refuse_other_tensors,
+)
+from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
+from pumice.export.progress import Progress, Silent
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+_LARGEST = torch.finfo(torch.float32).max
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_BUFFERS = ("position_ids",)
+"""Last parts of names of integer tensors that old checkpoints carry along and nobody reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint whose weights stay on disk until they are asked for.
+
+    `name` is the hub id or the folder's name; `config` is `config.json` as it stands; `tensors` has every
+    tensor of every shard under the checkpoint's own names.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that most weights have, by torch's name: `float16`."""
+        sizes: Counter[str] = Counter()
+        for info in self.tensors.values():
+            sizes[info.dtype] += math.prod(info.shape) if info.dtype in DTYPES else 0
+        return str(DTYPES[sizes.most_common(1)[0][0]]).removeprefix("torch.")
+
+    @property
+    def config_sha256(self) -> str:
+        """SHA-256 of the bytes of `config.json`, in lower-case hexadecimal."""
+        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that the tensor takes in the checkpoint's own dtype."""
+        info = self._info(name)
+        return math.prod(info.shape) * DTYPES[info.dtype].itemsize
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor in its own dtype and shape, in memory of its own (the file is closed again).
+
+        Raises:
+            CheckpointError: no such tensor, values that float32 does not hold, or a file removed or damaged meanwhile.
+        """
+        info = self._info(name)
+        tensor = read_whole(info)
+        _check_values(tensor, name, info)
+        return tensor
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` up to `stop` (along the first axis) of a large tensor; otherwise as `read`."""
+        info = self._info(name)
+        assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
+        rows = read_rows(info, start, stop)
+        _check_values(rows, name, info)
+        return rows
+
+    def _info(self, name: str) -> TensorInfo:
+        try:
+            info = self.tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}") from None
+        if info.dtype not in DTYPES:
+            raise _wrong_dtype(name, info)
+        return info
+
+
+def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = None) -> Checkpoint:
+    """Open a checkpoint folder, or fetch a hub id (`org/name`) that is no folder here and open that.
+
+    Raises:
+        CheckpointError: missing, damaged, not safetensors, quantised, with code of its own, an adapter, or of
+            an architecture that is not supported; the message is one line that says what to do.
+    """
+    path = Path(name_or_path).expanduser()
+    text = str(name_or_path)
+    if not path.exists() and is_hub_id(text):
+        path = fetch(text, _read_config, progress or Silent())
+        name = text
+    else:
+        resolved = path.resolve()
+        name = f"{resolved.parent.name}/{resolved.name}"
+    _check_folder(path)
+    config = _read_config(path)
+    return Checkpoint(path=path, name=name, config=config, tensors=MappingProxyType(_read_headers(path)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        CheckpointError: missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}): download or convert it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}: expected an object")
+    return content
+
+
+def _check_folder(path: Path) -> None:
+    """A folder with `config.json`; what else it may be is said by its kind."""
+    if not path.exists():
+        raise CheckpointError(
+            f"no checkpoint at {path}: expected a folder with config.json and {WEIGHTS_NAME}, "
+            "or a hub id (org/name)"
+        )
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is a file: expected the folder that holds config.json and {WEIGHTS_NAME}"
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    if not names:
+        raise CheckpointError(f"{path} is empty: expected config.json and {WEIGHTS_NAME}")
+    refuse_other_kinds(path, names)
+    if not _safetensors(names):
+        _refuse_other_weights(path, names)
+    if "config.json" not in names:
+        raise CheckpointError(f"{path} has no config.json: expected a checkpoint in Hugging Face layout")
+
+
+def _safetensors(names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith(".safetensors") or name == INDEX_NAME]
+
+
+def _refuse_other_weights(path: Path, names: list[str]) -> None:
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        raise CheckpointError(
+            f"{path} has only pickled weights ({pickles[0]}), which can run code and are never opened: "
+            "convert it to safetensors first"
+        )
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if ggufs:
+        raise CheckpointError(
+            f"{path} holds GGUF weights ({ggufs[0]}): use the original safetensors checkpoint"
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """`config.json` of a whole that is supported, in float weights, without code of its own."""
+    config = read_json(path / "config.json")
+    refuse_other_architectures(path / "config.json", config)
+    return config
+
+
+def _read_headers(path: Path) -> dict[str, TensorInfo]:
+    """Every tensor's place, dtype and shape, from the headers of the weight files."""
+    if (path / WEIGHTS_NAME).exists():
+        tensors = read_header(path / WEIGHTS_NAME)
+    elif (path / INDEX_NAME).exists():
+        tensors = _read_shards(path)
+    else:
+        found = _safetensors(sorted(entry.name for entry in path.iterdir()))
+        told = f"only {', '.join(found[:3])}" if found else "no weights"
+        raise CheckpointError(f"{path} has {told}: expected {WEIGHTS_NAME}, or shards with {INDEX_NAME}")
+    refuse_other_tensors(path, tensors)
+    for name, info in tensors.items():
+        if info.dtype not in DTYPES and name.rpartition(".")[2] not in _BUFFERS:
+            raise _wrong_dtype(name, info)
+    if not any(info.dtype in DTYPES for info in tensors.values()):
+        raise CheckpointError(f"{path} has weight files without weights: download or convert it again")
+    return tensors
+
+
+def _read_shards(path: Path) -> dict[str, TensorInfo]:
+    """All shards that the index names; where two hold a tensor, the index says which counts."""
+    where = path / INDEX_NAME
+    weight_map = read_json(where).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{where} has no weight_map: expected an object from tensor names to shards")
+    for shard in weight_map.values():
+        plain = isinstance(shard, str) and PurePosixPath(shard).name == shard and "\\" not in shard
+        if not plain or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{where} names the shard {shard!r}: expected a .safetensors file in the same folder"
+            )
+    shards = {shard: read_header(path / shard) for shard in sorted(set(weight_map.values()))}
+    tensors = {name: info for shard in shards.values() for name, info in shard.items()}
+    for name, shard in weight_map.items():
+        if name not in shards[shard]:
+            raise CheckpointError(
+                f"{where} says that {shard} holds {name!r}, but it does not: download it again"
+            )
+        tensors[name] = shards[shard][name]
+    return tensors
+
+
+def _check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:
+    """NaN, infinity, or more than float32 holds would only show in what the bundle answers."""
+    if tensor.numel() == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(tensor))  # one pass; NaN comes through
+    if not -_LARGEST <= low <= high <= _LARGEST:
+        raise CheckpointError(
+            f"{info.file}: tensor {name!r} has values from {low} to {high}, expected finite float32 numbers: "
+            "download or convert it again"
+        )
+
+
+def _wrong_dtype(name: str, info: TensorInfo) -> CheckpointError:
+    choices = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
+    return CheckpointError(
+        f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {choices}: {FLOAT_INSTEAD}"
+    )

@@ -1,0 +1,152 @@
+"""A checkpoint's `config.json` → the `LlavaConfig` that the modules are built from.
+
+Defaults that checkpoints leave out come from transformers' own config classes, and their differing names are read
+through optimum's normalised configs. A key that is not known and might change the computation raises, naming itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from transformers import LlavaConfig as HfLlavaConfig
+from transformers import PreTrainedConfig, VipLlavaConfig
+
+from pumice.errors import CheckpointError, UsageError
+from pumice.export.config import text as text_config
+from pumice.export.config import vision as vision_config
+from pumice.export.config.checks import (
+    one_of,
+    refuse_beyond_belief,
+    refuse_other_dtypes,
+    refuse_unknown_keys,
+    require_epsilon,
+    require_flag,
+)
+from pumice.export.config.text import TEXT_TYPES, read_text_config
+from pumice.export.config.vision import VISION_TYPES, read_vision_config
+from pumice.models.activations import ACTIVATIONS
+from pumice.models.config import LlavaConfig, VisionConfig
+
+MODEL_TYPES: dict[str, type[PreTrainedConfig]] = {"llava": HfLlavaConfig, "vipllava": VipLlavaConfig}
+MAX_FEATURE_LAYERS = 64
+"""Of a list, which may name a layer twice."""
+_EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
+
+
+def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
+    """Check the parsed `config.json` of a LLaVA or ViP-LLaVA and normalise it.
+
+    Raises:
+        CheckpointError: an unsupported vision or text model, a value outside what is supported, or an unknown key.
+    """
+    config = _as_transformers_reads_it(raw)
+    vision, text = read_vision_config(config.vision_config), read_text_config(config.text_config)
+    vip = isinstance(config, VipLlavaConfig)
+    strategy: Any = (
+        "default" if vip else one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
+    )
+    _check_selection(vision, strategy, vip)
+    return LlavaConfig(
+        vision=vision,
+        text=text,
+        vision_feature_layers=_feature_layers(config.vision_feature_layer, vision.num_hidden_layers),
+        vision_feature_select_strategy=strategy,
+        projector_hidden_act=one_of(config, "projector_hidden_act", "", ACTIVATIONS),
+        multimodal_projector_bias=vip or require_flag(config, "", "multimodal_projector_bias"),
+        projector_layer_norm_eps=require_epsilon(config, "", "projector_layernorm_eps") if vip else None,
+        image_token_id=_image_token(config),
+        tie_word_embeddings=require_flag(config, "", "tie_word_embeddings"),
+    )
+
+
+def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
+    """transformers' config object, once all keys are known; raises CheckpointError."""
+    kind = _supported("whole", raw.get("model_type", "llava"), MODEL_TYPES)
+    vision_raw, text_raw = _section(raw, "vision_config"), _section(raw, "text_config")
+    vision_name = vision_raw.get("model_type", "clip_vision_model")
+    vision_type = _supported("vision", vision_name, VISION_TYPES)
+    text_type = _supported("text", text_raw.get("model_type", "llama"), TEXT_TYPES)
+    refuse_unknown_keys(raw, kind, "", extra=_EXTRA_KEYS)
+    refuse_unknown_keys(
+        vision_raw, vision_type, "vision_config.", extra=vision_config.EXTRA_KEYS[vision_name]
+    )
+    refuse_unknown_keys(text_raw, text_type, "text_config.", extra=text_config.EXTRA_KEYS)
+    for part, where in ((raw, ""), (vision_raw, "vision_config."), (text_raw, "text_config.")):
+        refuse_beyond_belief(part, where)
+        refuse_other_dtypes(part, where)
+    try:
+        return kind.from_dict(dict(raw))
+    except Exception as error:  # transformers raises whatever its validators raise
+        reason = f"{type(error).__name__} {' '.join(str(error).split())[:400]}"
+        raise CheckpointError(
+            f"config.json is not a valid LLaVA config: transformers ends with {reason}"
+        ) from None
+
+
+def _check_selection(vision: VisionConfig, strategy: str, vip: bool) -> None:
+    if vision.tower == "pixtral" and (vip or strategy != "full"):
+        raise CheckpointError(
+            "a Pixtral tower has no class token to drop: expected vision_feature_select_strategy 'full' in a llava"
+        )
+    if strategy == "default" and vision.tower == "siglip" and vision.num_patches < 2:
+        raise CheckpointError("vision_feature_select_strategy 'default' drops the only patch of a picture")
+
+
+def _feature_layers(given: object, layers: int) -> tuple[int, ...]:
+    """Which of the tower's hidden states are read, as numbers of layers run (0: the embeddings)."""
+    listed = list(given) if isinstance(given, (list, tuple)) else [given]
+    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in listed)
+    if not 1 <= len(listed) <= MAX_FEATURE_LAYERS or not whole:
+        raise CheckpointError(
+            f"vision_feature_layer is {str(given)[:200]}, expected a layer or a list of at most {MAX_FEATURE_LAYERS}"
+        )
+    numbers = [int(str(layer)) for layer in listed]
+    for layer in numbers:
+        if not -layers - 1 <= layer <= layers:
+            raise CheckpointError(
+                f"vision_feature_layer {layer} is outside the tower's {-layers - 1} … {layers}"
+            )
+    return tuple(layer if layer >= 0 else layers + 1 + layer for layer in numbers)
+
+
+def _image_token(config: Any) -> int:
+    token, rows = config.image_token_index, config.text_config.vocab_size
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < rows:
+        raise CheckpointError(f"image_token_index {token!r} lies outside the embedding table's {rows} rows")
+    return token
+
+
+def _section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = raw.get(key, {})
+    if not isinstance(section, Mapping):
+        raise CheckpointError(f"config.json's {key} is {type(section).__name__}, expected an object")
+    return section
+
+
+def _supported(
+    part: str, name: object, types: Mapping[str, type[PreTrainedConfig]]
+) -> type[PreTrainedConfig]:
+    if not isinstance(name, str) or name not in types:
+        raise CheckpointError(
+            f"{part} model of type {name!r} is not supported; supported: {', '.join(types)}"
+        )
+    return types[name]
+
+
+LONGEST = 131_072
+"""Tokens, unless a longer context is asked for."""
+
+
+def limit_context(config: LlavaConfig, context_length: int | None) -> LlavaConfig:
+    """The config with a context of `context_length` tokens, by default the checkpoint's up to `LONGEST`.
+
+    Raises:
+        UsageError: a context that the checkpoint does not have.
+    """
+    own = config.text.max_position_embeddings
+    if context_length is not None and not 1 <= context_length <= own:
+        raise UsageError(f"context length is {context_length}, expected 1 to {own} (the checkpoint's)")
+    context = min(own, LONGEST) if context_length is None else context_length
+    return replace(config, text=replace(config.text, max_position_embeddings=context))

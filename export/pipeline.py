@@ -1,0 +1,306 @@
+"""A checkpoint becomes a bundle: the main road through this package.
+
+open_checkpoint → read_config → check_names → trace ×3 → write weights and graphs → companions → manifest
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from pumice.errors import CheckpointError, UsageError
+from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
+from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
+from pumice.export.calibration.moments import Calibration
+from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
+from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
+from pumice.export.config.llava import limit_context, read_config
+from pumice.export.config.tying import as_stored
+from pumice.export.graphs import (
+    Graph,
+    LayerInputs,
+    decoder_graph,
+    embedding_graph,
+    prefill_graph,
+    vision_encoder_graph,
+    write_graph,
+)
+from pumice.export.processor import describe as companions
+from pumice.export.processor.load import load_processor
+from pumice.export.progress import Progress, showing
+from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
+from pumice.export.recipes.storage import Form, form_of, weight_bytes
+from pumice.export.trace.tracing import OPSET
+from pumice.export.weights.balance import ChannelBalance
+from pumice.export.weights.heads import pad_heads
+from pumice.export.weights.norms import fold_norms
+from pumice.export.weights.rotation import rotate
+from pumice.export.weights.stream import ALIGNMENT
+from pumice.manifest import (
+    DecoderShape,
+    Graphs,
+    GraphSpec,
+    Manifest,
+    Precision,
+    Requires,
+    Source,
+    version_for,
+)
+from pumice.models.config import LlavaConfig
+from pumice.models.tensor_names import canonical_name, check_names
+from pumice.models.weights import Read
+
+MINIMUM_ONNXRUNTIME = "1.23.0"
+IR_VERSION = 10
+MANIFEST_BYTES = 1 << 20
+"""Room for graphs' structure, manifest and parity beside weights and companions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that is known of an export before the first byte is written."""
+
+    checkpoint: Checkpoint
+    config: LlavaConfig
+    read: Read
+    recipe: Recipe
+    form: Form
+    inputs: LayerInputs | None = None
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    bundle: Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    precision: PrecisionName | None = None,
+    block_size: int | None = None,
+    symmetric: bool | None = None,
+    search: Search | None = None,
+    calibrate: str | Path | None = None,
+    context_length: int | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
+    quiet: bool = True,
+) -> Manifest:
+    """Export a LLaVA checkpoint (a folder, or a hub id) to the folder `bundle`.
+
+    Args:
+        checkpoint: folder in Hugging Face layout with safetensors, or `org/name` on the hub.
+        bundle: where the bundle goes; it appears there whole, or not at all.
+        recipe: how weights are stored: the name of one of pumice's own recipes, a TOML file, or a `Recipe`
+            (docs/recipes.md); `portable-fp32` where neither this nor a precision is given.
+        precision: instead of a recipe: `fp32`, `fp16`, `bf16`, `int8` or `int4`, for the usual one of each.
+        block_size: columns that share a scale, 16, 32, 64, 128 or 256, in place of the recipe's own.
+        symmetric: quantised blocks without zero points, or with, in place of the recipe's own.
+        search: how scales are found, `none`, `k-quant` or `activations`, in place of the recipe's own.
+        calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
+            random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
+        context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
+        overwrite: replace a bundle that is there already.
+        verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
+        quiet: show no progress on stderr.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or is not supported.
+        ExportError: the destination exists, the disk is full, or a graph could not be made.
+        UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, a
+            text for a recipe that does not calibrate, or a context that the checkpoint does not have.
+    """
+    chosen = _recipe(recipe, precision).with_storage(
+        block_size=block_size, symmetric=symmetric, search=search
+    )
+    if calibrate is not None and not chosen.calibrated:
+        raise UsageError(
+            f"there is a text to calibrate by, and the recipe {chosen.name} goes by no activations: "
+            'expected balance = true or search = "activations" (docs/recipes.md)'
+        )
+    text = None if calibrate is None else read_text(calibrate)
+    with showing(quiet=quiet) as progress:
+        opened = open_checkpoint(checkpoint, progress=progress)
+        config = as_stored(read_config(opened.config), opened)
+        _check_tensors(opened, config)
+        config = limit_context(config, context_length)
+        config, read = pad_heads(config, _reader(opened))
+        config, read = rotate(config, read) if chosen.rotate else (config, read)
+        form = form_of(chosen, config)
+        read, inputs = _calibrated(chosen, config, read, opened, text)
+        config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
+        plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form, inputs=inputs)
+        return _export(plan, bundle, overwrite, verify, progress)
+
+
+def _recipe(recipe: str | Path | Recipe | None, precision: PrecisionName | None) -> Recipe:
+    if recipe is not None and precision is not None:
+        raise UsageError(f"a recipe and the precision {precision!r} were given: expected one of them")
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return load_recipe(recipe)
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    return load_recipe(RECIPE_OF[precision or "fp32"])
+
+
+def _calibrated(
+    recipe: Recipe, config: LlavaConfig, read: Read, checkpoint: Checkpoint, text: str | None
+) -> tuple[Read, LayerInputs | None]:
+    """The reader of what is stored, and what is known of its inputs, where the recipe goes by activations."""
+    if not recipe.calibrated:
+        return read, None
+    processor = load_processor(checkpoint.path, config)
+    tokenizer = processor.tokenizer
+    tokens = (
+        random_tokens(tokenizer, config.text) if text is None else text_tokens(tokenizer, config.text, text)
+    )
+    pixels = calibration_pixels(processor, len(tokens))
+    embeds = partial(calibration_embeds, config, read, tokens, pixels)
+    calibration = Calibration(config, read, embeds, full=text is not None)
+    if not recipe.balance:
+        return read, calibration
+    balance = ChannelBalance(config, read, calibration)
+    return balance.read, balance
+
+
+def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: Progress) -> Manifest:
+    needed = _needed_bytes(plan)
+    with torch.no_grad(), writing_bundle(bundle, overwrite=overwrite, needed_bytes=needed) as folder:
+        described = companions.describe(plan.checkpoint, plan.config)
+        specs = _write(_trace(plan, progress), folder, progress)
+        companions.copy(plan.checkpoint, folder)
+        progress.stage("checksums")
+        manifest = Manifest(
+            schema_version=version_for(described["image"]),
+            created_with={
+                name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
+            },
+            requires=Requires(onnxruntime=MINIMUM_ONNXRUNTIME, opset=OPSET, ir_version=IR_VERSION),
+            source=_source(plan),
+            precision=_precision(plan),
+            graphs=specs,
+            decoder=_decoder_shape(plan),
+            files=file_entries(folder),
+            **described,
+        )
+        write_manifest(folder, manifest)
+        if verify:
+            from pumice.export.verify.comparison import verify_bundle  # loads transformers' models
+
+            manifest = verify_bundle(folder, plan.checkpoint.path, progress=progress).manifest
+    return manifest
+
+
+def _trace(plan: Plan, progress: Progress) -> list[Graph]:
+    """The decoder goes first: others point into its weights."""
+    makers: dict[str, Callable[[LlavaConfig, Read, Form], Graph]] = {
+        "decoder": partial(decoder_graph, inputs=plan.inputs),
+        "embedding": embedding_graph,
+        "vision_encoder": vision_encoder_graph,
+    }
+    if plan.form.prefill:
+        makers["prefill"] = prefill_graph
+    progress.stage(f"tracing {', '.join(makers)}", steps=len(makers))
+    graphs = []
+    for make in makers.values():
+        graph = make(plan.config, plan.read, plan.form)
+        counts = graph.counts
+        progress.note(
+            f"{graph.name}: {counts.traced} nodes traced, {counts.optimized} after onnxscript, "
+            f"{counts.simplified} after onnxsim"
+        )
+        progress.advance()
+        graphs.append(graph)
+    return graphs
+
+
+def _write(graphs: list[Graph], folder: Path, progress: Progress) -> Graphs:
+    specs: dict[str, GraphSpec] = {}
+    for graph in graphs:
+        progress.stage(f"{graph.name}: weights", total_bytes=graph.nbytes)
+        specs[graph.name] = write_graph(graph, folder, graphs[0], progress.advance)
+    return Graphs(**specs)
+
+
+def _reader(checkpoint: Checkpoint) -> Read:
+    names = {canonical_name(name): name for name in checkpoint.tensors}
+    return lambda name, start, stop: checkpoint.read_rows(names[name], start, stop)
+
+
+def _check_tensors(checkpoint: Checkpoint, config: LlavaConfig) -> None:
+    """Every tensor is there, once, in the shape that the config makes it; raises CheckpointError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, info in checkpoint.tensors.items():
+        canonical = canonical_name(name)
+        if canonical in shapes:
+            raise CheckpointError(
+                f"the checkpoint has the tensor {canonical} twice, under different prefixes"
+            )
+        shapes[canonical] = tuple(info.shape)
+    check_names(config, shapes)
+
+
+def _needed_bytes(plan: Plan) -> int:
+    """Bytes of the bundle's weights, and a little over."""
+    sizes = weight_bytes(plan.form, plan.config)
+    return sum(sizes) + 3 * ALIGNMENT * len(sizes) + MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
+
+
+def _source(plan: Plan) -> Source:
+    raw = plan.checkpoint.config
+    return Source(
+        checkpoint=plan.checkpoint.name,
+        model_type=raw.get("model_type", "llava"),
+        vision_model_type=raw.get("vision_config", {}).get("model_type", "clip_vision_model"),
+        text_model_type=raw.get("text_config", {}).get("model_type", "llama"),
+        dtype=plan.checkpoint.dtype,
+        config_sha256=plan.checkpoint.config_sha256,
+    )
+
+
+def _precision(plan: Plan) -> Precision:
+    """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
+    recipe, quantized = plan.recipe, plan.form.quantized
+    plain = Precision(
+        name=recipe.float_type,
+        recipe=recipe.name,
+        float_type=recipe.float_type,
+        rotated=plan.config.rotated,
+    )
+    if not quantized:
+        return plain
+    fewest = min(storage.bits or 0 for storage in quantized.values())
+    most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
+    return replace(
+        plain,
+        name=most.weights,
+        bits=most.bits,
+        block_size=most.block_size,
+        symmetric=most.symmetric,
+        accuracy_level=most.accuracy_level,
+        quantized=tuple(quantized),
+        other_bits={
+            name: s.bits for name, s in quantized.items() if s.bits is not None and s.bits != most.bits
+        },
+    )
+
+
+def _decoder_shape(plan: Plan) -> DecoderShape:
+    text = plan.config.text
+    return DecoderShape(
+        layers=text.num_hidden_layers,
+        kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        context_length=text.max_position_embeddings,
+        kv_dtype="float32" if plan.form.cache_dtype == torch.float32 else "float16",
+    )

@@ -1,0 +1,155 @@
+"""A checkpoint's processor, as transformers has it: the reference for what enters the graphs.
+
+Enters: a checkpoint's JSON and tokenizer files. Leaves: a `LlavaProcessor` or a `PixtralProcessor` that resizes with
+Pillow, loaded from local files and without code of the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pumice.errors import CheckpointError
+from pumice.export.checkpoint.folder import read_json
+from pumice.models.config import LlavaConfig
+
+TOKENIZER_NAME = "tokenizer.json"
+SENTENCEPIECE_NAME = "tokenizer.model"
+READ = (
+    "added_tokens.json",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+"""JSON files that transformers may read."""
+
+_PANIC = "PanicException"
+"""What Rust raises through pyo3 for a fault of its own: no Exception, and of no module that could be imported."""
+_PROCESSORS = {"clip": "LlavaProcessor", "siglip": "LlavaProcessor", "pixtral": "PixtralProcessor"}
+_TORCHVISION = (
+    "torchvision",
+    "torchvision.transforms",
+    "torchvision.transforms.v2",
+    "torchvision.transforms.v2.functional",
+)
+
+
+def load_processor(path: Path, config: LlavaConfig) -> Any:
+    """transformers' own processor, which counts a picture's tokens as the model does.
+
+    Older checkpoints leave `patch_size`, `vision_feature_select_strategy` or `num_additional_image_tokens` out of
+    their processor's files, and transformers then counts wrongly or not at all. They only repeat what `config.json`
+    says, so they are taken from there.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or the processor is not the one of this kind of vision tower.
+    """
+    processor = read_processor(path)
+    name, expected = type(processor).__name__, _PROCESSORS[config.vision.tower]
+    if name != expected:
+        raise CheckpointError(
+            f"{path} has a {name}: only {expected} is supported for a {config.vision.tower} vision tower "
+            "(processor_class in processor_config.json)"
+        )
+    if name == "LlavaProcessor":
+        processor.patch_size = config.vision.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+        processor.num_additional_image_tokens = 1 if config.vision.tower == "clip" else 0
+    elif processor_settings(path).get("patch_size") is None:
+        processor.patch_size = config.vision.patch_size
+    return processor
+
+
+def read_processor(path: Path) -> Any:
+    """transformers' own processor as the files have it. Raises CheckpointError: files are missing or damaged."""
+    from transformers import AutoProcessor
+    from transformers.utils import logging
+
+    _check_files(path)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # advice about torchvision, for people who call transformers
+    try:
+        loader = pixtral_processor() if _class_name(path) == "PixtralProcessor" else AutoProcessor
+        return loader.from_pretrained(path, backend="pil", trust_remote_code=False, local_files_only=True)
+    except BaseException as error:  # transformers and tokenizers raise whatever they raise
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        reason = f"{type(error).__name__} {' '.join(str(error).split())[:300]}"
+        raise CheckpointError(
+            f"the processor files in {path} cannot be used: transformers ends with {reason}; download them again"
+        ) from None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def processor_settings(path: Path) -> dict[str, Any]:
+    """What `processor_config.json` says; nothing where it is missing."""
+    file = path / "processor_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def image_processor_settings(path: Path) -> dict[str, Any]:
+    """The image processor's settings as the files have them; the newer nested ones come first, as in transformers."""
+    nested = processor_settings(path).get("image_processor")
+    if isinstance(nested, dict):
+        return nested
+    file = path / "preprocessor_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _class_name(path: Path) -> str | None:
+    """The processor's class, from the first file that names it, in transformers' order."""
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        named = read_json(path / name).get("processor_class") if (path / name).is_file() else None
+        if named is not None:
+            return str(named)
+    return None
+
+
+def pixtral_processor() -> Any:
+    """transformers' `PixtralProcessor`, with or without torchvision.
+
+    Its module imports torchvision, for another image processor than the one that it is given here. Where torchvision is
+    missing, empty modules take its place while the module is imported.
+    """
+    from transformers.utils import is_torchvision_available
+
+    stand_ins = {} if is_torchvision_available() else {name: ModuleType(name) for name in _TORCHVISION}
+    for name, module in stand_ins.items():
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(stand_ins[parent], child, module)
+    sys.modules.update(stand_ins)
+    try:
+        module = importlib.import_module("transformers.models.pixtral.processing_pixtral")
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+    return module.PixtralProcessor
+
+
+def _check_files(path: Path) -> None:
+    """What must be there is, JSON files hold objects, and none asks for code of its own."""
+    contents = {name: read_json(path / name) for name in READ if (path / name).exists()}
+    for name, content in contents.items():
+        if content.get("auto_map"):
+            raise CheckpointError(
+                f"{path / name} asks for code of its own (auto_map): pumice never runs a checkpoint's code"
+            )
+    if not (path / TOKENIZER_NAME).is_file() and not (path / SENTENCEPIECE_NAME).is_file():
+        raise CheckpointError(
+            f"{path} has no {TOKENIZER_NAME} and no {SENTENCEPIECE_NAME}: expected the tokenizer beside the weights"
+        )
+    nested = contents.get("processor_config.json", {}).get("image_processor")
+    if "preprocessor_config.json" not in contents and not nested:
+        raise CheckpointError(
+            f"{path} has neither preprocessor_config.json nor an image_processor in processor_config.json: "
+            "expected one that says how pictures are resized and normalised"
+        )

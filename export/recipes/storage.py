@@ -1,0 +1,141 @@
+"""What a recipe makes of one model: how each of its matrices is stored, and how many bytes that takes.
+
+Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `Form`, which the graphs are made by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from pumice.export.recipes.recipe import FLOAT, FloatType, Recipe, Storage, assign
+from pumice.models.config import LlavaConfig
+from pumice.models.float_types import cache_type
+from pumice.models.text_weights import HEAD_ROTATION, decoder_weights, embedding_weights, prefill_weights
+from pumice.models.vision_weights import vision_encoder_weights
+from pumice.models.weights import Weight
+
+RESIDUAL = "lm_head.residual"
+"""The lower half's name among the decoder's parameters."""
+
+
+def residual_bytes(rows: int, columns: int, storage: Storage) -> int:
+    """Bytes of the lower half."""
+    return rows * -(-columns // storage.block_size) * storage.block_size // 2
+
+
+DTYPES: dict[FloatType, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+HEAD, TABLE = "decoder/lm_head.weight", "embedding/weight"
+"""One and the same in a tied model."""
+RESIDUAL_HEAD = f"decoder/{RESIDUAL}"
+"""The lower half of the head's bits, if the recipe says so; a tied table then has both halves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
+
+    With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
+    output.
+    """
+
+    dtype: torch.dtype
+    quantized: Mapping[str, Storage]
+    prefill: bool = False
+    greedy_token: bool = False
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return cache_type(self.dtype)
+
+    def of(self, graph: str) -> dict[str, Storage]:
+        """What is quantised in one graph, by parameter."""
+        prefix = f"{graph}/"
+        return {n.removeprefix(prefix): s for n, s in self.quantized.items() if n.startswith(prefix)}
+
+
+def form_of(recipe: Recipe, config: LlavaConfig) -> Form:
+    """Apply a recipe to a model. In a tied one the table is stored as the head is, so that both are stored once.
+
+    Raises:
+        UsageError: an override that matches nothing.
+    """
+    prefill = recipe.prefill is not None
+    matrices = [
+        f"{graph}/{name}"
+        for graph, table in weight_tables(config, prefill=prefill).items()
+        for name, weight in table.items()
+        if len(weight.shape) == 2 and name != HEAD_ROTATION
+    ]
+    assigned = assign(recipe, matrices)
+    for name in (HEAD, TABLE):  # their rows are looked up, so that they have blocks
+        assigned[name] = msgspec.structs.replace(assigned[name], activations="float")
+    if recipe.refine_head and assigned[HEAD].bits == 4:
+        assigned[HEAD] = msgspec.structs.replace(assigned[HEAD], symmetric=True, search="none")
+        assigned[RESIDUAL_HEAD] = assigned[HEAD]
+    if config.tie_word_embeddings:
+        assigned[TABLE] = assigned[HEAD]
+    quantized = {name: storage for name, storage in assigned.items() if storage.bits is not None}
+    return Form(
+        dtype=DTYPES[recipe.float_type],
+        quantized=quantized,
+        prefill=prefill,
+        greedy_token=recipe.greedy_token,
+    )
+
+
+def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, Weight]]:
+    """Every graph's parameters."""
+    tables = {
+        "vision_encoder": vision_encoder_weights(config),
+        "embedding": embedding_weights(config),
+        "decoder": decoder_weights(config),
+    }
+    return tables | ({"prefill": prefill_weights(config)} if prefill else {})
+
+
+def weight_bytes(form: Form, config: LlavaConfig) -> list[int]:
+    """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
+    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form.prefill)]
+    if RESIDUAL_HEAD in form.quantized:  # it has no scales of its own
+        head = decoder_weights(config)["lm_head.weight"]
+        sizes.append(residual_bytes(head.shape[0], head.shape[1], form.quantized[RESIDUAL_HEAD]))
+    caches = config.text.max_position_embeddings * config.text.head_dim * form.cache_dtype.itemsize
+    return [*sizes, caches]
+
+
+def _all(config: LlavaConfig, prefill: bool) -> list[tuple[str, str, Weight]]:
+    return [
+        (graph, name, weight)
+        for graph, table in weight_tables(config, prefill=prefill).items()
+        for name, weight in table.items()
+        if not (config.tie_word_embeddings and graph == "embedding")
+    ]
+
+
+def _bytes(form: Form, name: str, weight: Weight) -> int:
+    storage = form.quantized.get(name, FLOAT)
+    if storage.bits is None:
+        wide = len(weight.shape) == 4  # patch convolutions stay float32
+        return math.prod(weight.shape) * (4 if wide else form.dtype.itemsize)
+    columns = weight.sources[0][1][1]
+    return bytes_of(math.prod(weight.shape) // columns, columns, storage, form.dtype.itemsize)
+
+
+def bytes_of(rows: int, columns: int, storage: Storage, scale_bytes: int) -> int:
+    """Bytes of a quantised matrix."""
+    assert storage.bits is not None
+    if storage.by_column:
+        return rows * (columns + scale_bytes)
+    blocks = -(-columns // storage.block_size)
+    zero_points = 0 if storage.symmetric else -(-blocks * storage.bits // 8)
+    return rows * (blocks * (storage.block_size * storage.bits // 8 + scale_bytes) + zero_points)

@@ -1,0 +1,184 @@
+"""What transformers computes for a prompt and our answer to it, in float32: the oracle of `pumice verify`.
+
+Enters: a checkpoint, a `Probe`, and the answer that a bundle gave. Leaves: what the processor makes of the probe, and
+the results between the graphs, of one pass over prompt and answer together:
+
+    pixel_values ─tower, projector─▶ features [M, D] ─┐
+    input_ids ──────────────────────embedding─────────┴▶ embeds [T, D] ─decoder─▶ hidden [T, D] ─head─▶ logits [T, V]
+
+Greedy answers are equal just where at each position the best token after prompt and answer so far is the next one of
+the answer. So nothing is generated here; and logits, which are large, are made a few positions at a time. Greedy means
+the best logit: what `generation_config.json` may change about it (`repetition_penalty`, …) is left out on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pumice.errors import CheckpointError
+from pumice.export.checkpoint.folder import Checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.processor.load import load_processor
+from pumice.export.verify.parity import Floats
+from pumice.export.verify.probes import Probe
+from pumice.export.verify.streamed_model import KEPT_BYTES, build_without_weights, stream_weights
+from pumice.export.verify.tensors import HEAD, FloatTensors
+
+LOGIT_VALUES = 1 << 24
+"""Logits in memory at a time: 64 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the processor makes of a probe.
+
+    `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W] or None; `image_sizes` int64 [N, 2], (height, width)
+    of each picture where they vary, else None.
+    """
+
+    input_ids: NDArray[np.int64]
+    pixel_values: Floats | None
+    image_sizes: NDArray[np.int64] | None
+
+    @property
+    def pictures(self) -> list[Floats]:
+        """Each picture without padding, float32 [3, height, width]."""
+        if self.pixel_values is None:
+            return []
+        if self.image_sizes is None:
+            return list(self.pixel_values)
+        pairs = zip(self.pixel_values, self.image_sizes.tolist(), strict=True)
+        return [picture[:, :height, :width] for picture, (height, width) in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """transformers' results: `features` [M, D], `embeds` [1, T, D], and `hidden` [T, D], before the head."""
+
+    features: Floats
+    embeds: Floats
+    hidden: torch.Tensor
+
+
+class Reference:
+    """transformers' processor and model of a checkpoint.
+
+    Raises:
+        CheckpointError: transformers cannot load the checkpoint.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, kept_bytes: int = KEPT_BYTES) -> None:
+        self.processor = load_processor(checkpoint.path, read_config(checkpoint.config))
+        self.model = build_without_weights(checkpoint.path)
+        tensors = FloatTensors(checkpoint, tied=bool(self.model.config.tie_word_embeddings))
+        stream_weights(self.model, tensors, kept_bytes=kept_bytes)
+        self.head = Head(self.model.lm_head.weight.shape, tensors)
+        self.eos_ids = _eos_ids(checkpoint.path, self.model)
+
+    def inputs(self, probe: Probe) -> Inputs:
+        """A probe as the processor makes it, by the chat template where there is one."""
+        try:
+            made = self._processed(probe)
+        except Exception as error:  # transformers raises whatever it raises
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"transformers' processor fails on the prompt {probe.name!r}: {reason}"
+            ) from None
+        pixels, sizes = made.get("pixel_values"), made.get("image_sizes")
+        return Inputs(
+            input_ids=np.asarray(made["input_ids"], np.int64),
+            pixel_values=None if pixels is None else np.asarray(pixels, np.float32),
+            image_sizes=None if sizes is None else np.asarray(sizes, np.int64),
+        )
+
+    def _processed(self, probe: Probe) -> Any:
+        if self.processor.chat_template is None:
+            text = probe.raw(self.processor.image_token)
+            return self.processor(images=list(probe.images) or None, text=text, return_tensors="np")
+        return self.processor.apply_chat_template(
+            list(probe.messages),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="np",
+        )
+
+    @torch.no_grad()
+    def run(self, inputs: Inputs, answer: Sequence[int]) -> Expected:
+        """One pass over the prompt and all of `answer` but its last token; T counts both.
+
+        Pictures are in the prompt: an image token in the answer is a word, as when transformers generates it.
+        """
+        prompt, core = torch.from_numpy(inputs.input_ids), self.model.model
+        ids = torch.cat([prompt, torch.tensor([answer[:-1]], dtype=torch.int64)], dim=1)
+        embeds = core.get_input_embeddings()(ids)
+        features = torch.zeros(0, embeds.shape[-1])
+        if inputs.pixel_values is not None:
+            features = self._features(inputs)
+            mask = torch.zeros_like(ids, dtype=torch.bool)[..., None]
+            mask[:, : prompt.shape[1], 0] = prompt == self.model.config.image_token_id
+            if int(mask.sum()) != len(features):
+                raise CheckpointError(
+                    f"transformers' processor makes {int(mask.sum())} image tokens, its model {len(features)}: "
+                    "patch_size or vision_feature_select_strategy in the processor's files is wrong"
+                )
+            embeds = embeds.masked_scatter(mask, features)
+        return Expected(features=features.numpy(), embeds=embeds.numpy(), hidden=self._hidden(embeds))
+
+    @torch.no_grad()
+    def read(self, ids_T: NDArray[np.int64]) -> torch.Tensor:
+        """What comes before the head of a text without images, float32 [T, D]."""
+        ids_1T = torch.from_numpy(ids_T)[None]
+        return self._hidden(self.model.model.get_input_embeddings()(ids_1T))
+
+    def _hidden(self, embeds_1TD: torch.Tensor) -> torch.Tensor:
+        outputs = self.model.model.language_model(
+            inputs_embeds=embeds_1TD,
+            attention_mask=torch.ones(embeds_1TD.shape[:2], dtype=torch.int64),
+            use_cache=False,
+            return_dict=True,
+        )
+        hidden_TD: torch.Tensor = outputs.last_hidden_state[0]
+        return hidden_TD
+
+    def _features(self, inputs: Inputs) -> torch.Tensor:
+        sizes = {} if inputs.image_sizes is None else {"image_sizes": torch.from_numpy(inputs.image_sizes)}
+        pixels = torch.from_numpy(np.ascontiguousarray(inputs.pixel_values))
+        outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)
+        return torch.cat(list(outputs.pooler_output))
+
+
+class Head:
+    """The language model's head, read in blocks of rows: it outlives the `Reference` and holds nothing."""
+
+    def __init__(self, shape: torch.Size, tensors: FloatTensors) -> None:
+        self._shape, self._tensors = shape, tensors
+
+    @torch.no_grad()
+    def logits(self, hidden_TD: torch.Tensor) -> Iterator[Floats]:
+        """Logits of all T positions in order, a few positions at a time, float32 [n, V]."""
+        rows, _ = self._shape
+        for hidden_ND in hidden_TD.split(max(1, LOGIT_VALUES // rows)):
+            logits_NV = torch.empty(len(hidden_ND), rows)
+            for start, stop in self._tensors.blocks(self._shape):
+                block = self._tensors.read_rows(HEAD, self._shape, torch.arange(start, stop))
+                torch.mm(hidden_ND, block.T, out=logits_NV[:, start:stop])
+            yield logits_NV.numpy()
+
+
+def _eos_ids(path: Path, model: Any) -> tuple[int, ...]:
+    """Ids that end transformers' generation: generation_config.json, or what it makes of config.json without one."""
+    from transformers import GenerationConfig
+
+    config = model.generation_config
+    if (path / "generation_config.json").is_file():
+        config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    ids = config.eos_token_id
+    return () if ids is None else tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)

@@ -1,0 +1,156 @@
+"""Plain text files become windows of token ids, on which a bundle is scored beside its checkpoint.
+
+Enters: UTF-8 files, and a bundle's tokenizer. Leaves: `Windows`, which both models read alike:
+
+    text ─tokenizer─▶ a b c d e f g h …      no special token comes of the text's words
+    windows           [BOS a b c d] [BOS e f g h] …      each is read anew
+    scored                   c d           g h           the first tokens of each are context only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.errors import BundleError, UsageError
+from pumice.manifest import Chat, ImageTokens, Manifest, Tokens
+from pumice.prompt.sealed import Span
+from pumice.prompt.tokenizer import PromptTokenizer
+
+WINDOW, LIMIT = 1024, 8192
+"""Tokens of a window, and of a file, unless others are asked for."""
+LEAST_WINDOW = 16
+CONTEXT = 64
+"""Tokens at the beginning of a window that are not scored; a quarter of a window of less than 256."""
+
+_TOKEN_CHARACTERS = 32
+"""Of a file, at most so many characters are read for each token that is wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFile:
+    """A text file's beginning: as much of it as its tokens can come from."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """A text's windows, each int64 [T], of whose T − `context` tokens at the end each is scored."""
+
+    name: str
+    windows: tuple[NDArray[np.int64], ...]
+    context: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Texts to score by: at most `limit` tokens of each, at most `window` tokens at a time."""
+
+    files: tuple[TextFile, ...]
+    window: int = WINDOW
+    limit: int = LIMIT
+
+    def windows(self, tokenizer: TextTokenizer, context_length: int) -> list[Windows]:
+        """Each text in windows that a model of that context takes.
+
+        Raises:
+            UsageError: a text of which no token would be scored.
+        """
+        window = min(self.window, context_length)
+        return [
+            cut(file.name, tokenizer.encode(file.content)[: self.limit], tokenizer.start, window)
+            for file in self.files
+        ]
+
+
+class TextTokenizer:
+    """A bundle's tokenizer, for texts: all that could be special is sealed, as `pumice.load` has it.
+
+    `folder` has the files of `chat`; `start` is what stands before a text: the model's BOS token, or nothing.
+
+    Raises:
+        BundleError: the tokenizer cannot be read.
+    """
+
+    def __init__(self, folder: Path, tokens: Tokens, images: ImageTokens, chat: Chat) -> None:
+        special = (tokens.bos_token, tokens.eos_token, tokens.unk_token, tokens.pad_token)
+        placeholders = (images.token, images.break_token, images.end_token)
+        template = chat.template_file
+        try:
+            self._tokenizer = PromptTokenizer(
+                (folder / chat.tokenizer_file).read_bytes(),
+                reserved=[text for text in (*special, *placeholders) if text],
+                template="" if template is None else (folder / template).read_text(encoding="utf-8"),
+            )
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"the bundle's tokenizer cannot be read: {error}") from None
+        ids = self._encoded(tokens.bos_token or "", trusted=True)
+        self.start = ids if len(ids) == 1 else []
+
+    @classmethod
+    def of(cls, bundle: Path, manifest: Manifest) -> TextTokenizer:
+        """That of a bundle."""
+        return cls(bundle, manifest.tokens, manifest.image_tokens, manifest.chat)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text's words, nothing added."""
+        return self._encoded(text, trusted=False)
+
+    def _encoded(self, text: str, *, trusted: bool) -> list[int]:
+        return self._tokenizer.encode_spans([Span(text=text, trusted=trusted)], add_special_tokens=False)
+
+
+def read_texts(paths: Sequence[Path], *, window: int = WINDOW, limit: int = LIMIT) -> Texts:
+    """The beginnings of text files.
+
+    Raises:
+        UsageError: a file that cannot be read or is not UTF-8 text; a window or limit that is too small.
+    """
+    for name, value in (("window", window), ("limit", limit)):
+        if value < LEAST_WINDOW:
+            raise UsageError(f"the text {name} is {value} tokens, expected {LEAST_WINDOW} or more")
+    names = [path.name for path in paths]
+    files = [
+        TextFile(
+            name=name if names.count(name) == 1 else str(path), content=_read(path, _TOKEN_CHARACTERS * limit)
+        )
+        for name, path in zip(names, paths, strict=True)
+    ]
+    return Texts(files=tuple(files), window=window, limit=limit)
+
+
+def _read(path: Path, characters: int) -> str:
+    """Line ends stay as they are; a byte order mark does not."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            content = file.read(characters)
+    except OSError as error:
+        raise UsageError(f"cannot read the text {path}: {error.strerror}") from None
+    except ValueError:  # among them UnicodeDecodeError, and a path with a zero byte
+        raise UsageError(f"{path} is not a text: expected UTF-8") from None
+    if "\0" in content:
+        raise UsageError(f"{path} is not a text: it has zero bytes")
+    return content
+
+
+def cut(name: str, words: Sequence[int], start: Sequence[int], window: int) -> Windows:
+    """Windows of at most `window` tokens, `start` at the beginning of each; a rest with nothing to score is left out.
+
+    Raises:
+        UsageError: nothing is left.
+    """
+    context = min(CONTEXT, window // 4)
+    step = window - len(start)
+    parts = [np.array([*start, *words[at : at + step]], np.int64) for at in range(0, len(words), step)]
+    scored = tuple(part for part in parts if len(part) > context)
+    if not scored:
+        raise UsageError(
+            f"the text {name} has {len(words)} tokens: nothing to score behind the first {context}, which are context"
+        )
+    return Windows(name=name, windows=scored, context=context)

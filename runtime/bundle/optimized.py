@@ -1,0 +1,214 @@
+"""A bundle's graphs as this machine computes with them: weights in the order that its processor likes, mapped.
+
+Enters: a bundle. Leaves: a folder of graphs that ONNX Runtime has optimised and whose weights it has packed, found
+again by every later `pumice.load` on this machine:
+
+    $PUMICE_CACHE_DIR, or $XDG_CACHE_HOME/pumice, or ~/.cache/pumice
+      optimized/<key>/   decoder.onnx  decoder.onnx_data  …  copy.json
+
+The key is a digest of the bundle's manifest, of the processor, of ONNX Runtime's version and of what sessions are asked
+for, so that a copy is never taken for another's. Weights are then mapped rather than copied into memory, and of the
+bundle's own large files, which were checked when the copy was made, only size and time of change are looked at. A copy
+is trusted as far as its folder is the user's own and closed to others; docs/optimize.md says what that means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pumice.errors import OptimizeError
+from pumice.machine.cpu import description
+from pumice.manifest import MANIFEST_NAME, GraphSpec, Manifest
+
+FORMAT = 2
+"""Of the folder, and of the options that graphs are optimised with."""
+RECORD = "copy.json"
+TEMPORARY = ".tmp-"
+ABANDONED = 3600
+"""Seconds after which a temporary folder is taken for one that a killed process left."""
+
+
+class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """By what a file is known to be unchanged: bytes, and nanoseconds of its last change."""
+
+    size: int
+    mtime_ns: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`copy.json`: whose copy it is, and its files; SHA-256 of graphs, and of their data."""
+
+    key: str
+    bundle: str
+    bundle_files: dict[str, Stamp]
+    files: dict[str, Stamp]
+    graphs: dict[str, str]
+    data: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimized:
+    """A copy that was found sound. `unchanged` are the bundle's files that need not be digested again."""
+
+    folder: Path
+    record: Record
+    unchanged: frozenset[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copy."""
+        return sum(stamp.size for stamp in self.record.files.values())
+
+    def path(self, graph: GraphSpec) -> Path | None:
+        """Where the optimised graph lies, if there is one."""
+        return self.folder / graph.file if graph.file in self.record.graphs else None
+
+    def data(self, graph: GraphSpec) -> str:
+        """The file of the optimised graph's weights."""
+        return str(self.folder / f"{graph.file}_data")
+
+
+def copied_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:
+    """Those that multiply: the embedding only looks up, in the bundle's own file."""
+    graphs = manifest.graphs
+    return tuple(graph for graph in graphs.all if graph is not graphs.embedding)
+
+
+def find(folder: Path) -> Optimized | None:
+    """The copy of the bundle in `folder` (resolved) for this machine; None where there is none that is sound."""
+    try:
+        place = copies_folder() / copy_key(folder)
+        record = read_record(place)
+    except (OSError, msgspec.DecodeError, RuntimeError):
+        return None
+    if record is None:
+        return None
+    same = record.bundle == str(folder)
+    unchanged = frozenset(
+        name for name, stamp in record.bundle_files.items() if same and stamp_of(folder / name) == stamp
+    )
+    return Optimized(folder=place, record=record, unchanged=unchanged)
+
+
+def verify(folder: Path) -> Optimized:
+    """The copy of the bundle in `folder` (resolved), all of it digested, which no load does.
+
+    Raises:
+        OptimizeError: there is none that is sound, or its weights were changed.
+    """
+    found = find(folder)
+    if found is None:
+        raise OptimizeError(f"no sound copy of {folder} for this machine: make one by `pumice optimize`")
+    for name, digest in found.record.data.items():
+        path = found.folder / name
+        try:
+            same = digest_of(path) == digest
+        except OSError as error:
+            raise OptimizeError(f"cannot read {path}: {error.strerror}") from None
+        if not same:
+            raise OptimizeError(f"{path} was changed: make it again by `pumice optimize --again`")
+    return found
+
+
+def remove(folder: Path) -> int:
+    """Remove all copies of the bundle in `folder` (resolved), of other versions too; returns how many there were.
+
+    Raises:
+        OptimizeError: one cannot be removed.
+    """
+    removed = 0
+    for place, record in copies(copies_folder()):
+        if record.bundle == str(folder):
+            try:
+                shutil.rmtree(place)
+            except OSError as error:
+                raise OptimizeError(f"cannot remove {place}: {error.strerror}") from None
+            removed += 1
+    return removed
+
+
+def copies_folder() -> Path:
+    """Without links: the system names mapped files by their real paths."""
+    own = os.environ.get("PUMICE_CACHE_DIR")
+    if own:
+        return Path(own).expanduser().resolve() / "optimized"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    base = Path(cache) if cache and Path(cache).is_absolute() else Path("~/.cache").expanduser()
+    return base.resolve() / "pumice" / "optimized"
+
+
+def copy_key(folder: Path) -> str:
+    """The name of the copy of the bundle in `folder`, for this machine and this ONNX Runtime."""
+    import onnxruntime
+
+    manifest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+    told = [str(FORMAT), manifest, onnxruntime.__version__, onnxruntime.get_build_info(), *description()]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:40]
+
+
+def read_record(place: Path) -> Record | None:
+    """What is written of a copy, if all of it is there unchanged, and nobody else may write there."""
+    status = place.lstat()
+    foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
+    if not stat.S_ISDIR(status.st_mode) or foreign or status.st_mode & 0o022:
+        return None
+    record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+    names = {*record.graphs, *(f"{name}_data" for name in record.graphs)}
+    told = {*record.graphs, *record.data}
+    plain = told <= names and all(Path(name).name == name for name in names)
+    if record.key != place.name or record.files.keys() != told or not plain:
+        return None
+    if any(stamp_of(place / name) != stamp for name, stamp in record.files.items()):
+        return None
+    whole = all(digest_of(place / name) == digest for name, digest in record.graphs.items())
+    return record if whole else None
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """None where it is no regular file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copies(root: Path) -> Iterator[tuple[Path, Record]]:
+    """All copies that can be read, sound or not."""
+    with contextlib.suppress(OSError):
+        for place in sorted(root.iterdir()):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                yield place, msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file or a folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def told(found: Optimized | None) -> dict[str, Any] | None:
+    """A copy for `--json`."""
+    if found is None:
+        return None
+    return {"folder": str(found.folder), "bytes": found.nbytes, "seconds": found.record.seconds}

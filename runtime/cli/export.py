@@ -1,0 +1,197 @@
+"""The command line's `export` and `verify`: their arguments, one call each, and what is printed. Cheap to import."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pumice.errors import UsageError
+from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """`pumice export CHECKPOINT BUNDLE …`."""
+    parser.add_argument("checkpoint", help="checkpoint folder in Hugging Face layout, or a hub id (org/name)")
+    parser.add_argument("bundle", type=Path, help="folder to write; it appears whole or not at all")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--recipe",
+        metavar="NAME|FILE",
+        help=f"how weights are stored: {', '.join(NAMES)} (docs/recipes.md), or a .toml file (portable-fp32)",
+    )
+    how.add_argument("--precision", choices=PRECISIONS, help="the usual recipe of a precision instead")
+    parser.add_argument(
+        "--block-size", type=int, metavar="N", help="int4, int8: columns that share a scale, 16 to 256"
+    )
+    blocks = parser.add_mutually_exclusive_group()
+    blocks.add_argument(
+        "--symmetric", action="store_true", default=None, help="int4, int8: blocks without zero points"
+    )
+    blocks.add_argument(
+        "--asymmetric", dest="symmetric", action="store_false", help="int4, int8: blocks with zero points"
+    )
+    parser.add_argument(
+        "--search",
+        choices=SEARCHES,
+        help="int4, int8: how scales are found: by range, by weights, or by what activations carry",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE|text",
+        help="int4: measure activations on this text, or on pumice's own, and feed rounding errors back (GPTQ); "
+        "slower and nearer than by random tokens",
+    )
+    parser.add_argument(
+        "--context-length",
+        type=int,
+        metavar="N",
+        help="most tokens of a sequence (the checkpoint's context, up to 131,072)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare with transformers before moving into place"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Export, and say where the bundle is; 1 if it was to be verified and is not sound."""
+    from pumice.export.weights.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    from pumice.export.pipeline import export_bundle
+
+    manifest = export_bundle(
+        args.checkpoint,
+        args.bundle,
+        recipe=args.recipe,
+        precision=args.precision,
+        block_size=args.block_size,
+        symmetric=args.symmetric,
+        search=args.search,
+        calibrate=args.calibrate,
+        context_length=args.context_length,
+        overwrite=args.overwrite,
+        verify=args.verify,
+        quiet=args.quiet,
+    )
+    if not args.quiet:
+        size = sum(entry.size for entry in manifest.files.values())
+        print(
+            f"{args.bundle}: {manifest.source.checkpoint} by {manifest.precision.recipe}, {size / 1e6:,.1f} MB"
+        )
+    if not args.verify or manifest.parity is None:
+        return 0
+    if not args.quiet:
+        print(
+            f"{manifest.parity['verdict']}: {manifest.parity['meaning']} "
+            f"(by {manifest.parity['judged_by']}; see {args.bundle / 'PARITY.md'})"
+        )
+    return 0 if manifest.parity["passed"] else 1
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """`pumice verify BUNDLE CHECKPOINT …`."""
+    parser.add_argument("bundle", type=Path, help="bundle to check; the figures are stored in it")
+    parser.add_argument("checkpoint", help="checkpoint folder, or hub id, that it was exported from")
+    add_asked_arguments(parser, "a question to compare on instead of the built-in ones; repeatable")
+    add_text_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def add_asked_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
+    """`--prompt TEXT -i IMAGE …`, whose help is `prompt`, and how they are answered."""
+    parser.add_argument(
+        "--prompt",
+        dest="asked",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=prompt,
+    )
+    parser.add_argument(
+        "-i",
+        "--image",
+        dest="asked",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="IMAGE",
+        help="image for the --prompt before it; repeatable",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=32, metavar="N", help="tokens to compare (%(default)s)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="where the bundle computes (cpu; auto for float16 and bfloat16); transformers computes on the CPU",
+    )
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--text FILE …`: texts to score by."""
+    parser.add_argument(
+        "--text",
+        dest="texts",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="plain text to score by: perplexity, KL and top-1; repeatable",
+    )
+    parser.add_argument(
+        "--text-window", type=int, default=1024, metavar="N", help="tokens read together (%(default)s)"
+    )
+    parser.add_argument(
+        "--text-limit", type=int, default=8192, metavar="N", help="most tokens of each text (%(default)s)"
+    )
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Verify, and print the tables and the verdict; 1 if the bundle is not sound."""
+    questions = asked_questions(args)
+    import msgspec
+
+    from pumice.export.progress import showing
+    from pumice.export.verify.comparison import verify_bundle
+    from pumice.export.verify.parity_table import text_table
+    from pumice.export.verify.probes import own_probes
+    from pumice.export.verify.texts import read_texts
+
+    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+
+    with showing(quiet=args.quiet or args.json) as progress:
+        report = verify_bundle(
+            args.bundle,
+            args.checkpoint,
+            probes=own_probes(questions),
+            texts=texts,
+            max_new_tokens=args.max_new_tokens,
+            device=args.device,
+            progress=progress,
+        ).report
+    if args.json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    else:
+        print(text_table(report))
+    return 0 if report.summary.passed else 1
+
+
+def asked_questions(args: argparse.Namespace) -> list[tuple[str, list[Path]]]:
+    """Each `--prompt` with the images that follow it; images before the first one are its too."""
+    if args.max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens is {args.max_new_tokens}, expected at least 1")
+    early: list[Path] = []
+    questions: list[tuple[str, list[Path]]] = []
+    for item in args.asked:
+        if isinstance(item, str):
+            questions.append((item, early))
+            early = []
+        else:
+            (questions[-1][1] if questions else early).append(item)
+    if early:
+        raise UsageError("--image is for a --prompt: give both, or neither")
+    return questions

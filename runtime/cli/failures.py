@@ -1,0 +1,62 @@
+"""A command's failures: one line on stderr, and an exit code.
+
+Enters: a command. Leaves: its exit code.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from pumice.errors import PumiceError, UsageError
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command of ours under whatever name: its exit code, and a failure told in one line."""
+    _log_to_stderr()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without the answer's letters shows the others
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("PUMICE_DEBUG"):
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """The failure in one line, and its exit code."""
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pumice"):
+        error = UsageError(
+            f"exporting needs the export extra: pip install 'pumice[export]' (no {error.name})"
+        )
+    if isinstance(error, PumiceError):
+        message, code = str(error), error.exit_code
+    else:
+        message, code = f"{type(error).__name__}: {error} (PUMICE_DEBUG=1 shows more)", 1
+    print("pumice: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _log_to_stderr() -> None:
+    """What pumice's modules log, a line each."""
+    logger = logging.getLogger("pumice")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("pumice: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""

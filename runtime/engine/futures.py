@@ -1,0 +1,70 @@
+"""The thread that settles futures: callbacks run here, so that none of them holds up the others' tokens.
+
+Enters: what came of a request. Leaves: a future that is done.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from pumice.engine.metrics import Outcome, Tally
+from pumice.errors import PumiceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """What came of a request: a value, an error, or neither where it was cancelled."""
+
+    future: Future[Any]
+    outcome: Outcome
+    value: Any = None
+    error: PumiceError | None = None
+
+
+class Delivery:
+    """Settles futures, first come, first served."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._settlements: SimpleQueue[Settlement | None] = SimpleQueue()
+
+    def put(self, settlement: Settlement) -> None:
+        """Have a future settled soon. For any thread; returns at once."""
+        self._settlements.put(settlement)
+
+    def end(self) -> None:
+        """Let `run` return once all is settled."""
+        self._settlements.put(None)
+
+    def run(self) -> None:
+        """Settle until `end`."""
+        while (settlement := self._settlements.get()) is not None:
+            self._settle(settlement)
+            del settlement  # or it would live until the next one comes
+
+    def _settle(self, settlement: Settlement) -> None:
+        future, error = settlement.future, settlement.error
+        if settlement.value is None and error is None:
+            future.cancel()
+        if future.done() and not future.cancelled():
+            return  # set by somebody else, who was not meant to
+        # Until here the future was pending, so that cancelling it worked; from here on it does not.
+        if not future.set_running_or_notify_cancel():
+            self._tally.ended("cancelled")
+            return
+        self._tally.ended(settlement.outcome)
+        if error is None:
+            future.set_result(settlement.value)
+        else:
+            future.set_exception(_light(error))
+
+
+def _light(error: PumiceError) -> PumiceError:
+    """The error without the frames in which it was raised, for these hold prompts and pictures."""
+    error.__traceback__ = None
+    if error.__suppress_context__:
+        error.__context__ = None
+    return error

@@ -1,0 +1,94 @@
+"""A request to an engine, from `submit` until its future is settled.
+
+Enters: what was asked, and how the answer is wanted. Leaves: a future, and text on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from pumice.errors import GenerationError, PumiceError
+from pumice.generation.options import GenerationOptions
+from pumice.images.files import image_list
+from pumice.scheduler.request import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What was asked: a prompt with its pictures, and the options for its answer."""
+
+    prompt: Any
+    images: Sequence[Any]
+    raw: bool
+    options: GenerationOptions
+
+    @classmethod
+    def of(cls, prompt: Any, images: Any, *, raw: bool, options: GenerationOptions) -> Question:
+        """A question that stays as it is when the caller goes on writing into its lists of messages and pictures."""
+        return cls(prompt=_copied(prompt), images=image_list(images), raw=raw, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """When an answer must be there, `at` by `time.monotonic`; `seconds` after it was asked for."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(eq=False, kw_only=True, slots=True, weakref_slot=True)
+class Request:
+    """A request under way; once it is settled, nothing of what was asked is kept."""
+
+    question: Question | None
+    started: float
+    """`time.perf_counter` when it came."""
+    deadline: Deadline | None = None
+    several: bool = False
+    """Whether several answers were asked for."""
+    sink: Callable[[str], None] | None = None
+    """Takes text as it becomes final; must return at once."""
+    future: Future[Any] = field(default_factory=Future)
+    job: Job | None = None
+    """Once it is prepared."""
+    stopped: bool = False
+    ended: bool = False
+
+    def stop(self) -> None:
+        """End what is computed for it, within a kernel. For any thread."""
+        self.stopped = True
+        if (job := self.job) is not None:
+            job.cancellation.set()
+
+    def begin(self, job: Job) -> bool:
+        """Take the job that was made of the question; False if the request was stopped."""
+        self.question, self.job = None, job
+        # Looked at only now: either `stop` saw the job, or this sees the stop.
+        return not self.stopped
+
+    def end(self) -> None:
+        """Let go of prompt, pictures and job."""
+        self.stop()
+        self.ended = True
+        self.question = self.job = self.sink = None
+
+
+def typed(error: BaseException) -> PumiceError:
+    """A failure of one request as a typed error."""
+    if isinstance(error, PumiceError):
+        return error
+    failure = GenerationError(f"the request failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _copied(value: Any) -> Any:
+    """Lists and mappings anew, with the same leaves."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(item) for item in value]
+    return value

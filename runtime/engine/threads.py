@@ -1,0 +1,88 @@
+"""An engine's three threads, from the first request to the last.
+
+Enters: what the threads work with. Leaves: no thread, once it is closed.
+
+The threads know nothing of the `Engine` in front of them, so that one which nobody holds any more is collected: then
+what was accepted is finished, and the threads end. At the interpreter's exit what is under way is cancelled.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+
+from pumice.engine.futures import Delivery
+from pumice.engine.metrics import Tally
+from pumice.engine.prepare import JobMaker, Preparation
+from pumice.engine.request_queue import Admission
+from pumice.engine.step_loop import Stepper
+from pumice.scheduler.scheduler import Scheduler
+
+_EXIT_SECONDS = 10.0
+"""How long the interpreter's exit waits for a run of ONNX Runtime to end."""
+
+
+class Crew:
+    """Threads that prepare, compute and deliver."""
+
+    def __init__(self, make_job: JobMaker, scheduler: Scheduler, *, slots: int, max_queue: int) -> None:
+        self.tally = Tally(slots)
+        self.admission = Admission(limit=max_queue, ahead=slots)
+        delivery = Delivery(self.tally)
+        self.stepper = Stepper(scheduler, slots, self.admission, self.tally, delivery)
+        preparation = Preparation(make_job, self.admission, self.stepper)
+        self._pid = os.getpid()
+        works = {"step": self.stepper.run, "prepare": preparation.run, "deliver": delivery.run}
+        self._threads = [
+            threading.Thread(target=run, name=f"pumice-engine-{work}", daemon=True)
+            for work, run in works.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+        _CREWS.add(self)
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that the threads run in, not a fork of it."""
+        return os.getpid() == self._pid
+
+    def retire(self) -> None:
+        """Take no more requests; the threads end once those accepted are served. Returns at once."""
+        if self.here:
+            self.admission.close("the engine is closed: make another one")
+            self.stepper.wake()
+
+    def abort(self) -> None:
+        """Cancel all requests under way. Returns at once."""
+        self.retire()
+        for request in self.admission.live():
+            request.future.cancel()
+            self.stepper.cancel(request)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the threads to end; whether they have. A thread of the crew's own does not wait for itself."""
+        if not self.here:
+            return True
+        end = None if timeout is None else time.monotonic() + timeout
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in others)
+
+
+_CREWS: weakref.WeakSet[Crew] = weakref.WeakSet()
+"""All whose engines, or threads, are there still."""
+
+
+@atexit.register
+def _abort_all() -> None:
+    """A thread inside ONNX Runtime while the interpreter goes away may take the process with it."""
+    crews = list(_CREWS)
+    for crew in crews:
+        if crew.here:
+            crew.abort()
+    for crew in crews:
+        crew.join(_EXIT_SECONDS)

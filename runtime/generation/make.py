@@ -1,0 +1,109 @@
+"""Options become a strategy: how a prompt is continued, token by token.
+
+Enters: checked options, a prompt's ids, a tokenizer. Leaves: a `Strategy`, with all that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.generation.beam_search import BeamSearch
+from pumice.generation.detokenizer import Detokenizer
+from pumice.generation.grammar import Grammar, GrammarCompiler
+from pumice.generation.independent import Answers
+from pumice.generation.logits_processors import make_processor, takes_likeliest
+from pumice.generation.options import GenerationOptions
+from pumice.generation.prompt_lookup import MOST_DRAFTED, Drafter
+from pumice.generation.sampling import make_rngs, make_sampler
+from pumice.generation.sequence import Answer, Rules
+from pumice.generation.strategy import Strategy
+
+
+class Tokenizer(Protocol):
+    """What strategies ask of a tokenizer; `PromptTokenizer` is one."""
+
+    held_ids: frozenset[int]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        ...
+
+    def token_text(self, token: int) -> str:
+        """The text of one token."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyMaker:
+    """Makes strategies for one bundle.
+
+    Args:
+        tokenizer: the bundle's.
+        grammars: compiles what constrains answers.
+        image_token_id: never drafted, nor is a token that ends an answer.
+        drafts_by_default: whether tokens are drafted where the caller says nothing about it.
+    """
+
+    tokenizer: Tokenizer
+    grammars: GrammarCompiler
+    image_token_id: int
+    drafts_by_default: bool
+
+    def __call__(self, prompt_ids: NDArray[np.int64], options: GenerationOptions) -> Strategy:
+        """How a prompt, int64 [T], is continued.
+
+        Raises:
+            UsageError: a JSON schema or a regular expression that cannot be used.
+        """
+        processor = make_processor(options, len(prompt_ids))
+        rngs = make_rngs(options)
+        if options.num_beams > 1:
+            return BeamSearch(
+                prompt_ids=prompt_ids,
+                options=options,
+                max_new_tokens=options.max_new_tokens,
+                eos_ids=options.eos_token_id,
+                processor=processor,
+                rng=rngs[0],
+                decode=self.tokenizer.decode,
+            )
+        rules = Rules(
+            processor=processor,
+            sampler=make_sampler(options),
+            eos_ids=frozenset(options.eos_token_id),
+            stop_strings=options.stop_strings,
+            max_new_tokens=options.max_new_tokens,
+            logprobs=options.logprobs,
+            token_text=self.tokenizer.token_text,
+            takes_likeliest=takes_likeliest(options),
+        )
+        grammar = self.grammar(options)
+        answers = [
+            Answer(
+                prompt_ids,
+                rules,
+                rng=rng,
+                detokenizer=Detokenizer(self.tokenizer.decode, self.tokenizer.held_ids),
+                matcher=None if grammar is None else grammar.start(options.eos_token_id),
+            )
+            for rng in rngs
+        ]
+        return Answers(answers, self._drafter(options))
+
+    def grammar(self, options: GenerationOptions) -> Grammar | None:
+        """What constrains an answer; None where nothing does. Compiled once for equal options. Raises as a call."""
+        if options.json_schema is None and options.regex is None:
+            return None
+        return self.grammars.compile(json_schema=options.json_schema, regex=options.regex)
+
+    def _drafter(self, options: GenerationOptions) -> Drafter | None:
+        most = options.prompt_lookup_num_tokens
+        if most == 0 or options.num_return_sequences > 1 or (most is None and not self.drafts_by_default):
+            return None
+        stop_ids = {self.image_token_id, *options.eos_token_id}
+        return Drafter(MOST_DRAFTED if most is None else most, stop_ids)

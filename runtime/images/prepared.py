@@ -1,0 +1,168 @@
+"""Pictures that were prepared or encoded before, and are given again.
+
+Enters: a `Pixels` of `prepare`, or an `ImageFeatures` of `encode_image`. Leaves: the same, which nobody can write to
+from now on; or an error where it is not what its digest says, for what later prompts reuse is known by that alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.errors import UsageError
+from pumice.images.layout import feature_count
+from pumice.images.preprocess import Picture, Size
+from pumice.manifest import Manifest
+
+DIGEST_BYTES = 32
+"""Of SHA-256."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFeatures:
+    """A picture that is encoded already: `images=[…]` takes it in place of the picture.
+
+    `features` is float32 [tokens, D]; `size` is the (height, width) that the encoder saw; `digest` (32 bytes) tells the
+    picture and the model apart from all others: other features under the same digest are taken for these. Of use to
+    the model that made it, and to no other. May be pickled.
+    """
+
+    features: NDArray[np.float32]
+    size: Size
+    digest: bytes
+    model: bytes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As it was before pickling, which forgets that an array is not to be written to."""
+        self.__dict__.update(state)
+        self.features.flags.writeable = False
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens in a prompt."""
+        return len(self.features)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pixels:
+    """A picture that is prepared and not encoded: `values` is float32 [3, height, width].
+
+    `tokens` are the image tokens that it has in a prompt, one for each row of its features.
+    """
+
+    values: Picture
+    digest: bytes
+    tokens: int
+
+    @property
+    def size(self) -> Size:
+        """(height, width)."""
+        return self.values.shape[1], self.values.shape[2]
+
+
+PromptPicture: TypeAlias = "Pixels | ImageFeatures"
+
+
+def model_key(manifest: Manifest) -> bytes:
+    """SHA-256 of what a picture's features depend on: how it is prepared, and the vision encoder's files."""
+    graph = manifest.graphs.vision_encoder
+    hashes = [manifest.files[name].sha256 for name in (graph.file, *graph.external_data)]
+    preparation = json.dumps(asdict(manifest.image), sort_keys=True)
+    return hashlib.sha256("\n".join([preparation, *hashes]).encode()).digest()
+
+
+def picture_digest(pixels_CHW: Picture, model: bytes) -> bytes:
+    """SHA-256 of a prepared picture: of the model's key, its shape and its values."""
+    shape = np.array(pixels_CHW.shape, np.int64)
+    digest = hashlib.sha256(model + shape.tobytes())
+    digest.update(np.ascontiguousarray(pixels_CHW).data)
+    return digest.digest()
+
+
+def as_given(picture: PromptPicture, manifest: Manifest, model: bytes) -> PromptPicture:
+    """A picture for the model with this key; of an array that may be written to, a copy.
+
+    Raises:
+        UsageError: of another model, altered, or not finite.
+    """
+    if isinstance(picture, Pixels):
+        return _pixels(picture, manifest, model)
+    return _features(picture, manifest, model)
+
+
+def _pixels(picture: Pixels, manifest: Manifest, model: bytes) -> Pixels:
+    values = picture.values
+    if _is_array(values, 3) and values.shape[0] == 3 and _is_size(picture.size, manifest):
+        frozen = _frozen(values)
+        picture = picture if frozen is values else replace(picture, values=frozen)
+        tokens = feature_count(manifest.image_tokens, picture.size)
+        if picture.tokens == tokens and picture.digest == picture_digest(picture.values, model):
+            return picture
+    raise UsageError(
+        "a prepared picture was changed, or prepared for another model: take it as this model's prepare gave it, "
+        "or give the picture itself"
+    )
+
+
+def _features(picture: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFeatures:
+    """The digest is not of the features but of their picture, so that all that can be checked is its form."""
+    if picture.model != model:
+        raise UsageError("image features of another model were given: encode the picture with this one")
+    if not isinstance(picture.digest, bytes) or len(picture.digest) != DIGEST_BYTES:
+        raise _not_as_made(
+            f"image features have the digest {picture.digest!r:.80}, expected {DIGEST_BYTES} bytes"
+        )
+    if not _is_size(picture.size, manifest):
+        raise _not_as_made(f"image features have the size {picture.size!r:.80}, expected {_sizes(manifest)}")
+    features = picture.features
+    expected = (feature_count(manifest.image_tokens, picture.size), manifest.decoder.hidden_size)
+    if not _is_array(features, 2) or features.shape != expected:
+        raise _not_as_made(f"image features are {_told(features)}, expected float32 {list(expected)}")
+    frozen = _frozen(features)
+    if not np.isfinite(frozen).all():
+        raise _not_as_made("image features are not finite")
+    return picture if frozen is features else replace(picture, features=frozen)
+
+
+def _not_as_made(what: str) -> UsageError:
+    return UsageError(f"{what}: take them as encode_image gave them")
+
+
+def _is_size(size: object, manifest: Manifest) -> bool:
+    """Whether `size` is a (height, width) that the model's pictures may have."""
+    spec, patch = manifest.image, manifest.image_tokens.patch_size
+    if spec.size is not None:
+        return size == spec.size
+    assert patch is not None  # the manifest was checked
+    return (
+        isinstance(size, tuple)
+        and len(size) == 2
+        and all(type(side) is int and side > 0 and side % patch == 0 for side in size)
+    )
+
+
+def _sizes(manifest: Manifest) -> str:
+    if manifest.image.size is not None:
+        return str(manifest.image.size)
+    return f"(height, width) in multiples of {manifest.image_tokens.patch_size}"
+
+
+def _is_array(values: object, dimensions: int) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype == np.float32 and values.ndim == dimensions
+
+
+def _told(values: Any) -> str:
+    return f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
+
+
+def _frozen(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values, or a copy of them, which nobody can write to."""
+    if values.flags.writeable:
+        values = values.copy()
+        values.flags.writeable = False
+    return values

@@ -1,0 +1,149 @@
+"""Pictures become the vision encoder's `pixel_values`, bit for bit as transformers' PIL image processors make them.
+
+Enters: PIL images, and the manifest's `image`. Leaves: float32 [3, H, W] for each, and padded together [N, 3, H, W].
+
+    RGB uint8 [h, w, 3] ─resize─▶ uint8 [h', w', 3] ─centre crop─▶ uint8 [H, W, 3] ─rescale, normalise─▶ float32 [3,
+    H, W]"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pumice.errors import BundleError, ImageError
+from pumice.images.files import ImageInput, open_image
+from pumice.images.resample import FILTERS, enlarge_window
+from pumice.manifest import ImageProcessing
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Picture: TypeAlias = NDArray[np.float32]
+"""One picture as the vision encoder takes it, shape = (3, height, width)."""
+Size: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
+
+_MAX_ENLARGED = 16_000_000
+"""Pixels of a whole enlarged picture above which only the part that the crop keeps is computed."""
+
+
+def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[Picture]:
+    """Each picture as float32 [3, *spec.size], or [3, height, width] of its own where that is null.
+
+    A picture is opened when it is asked for.
+
+    Raises:
+        ImageError: a picture cannot be read, is too large or too thin, or has a colour mode that Pillow cannot turn
+            into RGB.
+    """
+    table_CV = _normalised_values(spec)
+    for image in images:
+        window_HWC = _resize_and_crop(_to_rgb(open_image(image)), spec)
+        if spec.size is not None and window_HWC.shape[:2] != spec.size:
+            raise BundleError(
+                f"manifest.image turns a picture into {window_HWC.shape[0]} × {window_HWC.shape[1]}, "
+                f"but image.size says {spec.size[0]} × {spec.size[1]}"
+            )
+        pixels_CHW = np.empty((3, *window_HWC.shape[:2]), np.float32)
+        for channel in range(3):
+            np.take(table_CV[channel], window_HWC[..., channel], out=pixels_CHW[channel])
+        yield pixels_CHW
+
+
+def padded_together(pictures: Sequence[Picture], size: Size | None = None) -> NDArray[np.float32]:
+    """The pictures in one array, shape = (N, 3, *largest), with zeros below and to the right of smaller ones.
+
+    `size` is the least that an array has, which tells the shape where there is no picture.
+    """
+    height, width = size or (0, 0)
+    for picture_CHW in pictures:
+        height, width = max(height, picture_CHW.shape[1]), max(width, picture_CHW.shape[2])
+    pixels_NCHW = np.zeros((len(pictures), 3, height, width), np.float32)
+    for pixels_CHW, picture_CHW in zip(pixels_NCHW, pictures, strict=True):
+        pixels_CHW[:, : picture_CHW.shape[1], : picture_CHW.shape[2]] = picture_CHW
+    return pixels_NCHW
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, with anything transparent laid on white."""
+    try:
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, image).convert("RGB")
+        return image.convert("RGB")
+    except Exception:  # lazily opened files decode here, and may raise anything
+        raise ImageError(f"a picture of mode {image.mode} cannot be turned into RGB") from None
+
+
+def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> Pixels:
+    width, height = _resized_size(image.size, spec)
+    rows = _kept(height, spec.crop_to[0]) if spec.crop_to else slice(0, height)
+    columns = _kept(width, spec.crop_to[1]) if spec.crop_to else slice(0, width)
+    if spec.resize_shortest_edge and width * height > max(_MAX_ENLARGED, image.width * image.height):
+        if spec.resample not in FILTERS or not spec.crop_to:
+            raise ImageError(f"a picture of {image.width} × {image.height} is too long for its width")
+        kept_HWC = enlarge_window(np.asarray(image), (height, width), rows, columns, spec.resample)
+    else:
+        kept_HWC = np.asarray(image.resize((width, height), spec.resample))[rows, columns]
+    return _padded(kept_HWC, spec.crop_to) if spec.crop_to else kept_HWC
+
+
+def _resized_size(size: tuple[int, int], spec: ImageProcessing) -> tuple[int, int]:
+    """(width, height) after resizing a picture of (width, height)."""
+    if spec.resize_to is not None:
+        return spec.resize_to[1], spec.resize_to[0]
+    if spec.resize_longest_edge is not None and spec.multiple_of is not None:
+        return _within(size, spec.resize_longest_edge, spec.multiple_of)
+    if spec.resize_shortest_edge is None:
+        return size
+    short, long = min(size), max(size)
+    scaled = int(spec.resize_shortest_edge * long / short)  # not rounded: as transformers
+    return (spec.resize_shortest_edge, scaled) if size[0] <= size[1] else (scaled, spec.resize_shortest_edge)
+
+
+def _within(size: tuple[int, int], longest: int, multiple: int) -> tuple[int, int]:
+    """(width, height) of a picture that is scaled down to `longest`, then up to whole multiples on each side."""
+    ratio = max(1.0, size[0] / longest, size[1] / longest)
+    width, height = (math.ceil(math.floor(side / ratio) / multiple) * multiple for side in size)
+    if not width or not height:  # transformers fails here too
+        raise ImageError(
+            f"a picture of {size[0]} × {size[1]} is too thin: scaled down to {longest} pixels nothing is left of it"
+        )
+    return width, height
+
+
+def _kept(length: int, crop: int) -> slice:
+    """Which of `length` rows (or columns) a centre crop to `crop` keeps."""
+    start = max(0, (length - crop) // 2)
+    return slice(start, min(length, start + crop))
+
+
+def _padded(kept_HWC: Pixels, crop: tuple[int, int]) -> Pixels:
+    """Black borders around what is smaller than the crop; an odd one goes above and to the left."""
+    if kept_HWC.shape[:2] == crop:
+        return kept_HWC
+    height, width = kept_HWC.shape[:2]
+    top, left = -((height - crop[0]) // 2), -((width - crop[1]) // 2)
+    padded_HWC = np.zeros((*crop, 3), np.uint8)
+    padded_HWC[top : top + height, left : left + width] = kept_HWC
+    return padded_HWC
+
+
+def _normalised_values(spec: ImageProcessing) -> NDArray[np.float32]:
+    """What each of the 256 values of each channel becomes, shape = (3, 256).
+
+    A table, because the arithmetic is the same for every pixel: rescaled in float64, rounded, normalised in float32.
+    """
+    values_V = np.arange(256, dtype=np.float64)
+    if spec.rescale_factor is not None:
+        values_V = values_V * spec.rescale_factor
+    table_CV = np.tile(values_V.astype(np.float32), (3, 1))
+    if spec.mean is not None and spec.std is not None:
+        mean_C1 = np.array(spec.mean, np.float32).reshape(-1, 1)
+        std_C1 = np.array(spec.std, np.float32).reshape(-1, 1)
+        table_CV = (table_CV - mean_C1) / std_C1
+    return table_CV

@@ -1,0 +1,103 @@
+"""`manifest.json` on the disk, read and checked.
+
+Enters: a bundle's folder, or bytes. Leaves: a checked `Manifest`; or the bytes of one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from pumice.errors import BundleError, SchemaVersionError
+from pumice.manifest.defaults import GenerationDefaults as GenerationDefaults
+from pumice.manifest.schema import MANIFEST_NAME, SCHEMA_VERSION, Manifest
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read and check `bundle/manifest.json`.
+
+    Raises:
+        BundleError: no manifest, not JSON, or fields missing or of the wrong type, or a file name leaving the bundle.
+        SchemaVersionError: written for a newer schema than `SCHEMA_VERSION`.
+    """
+    path = bundle / MANIFEST_NAME
+    if not bundle.is_dir():
+        raise BundleError(
+            f"no bundle at {bundle}: expected a folder with {MANIFEST_NAME}; make one with `pumice export`"
+        )
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(
+            f"{bundle} has no {MANIFEST_NAME}: not a pumice bundle, or its export did not finish"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from None
+    return decode_manifest(data, str(path))
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """Check the bytes of a manifest; `where` names them in messages. Raises as `load_manifest`."""
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{where} is not valid JSON: {error}") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{where} has schema version {version}, this pumice reads up to {SCHEMA_VERSION}: upgrade pumice"
+        )
+    try:
+        manifest = msgspec.convert(raw, Manifest, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BundleError(f"{where} does not describe a bundle: {error}") from None
+    check_names(manifest, where)
+    check_pictures(manifest, where)
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented UTF-8 JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def check_names(manifest: Manifest, where: str) -> None:
+    """Every file that the manifest names is listed, once, by a plain relative path inside the bundle."""
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        plain = (
+            re.fullmatch(r"[^\\:\x00-\x1f]+", name)
+            and not name.startswith("/")
+            and ".." not in parts
+            and parts
+        )
+        if not plain or str(PurePosixPath(name)) != name or name == MANIFEST_NAME:
+            raise BundleError(f"{where} lists {name!r}: expected plain paths inside the bundle")
+    named = [n for g in manifest.graphs.all for n in (g.file, *g.external_data)] + [
+        manifest.chat.tokenizer_file
+    ]
+    named += [manifest.chat.template_file] if manifest.chat.template_file else []
+    for name in named:
+        if name not in manifest.files:
+            raise BundleError(f"{where} uses {name!r} without listing its size and SHA-256 under files")
+
+
+def check_pictures(manifest: Manifest, where: str) -> None:
+    """Pictures have one size and one number of tokens, or all that is needed to find theirs."""
+    image, tokens = manifest.image, manifest.image_tokens
+    rows = (
+        image.resize_longest_edge,
+        image.multiple_of,
+        tokens.patch_size,
+        tokens.break_token,
+        tokens.end_token,
+    )
+    fixed = image.size is not None and tokens.per_image is not None and rows == (None,) * len(rows)
+    varied = image.size is None and tokens.per_image is None and None not in rows
+    if not fixed and not varied:
+        raise BundleError(
+            f"{where} does not say how many tokens a picture has: expected image.size and image_tokens.per_image, "
+            "or image.resize_longest_edge, image.multiple_of and image_tokens.patch_size, .break_token and .end_token"
+        )

@@ -1,0 +1,96 @@
+"""What questions, conversations and the engine have in common: a prepared prompt becomes a job.
+
+Enters: prompts, pictures and options. Leaves: `Job` objects for a `Scheduler`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pumice.decoder.decoder import Decoder
+from pumice.decoder.prefix_cache import PrefixCache
+from pumice.decoder.prefix_keys import prompt_keys
+from pumice.errors import ContextLengthError
+from pumice.generation.make import StrategyMaker
+from pumice.generation.options import GenerationOptions, resolve
+from pumice.images.files import ImageInput
+from pumice.images.prepared import PromptPicture
+from pumice.manifest import Manifest
+from pumice.prompt.builder import Prompt, PromptBuilder
+from pumice.prompt.tokenizer import PromptTokenizer
+from pumice.scheduler.request import Clock, Job
+from pumice.vision.encoder import PictureEncoder
+from pumice.vision.features import PromptFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answerer:
+    """A loaded bundle's parts. `load_s` are the seconds that loading took."""
+
+    manifest: Manifest
+    decoder: Decoder
+    tokenizer: PromptTokenizer
+    builder: PromptBuilder
+    encoder: PictureEncoder
+    prefixes: PrefixCache
+    strategies: StrategyMaker
+    load_s: float
+
+    def options(self, arguments: Mapping[str, Any]) -> GenerationOptions:
+        """Options by name, checked, with the bundle's defaults.
+
+        Raises:
+            UsageError: an unknown name, a value outside its interval, or values that contradict each other.
+        """
+        options = resolve(arguments, self.manifest)
+        self.strategies.grammar(options)  # a schema that cannot be used is refused now
+        return options
+
+    def job(
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageInput | PromptPicture],
+        options: GenerationOptions,
+        *,
+        started: float,
+        raw: bool = False,
+        context: int | None = None,
+    ) -> Job:
+        """A job for a prompt, at most `context` tokens long with its answer; `started` is when the call came.
+
+        Raises:
+            PromptError, ContextLengthError, ImageError: as `Model.generate`.
+        """
+        began = time.perf_counter()
+        prepared = self.builder.prepare(prompt, images, raw=raw)
+        ids = prepared.input_ids[0].tolist()
+        limit = self._room(len(ids), options.max_new_tokens, context)
+        features = PromptFeatures(prepared.images, self.encoder)
+        return Job(
+            ids,
+            prompt_keys(ids, self.manifest.image_tokens.token_id, features.pictures),
+            features,
+            self.strategies(prepared.input_ids[0], dataclasses.replace(options, max_new_tokens=limit)),
+            Clock(started=started, load_s=self.load_s, preprocess_s=time.perf_counter() - began),
+            max_new_tokens=limit,
+        )
+
+    def _room(self, prompt_tokens: int, limit: int, context: int | None) -> int:
+        """Tokens that an answer may have: the limit, or what the context leaves.
+
+        Raises:
+            ContextLengthError: the context leaves none.
+        """
+        whole = self.manifest.decoder.context_length
+        context = min(whole, context or whole)
+        if prompt_tokens >= context:
+            whose = "the model's context" if context == whole else "a slot's context"
+            raise ContextLengthError(
+                f"the prompt has {prompt_tokens:,} tokens, and {whose} of {context:,} leaves no room "
+                "for an answer: shorten it"
+            )
+        return min(limit, context - prompt_tokens)

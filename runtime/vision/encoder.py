@@ -1,0 +1,197 @@
+"""Pictures become features: each distinct one is run through the vision encoder once.
+
+Enters: pictures as `preprocess.py` makes them. Leaves: their features, float32 [tokens, D], and digests by which equal
+pictures are known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.errors import GenerationError
+from pumice.images.prepared import ImageFeatures, Pixels, PromptPicture, model_key
+from pumice.machine.pages import Range, release
+from pumice.manifest import Manifest
+from pumice.sessions.arrays import DeviceArray, DeviceMemory, Rows
+from pumice.sessions.runs import Cancellation, RunCancelledError
+from pumice.vision.cache import FeatureCache
+from pumice.vision.resident import ResidentFeatures
+
+Floats = NDArray[np.float32]
+
+_PATIENCE = 0.05
+"""Seconds after which a thread that waits for another's picture looks whether it was cancelled."""
+
+
+BATCH = 2
+"""Pictures that go through the encoder at once, where they have one size: each takes memory of its own."""
+
+
+class PictureEncoder:
+    """The vision encoder behind a cache of features; for all threads, of which one encodes what several ask for."""
+
+    def __init__(
+        self,
+        session: Any,
+        manifest: Manifest,
+        cache: FeatureCache,
+        resident: ResidentFeatures | None = None,
+        released: Sequence[Range] = (),
+    ) -> None:
+        """Of the mapped memory `released` the pages are given back whenever pictures are encoded."""
+        self._session, self._cache, self._resident = session, cache, resident
+        self._released = released
+        self.width = manifest.decoder.hidden_size
+        self._batch = (
+            BATCH if manifest.image.size is not None else 1
+        )  # no padding where pictures vary in size
+        self.model = model_key(manifest)
+        self._under_way: dict[bytes, Future[Floats | None]] = {}
+        """What some thread encodes; None comes of it if that thread failed or was cancelled."""
+        self._lock = threading.Lock()
+
+    def encode(
+        self, pictures: Sequence[PromptPicture], cancellation: Cancellation, first: int = 0
+    ) -> list[ImageFeatures]:
+        """Features of pictures, in their order; what is encoded already, or equal to another, is not encoded again.
+
+        Errors name a picture by its number, of which the first one has `first`.
+
+        Raises:
+            GenerationError: features that are not finite, or a failure in ONNX Runtime.
+            RunCancelledError: the run was ended.
+        """
+        known = {p.digest: p.features for p in pictures if isinstance(p, ImageFeatures)}
+        numbers = {p.digest: first + i for i, p in reversed([*enumerate(pictures)])}
+        while missing := self._missing(pictures, known):
+            mine: dict[bytes, Future[Floats | None]] = {}
+            try:  # Ctrl-C may come at any place, and what is claimed must not stay so
+                self._claim(missing, mine)
+                claimed = [missing[digest] for digest in mine]
+                unread = list(self._missing(claimed, known).values())  # another thread may have been quicker
+                for start in range(0, len(unread), self._batch):
+                    known |= self._run(unread[start : start + self._batch], numbers, cancellation)
+                if unread:
+                    release(self._released)
+            finally:
+                self._release(mine)
+            for digest in missing.keys() - mine.keys():
+                features = self._awaited(digest, cancellation)
+                if features is not None:
+                    known[digest] = features
+        return [
+            ImageFeatures(features=known[p.digest], size=p.size, digest=p.digest, model=self.model)
+            for p in pictures
+        ]
+
+    def _missing(self, pictures: Sequence[PromptPicture], known: dict[bytes, Floats]) -> dict[bytes, Pixels]:
+        """The distinct pictures that are neither known nor cached; `known` takes up those that are cached."""
+        missing: dict[bytes, Pixels] = {}
+        for picture in pictures:
+            if isinstance(picture, Pixels) and picture.digest not in known and picture.digest not in missing:
+                features = self._cache.get(picture.digest)
+                if features is not None and features.shape == (picture.tokens, self.width):
+                    known[picture.digest] = features
+                else:
+                    missing[picture.digest] = picture
+        return missing
+
+    def _claim(self, missing: Mapping[bytes, Pixels], mine: dict[bytes, Future[Floats | None]]) -> None:
+        """Note in `mine` what no other thread encodes; from now on this one does."""
+        with self._lock:
+            for digest in missing:  # in the prompt's order, on which batches and so their rounding depend
+                if digest not in self._under_way:
+                    mine[digest] = Future()
+                    self._under_way[digest] = mine[digest]
+
+    def _release(self, mine: Mapping[bytes, Future[Floats | None]]) -> None:
+        """Let others have what failed."""
+        with self._lock:
+            for digest, future in mine.items():
+                if self._under_way.get(digest) is future:
+                    del self._under_way[digest]
+        for future in mine.values():
+            if not future.done():
+                future.set_result(None)
+
+    def _awaited(self, digest: bytes, cancellation: Cancellation) -> Floats | None:
+        """What another thread encodes; None if it does not, or failed."""
+        with self._lock:
+            future = self._under_way.get(digest)
+        while future is not None:
+            if cancellation.is_set:
+                raise RunCancelledError
+            with contextlib.suppress(TimeoutError):
+                return future.result(_PATIENCE)
+        return None
+
+    def _run(
+        self, pictures: Sequence[Pixels], numbers: Mapping[bytes, int], cancellation: Cancellation
+    ) -> dict[bytes, Floats]:
+        pixels_NCHW = np.stack([picture.values for picture in pictures])
+        features_NTD = self._features(pictures, pixels_NCHW, cancellation)
+        found = {}
+        for picture, features_TD in zip(pictures, features_NTD, strict=True):
+            if not np.isfinite(features_TD).all():
+                raise GenerationError(
+                    f"picture {numbers[picture.digest]}'s features are not finite (NaN or infinity; pictures are "
+                    "counted from 0): export the model again with another precision"
+                )
+            features = np.array(features_TD)  # a batch's output is not kept for one of its pictures
+            features.flags.writeable = False
+            found[picture.digest] = features
+            self._cache.put(picture.digest, features)
+            with self._lock:
+                self._under_way[picture.digest].set_result(features)
+        return found
+
+    def _features(
+        self, pictures: Sequence[Pixels], pixels_NCHW: Floats, cancellation: Cancellation
+    ) -> Floats:
+        """Features [N, T, D] for the host; where they were computed elsewhere, they stay there as well."""
+        if self._resident is None:
+            (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
+            features_NTD: Floats = output.reshape(len(pictures), -1, self.width)
+            return features_NTD
+        there = picture_features(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
+        for i, picture in enumerate(pictures):
+            self._resident.put(picture.digest, there.row(i))
+        return there.numpy()
+
+    def joined(self, pictures: Sequence[ImageFeatures]) -> Rows:
+        """The features of pictures one behind another, float32 [M, D], where the decoder computes."""
+        if self._resident is not None and pictures:
+            known = {picture.digest: picture.features for picture in pictures}
+            return self._resident.rows(known, [picture.digest for picture in pictures], self.width)
+        rows = [picture.features for picture in pictures]
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
+
+def picture_features(
+    session: Any,
+    memory: DeviceMemory,
+    pixels_NCHW: NDArray[np.float32],
+    width: int,
+    cancellation: Cancellation,
+) -> DeviceArray:
+    """Features of pictures of one size, float32 [N, T, D], left in `memory`.
+
+    Raises:
+        RunCancelledError: the run was ended.
+        GenerationError: a failure in ONNX Runtime.
+    """
+    binding = session.io_binding()
+    binding.bind_cpu_input("pixel_values", pixels_NCHW)
+    binding.bind_output("image_features", memory.device)
+    cancellation.run_bound(session, binding)
+    (value,) = binding.get_outputs()
+    size = math.prod(value.shape())
+    return memory.adopt(value, (len(pixels_NCHW), size // (len(pixels_NCHW) * width), width), np.float32)

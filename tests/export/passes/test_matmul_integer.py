@@ -1,0 +1,114 @@
+"""Integer products on ONNX Runtime: what they compute, how near that is, and that rows do not depend on each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pumice.export.passes.matmul_integer import make_integer_products
+from pumice.export.recipes.recipe import Storage
+from pumice.export.weights.quantization import quantize_outputs
+
+STORAGE = Storage(weights="int8", activations="int8")
+
+
+def session_of(matrices: list[torch.Tensor]) -> onnxruntime.InferenceSession:
+    """x [N, T, in] times each of the matrices [out, in], as integer products."""
+    width = matrices[0].shape[1]
+    x = ir.Value(name="x", shape=ir.Shape(("N", "T", width)), type=ir.TensorType(ir.DataType.FLOAT))
+    weights, nodes = [], []
+    for number, matrix in enumerate(matrices):
+        shape = ir.Shape((width, matrix.shape[0]))
+        weights.append(ir.Value(name=f"W{number}", shape=shape, type=ir.TensorType(ir.DataType.FLOAT)))
+        nodes.append(ir.node("MatMul", [x, weights[-1]], name=f"/{number}/MatMul"))
+        y = nodes[-1].outputs[0]
+        y.name, y.type = f"y{number}", ir.TensorType(ir.DataType.FLOAT)
+        y.shape = ir.Shape(("N", "T", matrix.shape[0]))
+    outputs = [node.outputs[0] for node in nodes]
+    graph = ir.Graph(
+        [x, *weights], outputs, nodes=nodes, opset_imports={"": 21, "com.microsoft": 1}, name="g"
+    )
+    model = ir.Model(graph, ir_version=10)
+    make_integer_products(model, {weight.name or "": STORAGE for weight in weights})
+    inputs = {value.name: value for value in graph.inputs}
+    for number, matrix in enumerate(matrices):
+        q, scales = quantize_outputs(matrix)
+        for name, tensor in ((f"W{number}.int8", q.T.contiguous()), (f"W{number}.scale", scales)):
+            inputs[name].const_value = ir.tensor(tensor.numpy(), name=name)
+            graph.inputs.remove(inputs[name])
+            graph.register_initializer(inputs[name])
+    assert [value.name for value in graph.inputs] == ["x"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+
+
+def expected(x: np.ndarray, matrix: torch.Tensor) -> np.ndarray:
+    """The module's formula in float64."""
+    q, scales = quantize_outputs(matrix)
+    step = np.maximum(np.abs(x).max(-1, keepdims=True) * np.float32(1 / 127), np.float32(1e-30))
+    rounded = np.clip(np.rint(x / step), -128, 127).astype(np.float64)
+    return step * (rounded @ q.numpy().T.astype(np.float64)) * scales.numpy()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 200), st.integers(1, 70)),
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([1e-6, 1.0, 300.0]),
+)
+def test_computes_the_formula(shape: tuple[int, int, int, int], seed: int, spread: float) -> None:
+    n, t, width, out = shape
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(out, width, generator=generator)
+    x = spread * torch.randn(n, t, width, generator=generator).numpy()
+    found = session_of([matrix]).run(None, {"x": x})[0]
+    exact = expected(x, matrix)
+    # x / step may be rounded to either side where it is halfway between two integers, up to float32
+    slack = 1e-3 * np.abs(x).max() * matrix.abs().max().item()
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=slack * 2)
+
+
+def test_products_of_one_input_round_it_once() -> None:
+    matrices = [torch.randn(5, 16), torch.randn(9, 16)]
+    session = session_of(matrices)
+    x = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(np.float32)
+    for found, matrix in zip(session.run(None, {"x": x}), matrices, strict=True):
+        assert np.abs(found - x @ matrix.numpy().T).max() < 0.2
+    model = session.get_modelmeta()
+    assert model is not None
+
+
+def test_rows_do_not_depend_on_each_other() -> None:
+    """Bit for bit, next to a row a million times as large."""
+    session = session_of([torch.randn(33, 96)])
+    x = np.random.default_rng(1).standard_normal((1, 20, 96)).astype(np.float32)
+    x[0, 7] *= 1e6
+    whole = session.run(None, {"x": x})[0]
+    for start, stop in ((0, 1), (3, 7), (7, 8), (8, 20)):
+        np.testing.assert_array_equal(session.run(None, {"x": x[:, start:stop]})[0], whole[:, start:stop])
+
+
+def test_zeros_and_infinities() -> None:
+    """A row of zeros gives zeros; what is not finite is not hidden."""
+    session = session_of([torch.randn(4, 8)])
+    x = np.zeros((1, 3, 8), np.float32)
+    x[0, 1, 2] = np.inf
+    x[0, 2] = 1
+    found = session.run(None, {"x": x})[0]
+    assert (found[0, 0] == 0).all()
+    assert not np.isfinite(found[0, 1]).any()
+    assert np.isfinite(found[0, 2]).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_tell_of_weights_that_are_not_finite(value: float) -> None:
+    matrix = torch.randn(3, 4)
+    matrix[1, 2] = value
+    _, scales = quantize_outputs(matrix)
+    assert scales.isfinite().tolist() == [True, False, True]

@@ -1,0 +1,72 @@
+"""Manifests of every version: older ones load as before, and half a description of pictures is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pumice.errors import BundleError, SchemaVersionError
+from pumice.manifest import SCHEMA_VERSION, Manifest, decode_manifest, encode_manifest, version_for
+from tests.runtime.images.test_layout import pixtral_manifest
+from tests.runtime.prompt.test_builder import manifest
+
+NEW_IN_2 = {
+    "image": ("resize_longest_edge", "multiple_of"),
+    "image_tokens": ("patch_size", "break_token", "break_token_id", "end_token", "end_token_id"),
+}
+
+
+def as_json(made: Manifest, **parts: dict[str, Any]) -> Any:
+    """The manifest as JSON, with its files listed, and some fields of its parts changed."""
+    raw = json.loads(encode_manifest(made))
+    raw["files"] = {name: {"size": 0, "sha256": "0" * 64} for name in ("g", "t")}
+    return {**raw, **{part: {**raw[part], **changes} for part, changes in parts.items()}}
+
+
+def read(raw: Any) -> Manifest:
+    return decode_manifest(json.dumps(raw).encode(), "manifest.json")
+
+
+@pytest.mark.parametrize("made", [manifest(3), pixtral_manifest([3, 4, 5])])
+def test_manifests_come_back_as_they_were_written(made: Manifest) -> None:
+    assert read(as_json(made)).image == made.image
+    assert read(as_json(made)).image_tokens == made.image_tokens
+
+
+def test_a_manifest_of_version_1_lacks_the_newer_fields() -> None:
+    raw = as_json(manifest(3))
+    for part, names in NEW_IN_2.items():
+        for name in names:
+            assert raw[part].pop(name) is None
+    assert read(raw).image == manifest(3).image
+    assert read(raw).image_tokens == manifest(3).image_tokens
+
+
+def test_bundles_are_written_for_the_oldest_reader_that_gets_them_right() -> None:
+    assert version_for(manifest(3).image) == 1
+    assert version_for(pixtral_manifest([3, 4, 5]).image) == SCHEMA_VERSION == 2
+    with pytest.raises(SchemaVersionError, match="reads up to 2"):
+        read({**as_json(manifest(3)), "schema_version": 3})
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("image", "resize_longest_edge", None),
+        ("image", "multiple_of", None),
+        ("image", "size", [8, 8]),
+        ("image_tokens", "patch_size", None),
+        ("image_tokens", "break_token", None),
+        ("image_tokens", "end_token", None),
+        ("image_tokens", "per_image", 4),
+    ],
+)
+def test_half_of_what_varied_pictures_need_is_refused(part: str, field: str, value: object) -> None:
+    with pytest.raises(BundleError, match="how many tokens a picture has"):
+        read(as_json(pixtral_manifest([3, 4, 5]), **{part: {field: value}}))
+
+
+def test_half_of_what_pictures_of_one_size_need_is_refused() -> None:
+    for changes in ({"image": {"size": None}}, {"image_tokens": {"per_image": None}}):
+        with pytest.raises(BundleError, match="how many tokens a picture has"):
+            read(as_json(manifest(3), **changes))
