@@ -14,7 +14,7 @@ OUT       ?= bundles/pebble-$(if $(RECIPE),$(basename $(notdir $(RECIPE))),$(PRE
 ARGS      ?=
 
 DEMO      := bundles/pebble-fp32
-PICTURE   ?= pebble/heldout/stop-sign.png
+IMAGE     ?= $(or $(PICTURE),pebble/heldout/stop-sign.png)
 QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
@@ -64,8 +64,8 @@ lock: ## pin the newest versions of everything in constraints.txt (TORCH=torch==
 export: $(INSTALLED) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder>: write a bundle
 	$(BIN)/pumice export $(MODEL) $(OUT) $(if $(RECIPE),--recipe $(RECIPE),--precision $(PRECISION)) $(ARGS)
 
-run: $(DEMO)/manifest.json ## export the bundled model if needed, and ask it about the bundled picture
-	$(BIN)/pumice run $(DEMO) -i $(PICTURE) "$(QUESTION)" $(ARGS)
+run: $(DEMO)/manifest.json ## export the bundled model if needed, and ask it about the bundled image
+	$(BIN)/pumice run $(DEMO) -i $(IMAGE) "$(QUESTION)" $(ARGS)
 
 $(DEMO)/manifest.json: pebble/checkpoint/model.safetensors | $(INSTALLED)
 	$(BIN)/pumice export pebble/checkpoint $(DEMO) --overwrite

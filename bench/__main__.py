@@ -119,8 +119,8 @@ def _show(results: Results, write: bool) -> None:
         draw(results, ROOT / "results")
         return
     save(results, KEPT / f"{results.shape}.json")
-    pictures = "\n\n".join(f"![{path.stem}](cpu/{path.name})" for path in draw(results, KEPT))
-    write_page(PAGE, results.shape, f"{text}\n\n{pictures}" if pictures else text)
+    images = "\n\n".join(f"![{path.stem}](cpu/{path.name})" for path in draw(results, KEPT))
+    write_page(PAGE, results.shape, f"{text}\n\n{images}" if images else text)
 
 
 if __name__ == "__main__":

@@ -151,18 +151,18 @@ def _answer_logits(
     model: pumice.Model, asked: list[dict[str, Any]], images: list[Path], answer: list[int]
 ) -> NDArray[np.float32]:
     """Logits that each token of a given answer is chosen by, float32 [T, V]: by the graphs that answers are made by."""
-    answerer = model._answerer
+    pipeline = model.pipeline
     prepared = model.prepare(asked, images)
-    pictures = prepared.images
+    prepared = prepared.images
     ids = [int(token) for token in prepared.input_ids[0]]
-    keys = prompt_keys(ids, model.manifest.image_tokens.token_id, pictures)
-    cache = answerer.decoder.new_cache(len(ids) + len(answer))
-    features = PromptFeatures(pictures, answerer.encoder).rows(0, Cancellation())
-    first_V = answerer.decoder.read_prompt(ids, keys, features, cache, 0, Cancellation(), ends=True)
+    keys = prompt_keys(ids, model.manifest.image_tokens.token_id, prepared)
+    cache = pipeline.decoder.new_cache(len(ids) + len(answer))
+    features = PromptFeatures(prepared, pipeline.encoder).rows(0, Cancellation())
+    first_V = pipeline.decoder.prefill(ids, keys, features, cache, 0, Cancellation(), ends=True)
     assert first_V is not None
     rows = [first_V]
     for token in answer[:-1]:
-        rows.append(answerer.decoder.read([token], [token], features[:0], cache)[0])
+        rows.append(pipeline.decoder.forward([token], [token], features[:0], cache)[0])
     return np.stack(rows)
 
 

@@ -25,7 +25,7 @@ from bench.cuda_page import PAGE, Check, page, write_page
 from bench.cuda_parity import Asked, Parity, parity
 
 ROOT = Path(__file__).parent.parent
-PICTURES = ROOT / "pebble" / "heldout"
+IMAGES = ROOT / "pebble" / "heldout"
 RECIPES = ("cuda-fp16", "cuda-int4")
 PARITY_MODELS = ("pebble", "interleave-0.5b")
 _TIMEOUT = 3600
@@ -78,8 +78,8 @@ def check_parity(name: str, root: Path) -> list[Parity]:
     from bench.shapes import checkpoint
 
     folder = checkpoint(name, root / "checkpoints")
-    pictures = sorted(PICTURES.glob("*.png"))[:3]
-    asked = [Asked(question="What is shown in this picture?", picture=str(picture)) for picture in pictures]
+    images = sorted(IMAGES.glob("*.png"))[:3]
+    asked = [Asked(question="What is shown in this picture?", image=str(image)) for image in images]
     asked.append(Asked(question="How many moons has the Earth, and how many has Mars?"))
     found = []
     for recipe in RECIPES:

@@ -66,7 +66,7 @@ def write_page(text: str, path: Path = PAGE) -> None:
 def _systems(check: Check) -> list[str]:
     peer = check.best_peer
     rows = [
-        "| system | first token ms | × transformers | decode tok/s, text | with picture | × transformers | "
+        "| system | first token ms | × transformers | decode tok/s, text | with image | × transformers | "
         "of the bandwidth limit | targets |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -81,7 +81,7 @@ def _systems(check: Check) -> list[str]:
             f"{1000 * line['ttft_s']:,.1f}",
             _number(first),
             f"{line['decode_text']:,.1f}",
-            f"{line['decode_picture']:,.1f}",
+            f"{line['decode_image']:,.1f}",
             _number(decode),
             "–" if share is None else f"{share:.0%}",
             verdict,

@@ -1,6 +1,6 @@
 """What CUDA computes, beside what the CPU computes from the same bundle, and transformers from the checkpoint.
 
-Enters: a bundle, its checkpoint, questions with pictures. Leaves: differences of logits in units of their spread, and
+Enters: a bundle, its checkpoint, questions with images. Leaves: differences of logits in units of their spread, and
 how often the likeliest token is the same.
 """
 
@@ -23,15 +23,15 @@ another order, and of numbers rounded to float16 on the way. Quantised weights a
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question and its picture, if it has one."""
+    """A question and its image, if it has one."""
 
     question: str
-    picture: str | None = None
+    image: str | None = None
 
     @property
     def images(self) -> list[str]:
         """As `generate` takes them."""
-        return [] if self.picture is None else [self.picture]
+        return [] if self.image is None else [self.image]
 
 
 @dataclass(frozen=True, kw_only=True)

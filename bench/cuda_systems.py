@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def pumice(bundle: Path, workload: Path, cuda_graph: bool, device: str = "cuda") -> dict[str, Any]:
-    """pumice as its users call it; reading the picture file and rendering the prompt included."""
+    """pumice as its users call it; reading the image file and rendering the prompt included."""
     import onnxruntime
 
     from pumice import load
@@ -52,22 +52,22 @@ def pumice(bundle: Path, workload: Path, cuda_graph: bool, device: str = "cuda")
     told = json.loads((workload / "workload.json").read_text())
     options: dict[str, Any] = {"eos_token_id": [], "do_sample": False, "prompt_lookup_num_tokens": 0}
 
-    def answer(picture: str | None, tokens: int) -> Any:
-        images = [] if picture is None else [str(workload / told[picture])]
-        question = told["question"] if picture else " ".join([told["question"]] * 4)
+    def answer(image: str | None, tokens: int) -> Any:
+        images = [] if image is None else [str(workload / told[image])]
+        question = told["question"] if image else " ".join([told["question"]] * 4)
         return model.generate(question, images=images, max_new_tokens=tokens, **options)
 
-    def first_token(picture: str) -> float:
+    def first_token(image: str) -> float:
         begun = time.perf_counter()
-        answer(picture, 1)
+        answer(image, 1)
         return time.perf_counter() - begun
 
-    answer("other_picture", 4)
+    answer("other_image", 4)
     answer(None, 4)
-    found = {"ttft_s": [first_token(name) for name in ("picture", "other_picture") * REPEATS]}
+    found = {"ttft_s": [first_token(name) for name in ("image", "other_image") * REPEATS]}
     # tokens are counted from the first, so that the prompt's time is not in them
-    for name, picture in (("decode_text", None), ("decode_picture", "picture")):
-        found[name] = [answer(picture, DECODED).timings.tokens_per_second for _ in range(REPEATS)]
+    for name, image in (("decode_text", None), ("decode_image", "image")):
+        found[name] = [answer(image, DECODED).timings.tokens_per_second for _ in range(REPEATS)]
     weights = model.manifest.graphs.decoder.external_data
     stored = sum(model.manifest.files[name].size for name in weights)
     return {**_medians(found), "weight_bytes": stored, "versions": {"onnxruntime": onnxruntime.__version__}}
@@ -76,7 +76,7 @@ def pumice(bundle: Path, workload: Path, cuda_graph: bool, device: str = "cuda")
 def transformers(
     checkpoint: Path, workload: Path, attention: str, device: str = "cuda", dtype: str = "float16"
 ) -> dict[str, Any]:
-    """`LlavaForConditionalGeneration.generate`; reading the picture file and tokenising included."""
+    """`LlavaForConditionalGeneration.generate`; reading the image file and tokenising included."""
     import torch
     import transformers as library
     from PIL import Image
@@ -87,25 +87,25 @@ def transformers(
     ).to(device)
     told = json.loads((workload / "workload.json").read_text())
 
-    def seconds(picture: str | None, tokens: int) -> float:
+    def seconds(prepared: str | None, tokens: int) -> float:
         begun = time.perf_counter()
-        if picture is None:
+        if prepared is None:
             text = " ".join([told["question"]] * 4)
             inputs = processor(text=text, return_tensors="pt").to(device)
         else:
-            image = Image.open(workload / told[picture]).convert("RGB")
+            image = Image.open(workload / told[prepared]).convert("RGB")
             inputs = processor(images=image, text=told["prompt"], return_tensors="pt").to(device, model.dtype)
         model.generate(
             **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=None
         )
         return time.perf_counter() - begun  # generate has looked at each token, so that nothing is under way
 
-    seconds("other_picture", 4)
+    seconds("other_image", 4)
     seconds(None, 4)
-    found = {"ttft_s": [seconds(name, 1) for name in ("picture", "other_picture") * REPEATS]}
-    for name, picture in (("decode_text", None), ("decode_picture", "picture")):
-        first = statistics.median(seconds(picture, 1) for _ in range(REPEATS))
-        found[name] = [(DECODED - 1) / (seconds(picture, DECODED) - first) for _ in range(REPEATS)]
+    found = {"ttft_s": [seconds(name, 1) for name in ("image", "other_image") * REPEATS]}
+    for name, prepared in (("decode_text", None), ("decode_image", "image")):
+        first = statistics.median(seconds(prepared, 1) for _ in range(REPEATS))
+        found[name] = [(DECODED - 1) / (seconds(prepared, DECODED) - first) for _ in range(REPEATS)]
     versions = {"torch": torch.__version__, "transformers": library.__version__}
     return {**_medians(found), "versions": versions}
 

@@ -81,11 +81,11 @@ def growth(bundle: Path, tokens: int) -> int:
     import pumice
 
     model = pumice.load(bundle, device="cpu")
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     cache = decoder.new_cache(8 + tokens)
     width = decoder.shape.hidden_size
     ids = [5] * 8
-    decoder.read(ids, ids, np.zeros((0, width), np.float32), cache)
+    decoder.forward(ids, ids, np.zeros((0, width), np.float32), cache)
     step = DecodeStep(decoder, cache)
     before = 0
     for attempt in range(2):

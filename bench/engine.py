@@ -2,9 +2,9 @@
 
 throughput  tokens a second with 1 and with 8 requests at once, in turn (`--rounds`); the best of each
 between     milliseconds between the tokens of decoding requests: while nothing else happens, and while long prompts and
-            new pictures arrive
+            new images arrive
 memory      resident memory over many requests of which a fifth is cancelled, by chance, in any phase; caches of
-            prompts and pictures have 4 MiB each, so that they are full early
+            prompts and images have 4 MiB each, so that they are full early
 
 Answers do not end by themselves, so that both sides of a comparison give as many tokens. `--threads` are the model's.
 """
@@ -32,8 +32,8 @@ OPEN_ENDED: dict[str, Any] = {"eos_token_id": [], "do_sample": False, "prompt_lo
 """Answers as long as asked for; without guesses, which random weights, repeating themselves, make too easy."""
 
 
-def picture(seed: int) -> Any:
-    """Noise, uint8 [96, 96, 3]: a picture that no cache has."""
+def noise_image(seed: int) -> Any:
+    """Noise, uint8 [96, 96, 3]: an image that no cache has."""
     return np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8)
 
 
@@ -95,7 +95,7 @@ def gaps(engine: pumice.Engine, tokens: int, disturb: Callable[[], object] | Non
 
 
 def between(model: pumice.Model, tokens: int, long: int) -> list[dict[str, Any]]:
-    """Alone, and while prompts of about `long` tokens with a new picture each arrive one after another."""
+    """Alone, and while prompts of about `long` tokens with a new image each arrive one after another."""
     lines = []
     with pumice.Engine(model, slots=8) as engine:
         seeds = iter(range(10**6))
@@ -105,7 +105,7 @@ def between(model: pumice.Model, tokens: int, long: int) -> list[dict[str, Any]]
         def arrive() -> None:
             seed = next(seeds)
             with contextlib.suppress(CancelledError):
-                engine.submit(f"{seed} {text}", picture(seed), max_new_tokens=2, **OPEN_ENDED).result()
+                engine.submit(f"{seed} {text}", noise_image(seed), max_new_tokens=2, **OPEN_ENDED).result()
 
         for name, disturb in (("alone", None), ("long prompts arrive", arrive)):
             found = gaps(engine, tokens, disturb)
@@ -133,7 +133,7 @@ def memory(model: pumice.Model, requests: int) -> dict[str, Any]:
         for n in range(requests):
             while True:
                 try:
-                    image = picture(n) if n % 2 else None
+                    image = noise_image(n) if n % 2 else None
                     futures.append(
                         engine.submit(f"Question {n}?", image, max_new_tokens=chance.randint(1, 16))
                     )

@@ -1,4 +1,4 @@
-"""Results as pictures: PNG files by matplotlib.
+"""Results as images: PNG files by matplotlib.
 
     SHAPE-first-token.png   seconds to the first token of image + question, of it encoding and prefill
     SHAPE-decode.png        tokens a second at 100 and 2,000 tokens of context, and what memory allows
@@ -40,14 +40,14 @@ def colour(system: str) -> str:
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Write the pictures that the results have values for; returns their paths."""
+    """Write the images that the results have values for; returns their paths."""
     import matplotlib
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, picture in (("first-token", _first_token), ("decode", _decode), ("memory", _memory)):
-        figure = picture(results)
+    for name, image in (("first-token", _first_token), ("decode", _decode), ("memory", _memory)):
+        figure = image(results)
         if figure is not None:
             path = folder / f"{results.shape}-{name}.png"
             figure.savefig(path, dpi=130, metadata={"Software": None})

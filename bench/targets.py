@@ -48,7 +48,7 @@ def verdicts(results: Results) -> list[Verdict]:
 def _against_best(
     results: Results, target: str, measure: str, bound: float, *, ceiling: bool, four_bits: bool = False
 ) -> list[Verdict]:
-    """Against the peer that is best by its median; of those that see pictures, unless it is about decoding."""
+    """Against the peer that is best by its median; of those that see images, unless it is about decoding."""
     values = all_series(results, measure)
     sees = all_series(results, "ttft_s")
     peers = {n: s for n, s in values.items() if not is_ours(n) and (four_bits or n in sees)}

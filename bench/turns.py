@@ -1,11 +1,11 @@
-"""What is not done twice: the second turn of a conversation, and another question about the same picture.
+"""What is not done twice: the second turn of a conversation, and another question about the same image.
 
 Run as `python -m bench.turns BUNDLE`. Enters: a bundle. Leaves: a JSON line for each kind of question, with medians
 over `--rounds` of the seconds to the first token, of those of the vision encoder and of the tokens that were read.
 
-    first    a picture never seen, and a question
+    first    an image never seen, and a question
     second   the next turn of that conversation
-    again    another conversation about the same picture
+    again    another conversation about the same image
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def main() -> None:
 
 
 def ask_all(model: pumice.Model, number: int) -> dict[str, Generation]:
-    """A round with a picture of its own."""
-    picture = Image.fromarray(np.random.default_rng(number).integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    """A round with an image of its own."""
+    image = Image.fromarray(np.random.default_rng(number).integers(0, 256, (480, 640, 3), dtype=np.uint8))
     chat = model.chat(max_new_tokens=16)
-    answers = {"first": chat.send(f"{number}. {FIRST}", [picture]), "second": chat.send(SECOND)}
-    answers["again"] = model.generate(f"{number}. {AGAIN}", [picture], max_new_tokens=16)
+    answers = {"first": chat.send(f"{number}. {FIRST}", [image]), "second": chat.send(SECOND)}
+    answers["again"] = model.generate(f"{number}. {AGAIN}", [image], max_new_tokens=16)
     return answers
 
 

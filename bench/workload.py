@@ -2,15 +2,15 @@
 
 Enters: a checkpoint. Leaves:
 
-    picture, other_picture            PNG files, 640 × 480
+    image, other_image            PNG files, 640 × 480
     pixel_values, other_pixel_values  .npy files, float32 [1, 3, H, W], as the checkpoint's own processor makes them
     question, prompt, input_ids       26 words; as the chat template has them, with one `<image>`; its ids, expanded
     image_token_id
     second_turn_ids                   `input_ids`, an answer of 32 tokens, and a second question
-    text_ids                          2,100 tokens of ordinary words without a picture: take the first n
+    text_ids                          2,100 tokens of ordinary words without an image: take the first n
     new_tokens                        32
 
-transformers is the reference of what a prompt's ids and a picture's values are.
+transformers is the reference of what a prompt's ids and an image's values are.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def write_workload(checkpoint: Path, folder: Path) -> Path:
     processor = AutoProcessor.from_pretrained(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"question": QUESTION, "new_tokens": NEW_TOKENS}
-    for seed, name in enumerate(("picture", "other_picture")):
-        picture = draw_picture(seed)
-        picture.save(folder / f"{name}.png")
+    for seed, name in enumerate(("image", "other_image")):
+        image = draw_image(seed)
+        image.save(folder / f"{name}.png")
         found[name] = f"{name}.png"
-        if name == "picture":
-            found |= _turns(processor, picture)
-        values = processor(images=picture, text=found["prompt"], return_tensors="np")["pixel_values"]
-        array = "pixel_values" if name == "picture" else "other_pixel_values"
+        if name == "image":
+            found |= _turns(processor, image)
+        values = processor(images=image, text=found["prompt"], return_tensors="np")["pixel_values"]
+        array = "pixel_values" if name == "image" else "other_pixel_values"
         np.save(folder / f"{array}.npy", np.asarray(values, np.float32))
         found[array] = f"{array}.npy"
     found["text_ids"] = words(processor.tokenizer, TEXT_TOKENS, seed=2)
@@ -58,11 +58,11 @@ def write_workload(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-def _turns(processor: Any, picture: Image.Image) -> dict[str, Any]:
+def _turns(processor: Any, image: Image.Image) -> dict[str, Any]:
     """The first question as text and ids, and the ids of the conversation up to the second."""
     tokenizer = processor.tokenizer
     prompt = processor.apply_chat_template([_asked(QUESTION, True)], add_generation_prompt=True)
-    ids = processor(images=picture, text=prompt)["input_ids"][0]
+    ids = processor(images=image, text=prompt)["input_ids"][0]
     answer = words(tokenizer, ANSWER_TOKENS, seed=1)
     mark = "ANSWER"
     said = {"role": "assistant", "content": [{"type": "text", "text": mark}]}
@@ -78,8 +78,8 @@ def _turns(processor: Any, picture: Image.Image) -> dict[str, Any]:
     }
 
 
-def _asked(text: str, picture: bool) -> dict[str, Any]:
-    content: list[dict[str, str]] = [{"type": "image"}] if picture else []
+def _asked(text: str, image: bool) -> dict[str, Any]:
+    content: list[dict[str, str]] = [{"type": "image"}] if image else []
     return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
 
 
@@ -89,16 +89,16 @@ def words(tokenizer: Any, count: int, *, seed: int) -> list[int]:
     return random.Random(seed).choices(common, k=count)
 
 
-def draw_picture(seed: int) -> Image.Image:
+def draw_image(seed: int) -> Image.Image:
     """Rectangles and circles over a gradient with some noise, RGB, 640 × 480."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:480, 0:640]
     base = np.stack([x * 200 // 640, y * 200 // 480, (x + y) % 200], -1) + rng.integers(0, 56, (480, 640, 3))
-    picture = Image.fromarray(base.astype(np.uint8))
-    canvas = ImageDraw.Draw(picture)
+    image = Image.fromarray(base.astype(np.uint8))
+    canvas = ImageDraw.Draw(image)
     for number in range(8):
         left, top = (int(v) for v in rng.integers(0, (500, 360)))
         box = (left, top, left + int(rng.integers(40, 140)), top + int(rng.integers(40, 120)))
         colour = tuple(int(v) for v in rng.integers(0, 256, 3))
         (canvas.ellipse if number % 2 else canvas.rectangle)(box, fill=colour)
-    return picture
+    return image

@@ -218,8 +218,8 @@ class _Desk:
 def _speed(bundle: Path, device: str) -> tuple[float, float, str]:
     """Tokens a second of decoding and of reading a prompt, as `pumice bench` measures them, and the device."""
     model = pumice.load(bundle, device=device, prefix_cache_bytes=0, feature_cache_bytes=0)
-    answerer, load = model._answerer, SPEED.fitted(model.context_length)
-    parts = Parts(manifest=model.manifest, decoder=answerer.decoder, encoder=answerer.encoder)
+    pipeline, load = model.pipeline, SPEED.fitted(model.context_length)
+    parts = Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
     decode, prefill = [], []
     for number in range(load.repeats + 1):
         read, steps = parts.read(load.prompt), parts.decode(load.contexts[0], load.new)

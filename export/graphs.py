@@ -1,7 +1,7 @@
 """The three graphs of a bundle: traced, simplified, quantised where the recipe asks for it, and written.
 
-Enters: a `LlavaConfig` and a `Form`. Leaves: `Graph`s, which know how many bytes they need and write themselves,
-and the `GraphSpec`s of what was written.
+Enters: a `LlavaConfig` and a `WeightStorage`. Leaves: `Graph`s, which know how many bytes they need and write
+themselves, and the `GraphSpec`s of what was written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
 from pumice.export.passes.residual_head import refine_head, refine_table, residual_names, residual_parameter
 from pumice.export.passes.simplify import NodeCounts, simplify
 from pumice.export.recipes.recipe import Storage
-from pumice.export.recipes.storage import HEAD, RESIDUAL, RESIDUAL_HEAD, TABLE, Form, weight_tables
+from pumice.export.recipes.storage import HEAD, RESIDUAL, RESIDUAL_HEAD, TABLE, WeightStorage, weight_tables
 from pumice.export.trace.decoder import NUM_LOGITS, trace_decoder, trace_prefill
 from pumice.export.trace.embedding import trace_embedding
 from pumice.export.trace.tracing import Traced
@@ -88,12 +88,12 @@ class Graph:
         return parameter_bytes(self.model, self.parameters)
 
 
-def vision_encoder_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
+def vision_encoder_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
     """The vision encoder."""
     return _graph("vision_encoder", trace_vision_encoder(config, form.dtype), config, read, form)
 
 
-def embedding_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
+def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
     """The embedding merge; with a tied head its table lies in the decoder's file."""
     graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
     if not config.tie_word_embeddings:
@@ -108,7 +108,9 @@ def embedding_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
     return graph
 
 
-def decoder_graph(config: LlavaConfig, read: Read, form: Form, inputs: LayerInputs | None = None) -> Graph:
+def decoder_graph(
+    config: LlavaConfig, read: Read, form: WeightStorage, inputs: LayerInputs | None = None
+) -> Graph:
     """The decoder, with its rotary caches computed; `inputs` is what is known of its matrices' inputs."""
     traced = trace_decoder(config, form.dtype, greedy=form.greedy_token)
     graph = _graph("decoder", traced, config, read, form, inputs)
@@ -122,7 +124,7 @@ def decoder_graph(config: LlavaConfig, read: Read, form: Form, inputs: LayerInpu
     return graph
 
 
-def prefill_graph(config: LlavaConfig, read: Read, form: Form) -> Graph:
+def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
     """The decoder's twin for reading prompts; the rotary caches lie in the decoder's file."""
     graph = _graph("prefill", trace_prefill(config, form.dtype), config, read, form)
     graph.shared = {name: name for name in ("cos_cache", "sin_cache")}
@@ -161,7 +163,7 @@ def _graph(
     traced: Traced,
     config: LlavaConfig,
     read: Read,
-    form: Form,
+    form: WeightStorage,
     inputs: LayerInputs | None = None,
 ) -> Graph:
     model, counts = simplify(traced)

@@ -35,7 +35,7 @@ from pumice.export.processor import describe as companions
 from pumice.export.processor.load import load_processor
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
-from pumice.export.recipes.storage import Form, form_of, weight_bytes
+from pumice.export.recipes.storage import WeightStorage, storage_of, weight_bytes
 from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
@@ -70,7 +70,7 @@ class Plan:
     config: LlavaConfig
     read: Read
     recipe: Recipe
-    form: Form
+    form: WeightStorage
     inputs: LayerInputs | None = None
 
 
@@ -132,7 +132,7 @@ def export_bundle(
         config = limit_context(config, context_length)
         config, read = pad_heads(config, _reader(opened))
         config, read = rotate(config, read) if chosen.rotate else (config, read)
-        form = form_of(chosen, config)
+        form = storage_of(chosen, config)
         read, inputs = _calibrated(chosen, config, read, opened, text)
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
         plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form, inputs=inputs)
@@ -201,7 +201,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
 
 def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     """The decoder goes first: others point into its weights."""
-    makers: dict[str, Callable[[LlavaConfig, Read, Form], Graph]] = {
+    makers: dict[str, Callable[[LlavaConfig, Read, WeightStorage], Graph]] = {
         "decoder": partial(decoder_graph, inputs=plan.inputs),
         "embedding": embedding_graph,
         "vision_encoder": vision_encoder_graph,

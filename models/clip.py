@@ -11,7 +11,7 @@ from pumice.models.vit import Block
 
 
 class Embeddings(nn.Module):
-    """Pictures to patch embeddings, with the class token first and positions added."""
+    """Images to patch embeddings, with the class token first and positions added."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

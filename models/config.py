@@ -8,7 +8,7 @@ from typing import Literal
 class VisionConfig:
     """A vision tower. `image_size` and `patch_size` are in pixels, for both sides.
 
-    `tower` names the module that is built (`pumice.models.vision`). A Pixtral takes pictures of any size up to
+    `tower` names the module that is built (`pumice.models.vision`). A Pixtral takes images of any size up to
     `image_size` on the longer side, and is the only one with rotary embedding (`rope_theta`).
     """
 
@@ -26,7 +26,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches of one picture, without the class token; of the largest one where pictures vary."""
+        """Patches of one image, without the class token; of the largest one where images vary."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -92,7 +92,7 @@ class LlavaConfig:
 
     @property
     def tokens_per_image(self) -> int | None:
-        """Rows of `image_features` that one picture gives; None where pictures vary in size."""
+        """Rows of `image_features` that one image gives; None where images vary in size."""
         if self.vision.tower == "pixtral":
             return None
         dropped = 1 if self.vision_feature_select_strategy == "default" else 0

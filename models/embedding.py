@@ -1,4 +1,4 @@
-"""The embedding merge: token ids and picture rows → `inputs_embeds`, in one graph for prompt and decode steps."""
+"""The embedding merge: token ids and image rows → `inputs_embeds`, in one graph for prompt and decode steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EmbeddingMerge(nn.Module):
     def forward(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """`input_ids` int64 [B, T], `image_features` [M, D] with M ≥ 0 rows → `inputs_embeds` [B, T, D].
 
-        Image tokens beyond M keep the table's row, as transformers' do where there is no picture; surplus rows are
+        Image tokens beyond M keep the table's row, as transformers' do where there is no image; surplus rows are
         not used.
         """
         embeds = nn.functional.embedding(input_ids, self.weight).to(image_features.dtype)

@@ -3,7 +3,7 @@
 what                              float32     float16     bfloat16
 weights and activations           float32     float16     bfloat16
 KV cache, attention over it       float32     float16     float16     NumPy, which holds the cache, has no bfloat16
-patch convolution                 float32     float32     float32     pixels are, and it runs once a picture
+patch convolution                 float32     float32     float32     pixels are, and it runs once an image
 graphs' inputs and outputs        float32     float32     float32     clients need not know
 norms' statistics, softmax        float32     float32     float32     inside the fused operators
 """

@@ -1,6 +1,6 @@
-"""The Pixtral tower (arXiv:2410.07073): pictures of any size, positions by a rotary embedding of row and column.
+"""The Pixtral tower (arXiv:2410.07073): images of any size, positions by a rotary embedding of row and column.
 
-transformers packs all pictures into one sequence under a block-diagonal mask. Here a batch holds pictures of one size
+transformers packs all images into one sequence under a block-diagonal mask. Here a batch holds images of one size
 and no mask is needed: each attends to itself, which is the same.
 """
 

@@ -10,7 +10,7 @@ from pumice.models.vit import Block
 
 
 class Embeddings(nn.Module):
-    """Pictures to patch embeddings with positions added."""
+    """Images to patch embeddings with positions added."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The vision encoder: `pixel_values` [N, 3, H, W] → `image_features` [N·tokens, D].
 
 A tower up to its last feature layer, the feature selection, and the projector. What lies behind the last feature layer
-is never read, and is not built. A tower is a class that takes the config and a number of layers, and turns pictures
+is never read, and is not built. A tower is a class that takes the config and a number of layers, and turns images
 into its hidden states.
 """
 
@@ -27,7 +27,7 @@ TOWERS: dict[str, Callable[[VisionConfig, int], nn.Module]] = {
 
 
 class VisionEncoder(nn.Module):
-    """Tower, feature selection and projector: pictures to rows for the decoder."""
+    """Tower, feature selection and projector: images to rows for the decoder."""
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class VisionEncoder(nn.Module):
         self.projector = Projector(config)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[N, 3, H, W] → `image_features` [N·tokens, D], pictures one after the other."""
+        """[N, 3, H, W] → `image_features` [N·tokens, D], images one after the other."""
         states = self.tower(pixel_values)
         features = torch.cat([states[number] for number in self.feature_layers], dim=-1)
         if self.drops_first:  # CLIP's class token; transformers drops SigLIP's first patch as well

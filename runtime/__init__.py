@@ -1,7 +1,7 @@
 """pumice: LLaVA-style vision-language models on ONNX Runtime, without PyTorch.
 
 model = pumice.load("bundles/pebble")
-print(model.generate("What is this?", images=["picture.png"]).text)
+print(model.generate("What is this?", images=["image.png"]).text)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A conversation: turns are remembered, and what the model has read it does not read again.
 
-Every turn renders the whole conversation and compares its tokens and pictures with those in the cache. The cache is
+Every turn renders the whole conversation and compares its tokens and images with those in the cache. The cache is
 rewound to where they part, usually the end, and only the rest is read:
 
     cache   <s> USER: … ASSISTANT: A cat.
@@ -19,10 +19,10 @@ from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.images.files import ImageInput, image_list
-from pumice.images.prepared import ImageFeatures, PromptPicture
-from pumice.pipeline import Answerer
+from pumice.images.prepared import ImageFeatures, PromptImage
+from pumice.pipeline import Pipeline
 from pumice.result import Generation
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 from pumice.stream import TextStream
 
@@ -31,17 +31,17 @@ Images: TypeAlias = "Sequence[ImageInput | ImageFeatures] | ImageInput | ImageFe
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """A question with its pictures, and the answer to it."""
+    """A question with its images, and the answer to it."""
 
     text: str
-    pictures: tuple[PromptPicture, ...]
+    images: tuple[PromptImage, ...]
     answer: str
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The turn in the Hugging Face form."""
         return [
-            _question(self.text, len(self.pictures)),
+            _question(self.text, len(self.images)),
             {"role": "assistant", "content": [{"type": "text", "text": self.answer}]},
         ]
 
@@ -49,12 +49,12 @@ class _Turn:
 class Chat:
     """A conversation with a model; made by `Model.chat`. Not for several threads at once.
 
-    A turn that fails (an unreadable picture, a full context) leaves the conversation as it was.
+    A turn that fails (an unreadable image, a full context) leaves the conversation as it was.
     """
 
-    def __init__(self, answerer: Answerer, *, system: str | None, options: Mapping[str, Any]) -> None:
-        answerer.options(options)  # wrong ones are told now
-        self._answerer, self._options = answerer, dict(options)
+    def __init__(self, pipeline: Pipeline, *, system: str | None, options: Mapping[str, Any]) -> None:
+        pipeline.options(options)  # wrong ones are told now
+        self.pipeline, self._options = pipeline, dict(options)
         self._system = (
             [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
         )
@@ -65,7 +65,7 @@ class Chat:
         """Forget all turns; an answer under way is cancelled."""
         self._cancel()
         self._turns: tuple[_Turn, ...] = ()
-        self._cache: KVCache = self._answerer.decoder.new_cache(1)
+        self._cache: KVCache = self.pipeline.decoder.new_cache(1)
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
@@ -73,7 +73,7 @@ class Chat:
         return (*self._system, *(message for turn in self._turns for message in turn.messages))
 
     def send(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> Generation:
-        """Say something, with pictures or without; returns the answer. Raises as `Model.generate`."""
+        """Say something, with images or without; returns the answer. Raises as `Model.generate`."""
         return _whole(self.stream(text, images, **options))
 
     def stream(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> TextStream:
@@ -93,19 +93,19 @@ class Chat:
         """Answer the last question again; returns the answer's stream. Raises as `rewind`."""
         self._cancel()
         turn = self._turns[self._checked(-1)]
-        return self._ask(self._turns[:-1], turn.text, turn.pictures, options)
+        return self._ask(self._turns[:-1], turn.text, turn.images, options)
 
     def edit(
         self, turn: int, text: str, images: Images = None, **options: Unpack[GenerationArguments]
     ) -> Generation:
         """Say something else in a turn, 0 the first and -1 the last; it and those after it are forgotten.
 
-        `images` are the turn's pictures from now on; None keeps those that it had. Raises as `rewind` and `send`.
+        `images` are the turn's images from now on; None keeps those that it had. Raises as `rewind` and `send`.
         """
         self._cancel()
         index = self._checked(turn)
-        pictures = self._turns[index].pictures if images is None else image_list(images)
-        return _whole(self._ask(self._turns[:index], text, pictures, options))
+        prepared = self._turns[index].images if images is None else image_list(images)
+        return _whole(self._ask(self._turns[:index], text, prepared, options))
 
     def rewind(self, turn: int) -> None:
         """Forget a turn, 0 the first and -1 the last, and those after it.
@@ -131,36 +131,36 @@ class Chat:
         self, before: Sequence[_Turn], text: str, images: Sequence[Any], options: Mapping[str, Any]
     ) -> TextStream:
         """The stream of an answer to a question that follows some turns."""
-        started, answerer = time.perf_counter(), self._answerer
-        earlier = [picture for turn in before for picture in turn.pictures]
+        started, pipeline = time.perf_counter(), self.pipeline
+        earlier = [image for turn in before for image in turn.images]
         messages = [*self._system, *(message for turn in before for message in turn.messages)]
-        job = answerer.job(
+        request = pipeline.request(
             [*messages, _question(text, len(images))],
             [*earlier, *images],
-            answerer.options({**self._options, **options}),
+            pipeline.options({**self._options, **options}),
             started=started,
         )
-        pictures = tuple(job.features.pictures[len(earlier) :])
+        prepared = tuple(request.features.images[len(earlier) :])
 
-        def remember(_: Job, answer: Generation) -> None:
+        def remember(_: Request, answer: Generation) -> None:
             if answer.token_ids:
-                turn = _Turn(text=text, pictures=pictures, answer=answer.text.strip())
+                turn = _Turn(text=text, images=prepared, answer=answer.text.strip())
                 self._turns = (*before, turn)
 
-        scheduler = Scheduler(answerer.decoder, self._roomy_cache(job), answerer.prefixes)
-        self._stream = TextStream(scheduler, job, on_end=remember)
+        scheduler = Scheduler(pipeline.decoder, self._roomy_cache(request), pipeline.prefixes)
+        self._stream = TextStream(scheduler, request, on_end=remember)
         return self._stream
 
-    def _roomy_cache(self, job: Job) -> KVCache:
-        """The conversation's cache with room for a job; with more slots than it had, it begins anew."""
-        if job.strategy.rows > self._cache.slots:
-            self._cache = self._answerer.decoder.new_cache(job.capacity, job.strategy.rows)
-        self._cache.reserve(job.capacity)
+    def _roomy_cache(self, request: Request) -> KVCache:
+        """The conversation's cache with room for a request; with more slots than it had, it begins anew."""
+        if request.strategy.rows > self._cache.slots:
+            self._cache = self.pipeline.decoder.new_cache(request.capacity, request.strategy.rows)
+        self._cache.reserve(request.capacity)
         return self._cache
 
 
-def _question(text: str, pictures: int) -> dict[str, Any]:
-    return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
+def _question(text: str, images: int) -> dict[str, Any]:
+    return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
 
 
 def _whole(stream: TextStream) -> Generation:

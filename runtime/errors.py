@@ -8,8 +8,8 @@ PumiceError                 the root: catch this
 ├── BundleError             a bundle cannot be trusted or opened
 │   └── SchemaVersionError  it was written for a newer pumice
 ├── OptimizeError           a copy of a bundle for this machine cannot be made
-├── ImageError              a picture cannot be read, or is too large
-├── PromptError             a prompt and its pictures do not fit each other
+├── ImageError              an image cannot be read, or is too large
+├── PromptError             a prompt and its images do not fit each other
 │   └── ContextLengthError  the prompt is longer than the model's context
 ├── GenerationError         no answer can be made: logits that are not finite, options that leave no token
 │   └── InsufficientMemoryError  what was asked for does not fit into memory
@@ -71,11 +71,11 @@ class OptimizeError(PumiceError):
 
 
 class ImageError(PumiceError):
-    """A picture that cannot be decoded, is of a refused format, or is too large."""
+    """An image that cannot be decoded, is of a refused format, or is too large."""
 
 
 class PromptError(PumiceError, ValueError):
-    """A prompt that cannot be rendered, or whose image count differs from its pictures'."""
+    """A prompt that cannot be rendered, or whose image count differs from its images'."""
 
 
 class ContextLengthError(PromptError):

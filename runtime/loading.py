@@ -22,14 +22,14 @@ from pumice.generation.grammar import GrammarCompiler
 from pumice.generation.make import StrategyMaker
 from pumice.manifest import Manifest
 from pumice.model import Model
-from pumice.pipeline import Answerer
+from pumice.pipeline import Pipeline
 from pumice.prompt.builder import PromptBuilder
 from pumice.prompt.template import ChatTemplate
 from pumice.prompt.tokenizer import PromptTokenizer
 from pumice.sessions.opening import Sessions, open_sessions
 from pumice.sessions.optimize import make
 from pumice.vision.cache import FeatureCache
-from pumice.vision.encoder import PictureEncoder
+from pumice.vision.encoder import ImageEncoder
 from pumice.vision.folder import FeatureFolder
 from pumice.vision.resident import ResidentFeatures
 
@@ -71,9 +71,9 @@ def load(
         prefix_cache_bytes: memory for beginnings of earlier prompts, which are not read again; 0 switches it off
             (default: 128 MiB, or a quarter of the decoder's weights, but at most a tenth of the available memory; on
             CUDA 0, for fetching them from there takes as long as reading anew).
-        feature_cache_bytes: memory for features of earlier pictures; 0 switches it off (default: room for 32 pictures,
+        feature_cache_bytes: memory for features of earlier images; 0 switches it off (default: room for 32 images,
             at most 256 MiB).
-        feature_cache_dir: a folder where features of pictures are kept as well, from one process to the next: 4 GiB at
+        feature_cache_dir: a folder where features of images are kept as well, from one process to the next: 4 GiB at
             most, shared by any number of processes and bundles.
 
     Raises:
@@ -105,12 +105,12 @@ def load(
     prefix = _prefix_cache_bytes(sessions, manifest) if prefix_cache_bytes is None else prefix_cache_bytes
     kept = default_feature_cache_bytes(manifest) if feature_cache_bytes is None else feature_cache_bytes
     folder = None if feature_cache_dir is None else FeatureFolder(Path(feature_cache_dir), _FOLDER_BYTES)
-    answerer = Answerer(
+    pipeline = Pipeline(
         manifest=manifest,
         decoder=Decoder(sessions, manifest),
         tokenizer=tokenizer,
         builder=PromptBuilder(manifest, tokenizer, template),
-        encoder=PictureEncoder(
+        encoder=ImageEncoder(
             sessions.vision_encoder,
             manifest,
             FeatureCache(kept, folder),
@@ -126,7 +126,7 @@ def load(
         ),
         load_s=time.perf_counter() - started,
     )
-    return Model(opened, answerer)
+    return Model(opened, pipeline)
 
 
 def _opened(bundle: str | os.PathLike[str], optimized: bool | None) -> tuple[Bundle, Optimized | None]:
@@ -177,13 +177,13 @@ def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:
         template.start()
     tokenizer = PromptTokenizer(
         bundle.read(manifest.chat.tokenizer_file),
-        reserved=[*_picture_tokens(manifest), *variables.values()],
+        reserved=[*_image_texts(manifest), *variables.values()],
         template=template.source if template else "",
     )
     return template, tokenizer
 
 
-def _picture_tokens(manifest: Manifest) -> list[str]:
+def _image_texts(manifest: Manifest) -> list[str]:
     tokens = manifest.image_tokens
     return [text for text in (tokens.token, tokens.break_token, tokens.end_token) if text is not None]
 

@@ -1,6 +1,6 @@
 """A bundle, loaded: the object that people and tools talk to.
 
-Enters: prompts and pictures. Leaves: text, streams of text, logits, prepared inputs.
+Enters: prompts and images. Leaves: text, streams of text, logits, prepared inputs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pumice.generation.options import GenerationArguments, GenerationOptions
 from pumice.images.files import ImageInput, image_list
 from pumice.images.prepared import ImageFeatures
 from pumice.manifest import Manifest
-from pumice.pipeline import Answerer
+from pumice.pipeline import Pipeline
 from pumice.prompt.builder import Prepared, Prompt
 from pumice.result import Generation
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 from pumice.sessions.runs import Cancellation
 from pumice.stream import TextStream
@@ -41,8 +41,8 @@ BATCH = 8
 class Model:
     """A loaded bundle. Made by `pumice.load`; may be used from several threads."""
 
-    def __init__(self, bundle: Bundle, answerer: Answerer) -> None:
-        self._bundle, self._answerer = bundle, answerer
+    def __init__(self, bundle: Bundle, pipeline: Pipeline) -> None:
+        self._bundle, self.pipeline = bundle, pipeline
 
     @property
     def path(self) -> Path:
@@ -57,12 +57,12 @@ class Model:
     @property
     def device(self) -> str:
         """`cpu` or `cuda`."""
-        return self._answerer.decoder.sessions.device
+        return self.pipeline.decoder.sessions.device
 
     @property
     def threads(self) -> int:
         """Threads that each graph computes with."""
-        return self._answerer.decoder.sessions.threads
+        return self.pipeline.decoder.sessions.threads
 
     @property
     def context_length(self) -> int:
@@ -75,7 +75,7 @@ class Model:
         Raises:
             UsageError: an option that does not exist, or lies outside its interval.
         """
-        return self._answerer.options(options)
+        return self.pipeline.options(options)
 
     @overload
     def generate(
@@ -99,8 +99,8 @@ class Model:
 
         Args:
             prompt: a question; messages `[{"role", "content"}]`; or a list of questions or of message lists.
-            images: the pictures, in the order of their places in the prompt; for several prompts, a list for each.
-                A picture is a path, encoded bytes, a `data:` URI, a PIL image, a uint8 array [H, W, 3], or what
+            images: the images, in the order of their places in the prompt; for several prompts, a list for each.
+                An image is a path, encoded bytes, a `data:` URI, a PIL image, a uint8 array [H, W, 3], or what
                 `encode_image` gave.
             raw: take the prompt as it stands, special tokens and `<image>` places included.
             **options: transformers' names and meanings, with the checkpoint's defaults (docs/generation.md):
@@ -111,9 +111,9 @@ class Model:
             a list in either case, the answers to a prompt side by side and the best first.
 
         Raises:
-            PromptError: the prompt cannot be rendered, or has another number of places than there are pictures.
+            PromptError: the prompt cannot be rendered, or has another number of places than there are images.
             ContextLengthError: the prompt leaves no room for an answer.
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             UsageError: an option that does not exist, or lies outside its interval.
             GenerationError: the model gave logits that are not finite, or the options leave no token to choose.
         """
@@ -122,14 +122,14 @@ class Model:
             for _ in stream:
                 pass
             return stream.results if len(stream.results) > 1 else stream.result
-        started, chosen = time.perf_counter(), self._answerer.options(options)
-        jobs = []
-        for p, pictures in zip(prompt, _images_of_each(images, len(prompt)), strict=True):
+        started, chosen = time.perf_counter(), self.pipeline.options(options)
+        requests = []
+        for p, prepared in zip(prompt, _images_of_each(images, len(prompt)), strict=True):
             try:
-                jobs.append(self._job(p, image_list(pictures), chosen, started=started, raw=raw))
+                requests.append(self._request(p, image_list(prepared), chosen, started=started, raw=raw))
             except PumiceError as error:
-                raise type(error)(f"prompt {len(jobs)}: {error}") from error
-        return self._answers(jobs)
+                raise type(error)(f"prompt {len(requests)}: {error}") from error
+        return self._answers(requests)
 
     def stream(
         self,
@@ -141,46 +141,46 @@ class Model:
     ) -> TextStream:
         """Answer a prompt piece by piece: an iterator of text, whose `result` is the `Generation` in the end.
 
-        The prompt and its pictures are checked here; computing begins with the first piece. Arguments and errors are
+        The prompt and its images are checked here; computing begins with the first piece. Arguments and errors are
         those of `generate`.
         """
-        started, chosen = time.perf_counter(), self._answerer.options(options)
-        job = self._job(prompt, image_list(images), chosen, started=started, raw=raw)
-        return TextStream(self._scheduler([job]), job)
+        started, chosen = time.perf_counter(), self.pipeline.options(options)
+        request = self._request(prompt, image_list(images), chosen, started=started, raw=raw)
+        return TextStream(self._scheduler([request]), request)
 
     def chat(self, *, system: str | None = None, **options: Unpack[GenerationArguments]) -> Chat:
         """A conversation, which remembers its turns and reads no turn twice; `options` are those of every turn."""
-        return Chat(self._answerer, system=system, options=dict(options))
+        return Chat(self.pipeline, system=system, options=dict(options))
 
     def encode_image(self, image: ImageInput) -> ImageFeatures:
-        """A picture's features, which `images=[…]` takes in its place: to be computed ahead, or kept.
+        """An image's features, which `images=[…]` takes in its place: to be computed ahead, or kept.
 
         Raises:
             ImageError: it cannot be read.
             GenerationError: its features are not finite, or a failure in ONNX Runtime.
         """
-        (picture,) = self._answerer.builder.pictures([image])
-        return self._answerer.encoder.encode([picture], Cancellation())[0]
+        (prepared,) = self.pipeline.builder.images([image])
+        return self.pipeline.encoder.encode([prepared], Cancellation())[0]
 
     def prepare(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> Prepared:
         """What the graphs take: `input_ids` int64 [1, T] and `pixel_values` float32 [N, 3, H, W], without generating.
 
-        Where pictures vary in size, `pixel_values` are padded with zeros below and to the right, and `image_sizes`
-        int64 [N, 2] has each picture's (height, width); `pictures` has them without padding.
+        Where images vary in size, `pixel_values` are padded with zeros below and to the right, and `image_sizes`
+        int64 [N, 2] has each image's (height, width); `pixel_arrays` has them without padding.
 
         Raises as `generate`; a prompt may fill the whole context.
         """
-        return self._answerer.builder.prepare(prompt, image_list(images), raw=raw)
+        return self.pipeline.builder.prepare(prompt, image_list(images), raw=raw)
 
     def logits(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> NDArray[np.float32]:
         """Logits after each token of the prompt, float32 [T, V]. Raises as `prepare`, and `GenerationError`."""
         prepared = self.prepare(prompt, images, raw=raw)
-        features = PromptFeatures(prepared.images, self._answerer.encoder)
-        return self._answerer.decoder.all_logits(
+        features = PromptFeatures(prepared.images, self.pipeline.encoder)
+        return self.pipeline.decoder.all_logits(
             prepared.input_ids[0].tolist(), features.rows(0, Cancellation())
         )
 
-    def _job(
+    def _request(
         self,
         prompt: Prompt,
         images: Sequence[Image],
@@ -188,40 +188,43 @@ class Model:
         *,
         started: float,
         raw: bool,
-    ) -> Job:
-        return self._answerer.job(prompt, images, options, started=started, raw=raw)
+    ) -> Request:
+        return self.pipeline.request(prompt, images, options, started=started, raw=raw)
 
-    def _scheduler(self, jobs: Sequence[Job]) -> Scheduler:
-        """A scheduler with room for each of the jobs, and for `BATCH` sequences at once if memory allows."""
-        rows, capacity = [job.strategy.rows for job in jobs], max(job.capacity for job in jobs)
+    def _scheduler(self, requests: Sequence[Request]) -> Scheduler:
+        """A scheduler with room for each of the requests, and for `BATCH` sequences at once if memory allows."""
+        rows, capacity = (
+            [request.strategy.rows for request in requests],
+            max(request.capacity for request in requests),
+        )
         slots = max(rows)
-        if len(jobs) > 1:
+        if len(requests) > 1:
             shape = self.manifest.decoder
             slots = max(slots, fitting_slots(shape, capacity, self.device, most=min(BATCH, sum(rows))))
-        cache = self._answerer.decoder.new_cache(capacity, slots)
-        return Scheduler(self._answerer.decoder, cache, self._answerer.prefixes)
+        cache = self.pipeline.decoder.new_cache(capacity, slots)
+        return Scheduler(self.pipeline.decoder, cache, self.pipeline.prefixes)
 
-    def _encode(self, jobs: Sequence[Job]) -> None:
-        """Encode the jobs' pictures together, each distinct one once."""
-        pictures = [picture for job in jobs for picture in job.features.pictures]
-        encoded = self._answerer.encoder.encode(pictures, Cancellation())
-        for job in jobs:
-            job.features.pictures[:], encoded = (
-                encoded[: len(job.features.pictures)],
-                encoded[len(job.features.pictures) :],
+    def _encode(self, requests: Sequence[Request]) -> None:
+        """Encode the requests' images together, each distinct one once."""
+        images = [image for request in requests for image in request.features.images]
+        encoded = self.pipeline.encoder.encode(images, Cancellation())
+        for request in requests:
+            request.features.images[:], encoded = (
+                encoded[: len(request.features.images)],
+                encoded[len(request.features.images) :],
             )
 
-    def _answers(self, jobs: list[Job]) -> list[Generation]:
-        """The answers of all jobs; the first failure is raised, and ends the others."""
-        scheduler = self._scheduler(jobs)
-        self._encode(jobs)
-        for job in jobs:
-            scheduler.add(job)
+    def _answers(self, requests: list[Request]) -> list[Generation]:
+        """The answers of all requests; the first failure is raised, and ends the others."""
+        scheduler = self._scheduler(requests)
+        self._encode(requests)
+        for request in requests:
+            scheduler.add(request)
         while scheduler.step():
-            failed = next((job for job in jobs if job.error is not None), None)
+            failed = next((request for request in requests if request.error is not None), None)
             if failed is not None:
                 break
-        return [answer for job in jobs for answer in job.results()]
+        return [answer for request in requests for answer in request.results()]
 
 
 def _is_list_of_prompts(prompt: object) -> bool:
@@ -230,14 +233,14 @@ def _is_list_of_prompts(prompt: object) -> bool:
 
 
 def _images_of_each(images: Any, prompts: int) -> list[Images]:
-    """The pictures of each of several prompts."""
+    """The images of each of several prompts."""
     if images is None:
         return [None] * prompts
     grouped = isinstance(images, (list, tuple)) and all(
         i is None or isinstance(i, (list, tuple)) for i in images
     )
     told = f"{prompts} {'prompt was' if prompts == 1 else 'prompts were'} given, expected images to be"
-    lists = f"{prompts} {'list' if prompts == 1 else 'lists'} of pictures, one for each prompt"
+    lists = f"{prompts} {'list' if prompts == 1 else 'lists'} of images, one for each prompt"
     if not grouped:
         raise UsageError(f"{told} {lists}, got {_told(images)}")
     if len(images) != prompts:
@@ -246,7 +249,7 @@ def _images_of_each(images: Any, prompts: int) -> list[Images]:
 
 
 def _told(images: Any) -> str:
-    """What was given in place of lists of pictures."""
+    """What was given in place of lists of images."""
     if isinstance(images, (list, tuple)):
         kind = next(type(i).__name__ for i in images if not isinstance(i, (list, tuple)) and i is not None)
         return f"{len(images)} with {kind} among them"

@@ -1,6 +1,6 @@
-"""What questions, conversations and the engine have in common: a prepared prompt becomes a job.
+"""What questions, conversations and the engine have in common: a prepared prompt becomes a request.
 
-Enters: prompts, pictures and options. Leaves: `Job` objects for a `Scheduler`.
+Enters: prompts, images and options. Leaves: `Request` objects for a `Scheduler`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pumice.errors import ContextLengthError
 from pumice.generation.make import StrategyMaker
 from pumice.generation.options import GenerationOptions, resolve
 from pumice.images.files import ImageInput
-from pumice.images.prepared import PromptPicture
+from pumice.images.prepared import PromptImage
 from pumice.manifest import Manifest
 from pumice.prompt.builder import Prompt, PromptBuilder
 from pumice.prompt.tokenizer import PromptTokenizer
-from pumice.scheduler.request import Clock, Job
-from pumice.vision.encoder import PictureEncoder
+from pumice.scheduler.request import Clock, Request
+from pumice.vision.encoder import ImageEncoder
 from pumice.vision.features import PromptFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answerer:
+class Pipeline:
     """A loaded bundle's parts. `load_s` are the seconds that loading took."""
 
     manifest: Manifest
     decoder: Decoder
     tokenizer: PromptTokenizer
     builder: PromptBuilder
-    encoder: PictureEncoder
+    encoder: ImageEncoder
     prefixes: PrefixCache
     strategies: StrategyMaker
     load_s: float
@@ -50,17 +50,17 @@ class Answerer:
         self.strategies.grammar(options)  # a schema that cannot be used is refused now
         return options
 
-    def job(
+    def request(
         self,
         prompt: Prompt,
-        images: Sequence[ImageInput | PromptPicture],
+        images: Sequence[ImageInput | PromptImage],
         options: GenerationOptions,
         *,
         started: float,
         raw: bool = False,
         context: int | None = None,
-    ) -> Job:
-        """A job for a prompt, at most `context` tokens long with its answer; `started` is when the call came.
+    ) -> Request:
+        """A request for a prompt, at most `context` tokens long with its answer; `started` is when the call came.
 
         Raises:
             PromptError, ContextLengthError, ImageError: as `Model.generate`.
@@ -70,9 +70,9 @@ class Answerer:
         ids = prepared.input_ids[0].tolist()
         limit = self._room(len(ids), options.max_new_tokens, context)
         features = PromptFeatures(prepared.images, self.encoder)
-        return Job(
+        return Request(
             ids,
-            prompt_keys(ids, self.manifest.image_tokens.token_id, features.pictures),
+            prompt_keys(ids, self.manifest.image_tokens.token_id, features.images),
             features,
             self.strategies(prepared.input_ids[0], dataclasses.replace(options, max_new_tokens=limit)),
             Clock(started=started, load_s=self.load_s, preprocess_s=time.perf_counter() - began),

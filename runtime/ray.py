@@ -48,7 +48,7 @@ class BatchGenerator:
             batch, by which sampling draws: give ids.
         prompt: the question of rows without one.
         raw: take prompts as they stand.
-        folder: where relative paths of pictures begin; by default the actor's working directory.
+        folder: where relative paths of images begin; by default the actor's working directory.
         slots: answers at a time.
         context: tokens that a prompt and its answer may have; by default the model's context.
         device: `auto`, `cpu` or `cuda`.
@@ -99,11 +99,11 @@ class BatchGenerator:
         return {**batch, **{name: _column(name, kind, records) for name, kind in COLUMNS.items()}}
 
     def _row(self, batch: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """The fields of a row, as plain Python objects but for pictures that are arrays."""
+        """The fields of a row, as plain Python objects but for images that are arrays."""
         row = {
             field: _plain(batch[column][number]) for field, column in self._fields.items() if column in batch
         }
-        if isinstance(images := row.get("images"), np.ndarray):  # pictures of one size, in one array
+        if isinstance(images := row.get("images"), np.ndarray):  # images of one size, in one array
             row["images"] = list(images)
         return row
 

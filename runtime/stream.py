@@ -1,6 +1,6 @@
 """An answer under way: text pieces as they are ready, and the whole `Generation` in the end.
 
-Enters: a scheduler with one job. Leaves: text.
+Enters: a scheduler with one request. Leaves: text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import TracebackType
 
 from pumice.errors import PumiceError, UsageError
 from pumice.result import Generation
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 
 
@@ -23,16 +23,20 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(
-        self, scheduler: Scheduler, job: Job, *, on_end: Callable[[Job, Generation], None] | None = None
+        self,
+        scheduler: Scheduler,
+        request: Request,
+        *,
+        on_end: Callable[[Request, Generation], None] | None = None,
     ) -> None:
-        self._scheduler, self._job, self._on_end = scheduler, job, on_end
+        self._scheduler, self._request, self._on_end = scheduler, request, on_end
         self._working = threading.Lock()
         self._shown = False
         self._interrupted = False
         self._ended = False
         self._error: PumiceError | None = None
         self._results: list[Generation] | None = None
-        scheduler.add(job)
+        scheduler.add(request)
 
     def __iter__(self) -> TextStream:
         return self
@@ -52,7 +56,7 @@ class TextStream(Iterator[str]):
                 raise StopIteration
             with self._working:
                 self._advance()
-            if self._job.cancellation.is_set:  # `cancel` may have come while this thread worked
+            if self._request.cancellation.is_set:  # `cancel` may have come while this thread worked
                 self.cancel()
 
     def __enter__(self) -> TextStream:
@@ -86,10 +90,10 @@ class TextStream(Iterator[str]):
 
         May be called by another thread than the one that iterates, which then ends within a token.
         """
-        self._job.cancellation.set()
+        self._request.cancellation.set()
         if self._working.acquire(blocking=False):  # nobody works on it
             try:
-                self._scheduler.cancel(self._job)
+                self._scheduler.cancel(self._request)
                 self._close()
             finally:
                 self._working.release()
@@ -100,26 +104,26 @@ class TextStream(Iterator[str]):
         except BaseException:  # Ctrl-C: what was said so far stands
             self._interrupted = True
             raise
-        if self._job.done:
+        if self._request.done:
             self._close()
 
     def _close(self) -> None:
         """Take the results, once; a failure is for `__next__` to raise, behind the text that came before it."""
         if self._ended:
             return
-        self._ended, self._error = True, self._job.error
+        self._ended, self._error = True, self._request.error
         if self._error is not None:
             return
-        self._results = self._job.results()
-        if self._job.cancelled:  # whoever cancels wants no more of it
-            self._job.strategy.take_text()
+        self._results = self._request.results()
+        if self._request.cancelled:  # whoever cancels wants no more of it
+            self._request.strategy.take_text()
             self._shown = True
         if self._on_end is not None:
-            self._on_end(self._job, self._results[0])
+            self._on_end(self._request, self._results[0])
 
     def _piece(self) -> str:
         """What can be shown; the whole answer where it was not shown in pieces."""
-        piece = self._job.strategy.take_text()
+        piece = self._request.strategy.take_text()
         if not piece and not self._shown and self._results is not None:
             self._shown = True
             return self._results[0].text

@@ -71,20 +71,20 @@ def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, 
 
 
 def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random `input_ids` [1, T] with `images` pictures' tokens inside, and random `pixel_values` of one size."""
+    """Random `input_ids` [1, T] with `images` images' tokens inside, and random `pixel_values` of one size."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(3, config.text.vocab_size, (4 * (images + 1),), generator=generator)
     words[words == config.image_token_id] = 3
-    height, width = size = picture_size(config)
+    height, width = size = image_size(config)
     tokens = config.tokens_per_image or (height * width) // config.vision.patch_size**2
-    picture = torch.full((tokens,), config.image_token_id)
+    image = torch.full((tokens,), config.image_token_id)
     parts = [words[:4]]
     for i in range(images):
-        parts += [picture, words[4 * (i + 1) : 4 * (i + 2)]]
+        parts += [image, words[4 * (i + 1) : 4 * (i + 2)]]
     return torch.cat(parts)[None], torch.randn(images, 3, *size, generator=generator)
 
 
-def picture_size(config: LlavaConfig) -> tuple[int, int]:
+def image_size(config: LlavaConfig) -> tuple[int, int]:
     """Height and width in pixels that the tower takes; 3 × 4 patches where any would do."""
     patch, side = config.vision.patch_size, config.vision.image_size
     return (3 * patch, 4 * patch) if config.vision.tower == "pixtral" else (side, side)

@@ -56,7 +56,7 @@ def visions(draw: st.DrawFn) -> Vision:
 
 @st.composite
 def texts(draw: st.DrawFn) -> Text:
-    """A text model; windows are shorter than prompts with a picture, or than all prompts."""
+    """A text model; windows are shorter than prompts with an image, or than all prompts."""
     kind = draw(st.sampled_from(["llama", "mistral", "qwen2"]))
     heads, kv_heads = draw(st.sampled_from([(1, 1), (4, 2), (6, 3), (5, 5), (8, 1)]))
     head_dim = draw(st.sampled_from([6, 8, 16, 24, 40]))

@@ -14,7 +14,7 @@ from pebble.heldout import FOLDER
 from pebble.heldout import QUESTIONS as HELD_OUT
 from pebble.records import load_records, to_messages
 from pumice.model import Model
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 
 PASSAGES = Path(__file__).parents[1] / "real" / "prose.txt"
 LONGEST = 900
@@ -40,10 +40,10 @@ class Prompt:
         said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         return Prompt(messages=[*self.messages, said, question(NEXT)], images=self.images)
 
-    def job(self, model: Model, tokens: int) -> Job:
-        """A job for it with an answer of at most so many tokens; its strategy is the caller's to replace."""
-        options = model._answerer.options({"max_new_tokens": tokens})
-        return model._answerer.job(self.messages, list(self.images), options, started=0.0)
+    def request(self, model: Model, tokens: int) -> Request:
+        """A request for it with an answer of at most so many tokens; its strategy is the caller's to replace."""
+        options = model.pipeline.options({"max_new_tokens": tokens})
+        return model.pipeline.request(self.messages, list(self.images), options, started=0.0)
 
 
 def prompts() -> list[Prompt]:

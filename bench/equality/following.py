@@ -1,6 +1,6 @@
-"""Jobs whose answers are given: the scheduler reads and decodes as always, and what it computes is kept.
+"""Requests whose answers are given: the scheduler reads and decodes as always, and what it computes is kept.
 
-Enters: a job and an answer. Leaves: the logits that each token of the answer is chosen by, float32 [N, V]. Compared
+Enters: a request and an answer. Leaves: the logits that each token of the answer is chosen by, float32 [N, V]. Compared
 along the same tokens, logits tell more than answers do; and where the likeliest token is the same everywhere, the
 greedy answer is.
 """
@@ -17,7 +17,7 @@ from pumice.decoder.prefix_cache import PrefixCache
 from pumice.generation.strategy import Step
 from pumice.model import Model
 from pumice.result import Generated
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 
 Floats = NDArray[np.float32]
@@ -29,7 +29,7 @@ class Follower:
     `drafts` tokens are read ahead, as if so many had been drafted, and rightly.
     """
 
-    takes_likeliest = False
+    is_greedy = False
     rows = 1
 
     def __init__(
@@ -76,25 +76,25 @@ class Follower:
 
 def follow(
     model: Model,
-    jobs: Sequence[Job],
+    requests: Sequence[Request],
     followers: Sequence[Follower],
     *,
     prefixes: PrefixCache | None = None,
     cache: KVCache | None = None,
 ) -> None:
-    """Answer the jobs together, in an empty cache or in `cache`.
+    """Answer the requests together, in an empty cache or in `cache`.
 
     Raises:
         PumiceError: one of them failed.
     """
-    decoder = model._answerer.decoder
-    cache = cache or decoder.new_cache(max(job.capacity for job in jobs), slots=len(jobs))
+    decoder = model.pipeline.decoder
+    cache = cache or decoder.new_cache(max(request.capacity for request in requests), slots=len(requests))
     scheduler = Scheduler(decoder, cache, prefixes)
-    for job, follower in zip(jobs, followers, strict=True):
-        job.strategy = follower
-        scheduler.add(job)
+    for request, follower in zip(requests, followers, strict=True):
+        request.strategy = follower
+        scheduler.add(request)
     while scheduler.step():
         pass
-    for job in jobs:
-        if job.error is not None:
-            raise job.error
+    for request in requests:
+        if request.error is not None:
+            raise request.error

@@ -49,7 +49,7 @@ def beside(bundle: Path, folder: Path, threads: int) -> Difference:
     def pairs() -> Iterator[tuple[Floats, Floats]]:
         for number, prompt in enumerate(about_images(QUESTIONS)):
             follower = Follower(kept[f"answer{number}"].tolist(), most=TOKENS)
-            follow(model, [prompt.job(model, TOKENS)], [follower])
+            follow(model, [prompt.request(model, TOKENS)], [follower])
             yield kept[f"logits{number}"], follower.logits
 
     return difference(pairs())

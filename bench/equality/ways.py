@@ -18,7 +18,7 @@ from bench.equality.following import Follower, follow
 from pumice.decoder.prefix_cache import PrefixCache
 from pumice.model import Model
 from pumice.scheduler import scheduler
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.sessions.runs import Cancellation
 
 TOKENS = 24
@@ -48,21 +48,21 @@ class Setting:
         """The same with every nth reference: a way that keeps bits shows it on few, and one that does not on one."""
         return Setting(model=self.model, references=self.references[::n])
 
-    def job(self, prompt: Prompt) -> Job:
-        """A job for a prompt, with its images encoded alone."""
-        return prompt.job(self.model, TOKENS)
+    def request(self, prompt: Prompt) -> Request:
+        """A request for a prompt, with its images encoded alone."""
+        return prompt.request(self.model, TOKENS)
 
     def follower(self, reference: Reference, drafts: int = 0) -> Follower:
         """What goes on with a reference's answer."""
         return Follower(reference.answer, most=TOKENS, drafts=drafts)
 
-    def each(self, compute: Callable[[Reference, Job, Follower], None], drafts: int = 0) -> Difference:
+    def each(self, compute: Callable[[Reference, Request, Follower], None], drafts: int = 0) -> Difference:
         """The difference where each answer is computed alone."""
 
         def pairs() -> Iterator[tuple[Floats, Floats]]:
             for reference in self.references:
                 follower = self.follower(reference, drafts)
-                compute(reference, self.job(reference.prompt), follower)
+                compute(reference, self.request(reference.prompt), follower)
                 yield reference.logits, follower.logits
 
         return difference(pairs())
@@ -88,9 +88,9 @@ def load(bundle: Path, threads: int) -> Model:
 
 def answered(model: Model, prompt: Prompt) -> Reference:
     """The greedy answer to a prompt that is read in one run."""
-    follower = Follower(None, most=TOKENS, ends=model._answerer.options({}).eos_token_id)
+    follower = Follower(None, most=TOKENS, ends=model.pipeline.options({}).eos_token_id)
     with chunks_of(_ALL):
-        follow(model, [prompt.job(model, TOKENS)], [follower])
+        follow(model, [prompt.request(model, TOKENS)], [follower])
     return Reference(prompt=prompt, answer=follower.answer, logits=follower.logits)
 
 
@@ -108,34 +108,41 @@ def chunks_of(size: int) -> Iterator[None]:
 def again(setting: Setting) -> Difference:
     """The same once more."""
     with chunks_of(_ALL):
-        return setting.every(3).each(lambda _, job, follower: follow(setting.model, [job], [follower]))
+        return setting.every(3).each(
+            lambda _, request, follower: follow(setting.model, [request], [follower])
+        )
 
 
 def chunks(setting: Setting) -> Difference:
     """Prompts in chunks of 32 tokens."""
     with chunks_of(32):
-        return setting.every(3).each(lambda _, job, follower: follow(setting.model, [job], [follower]))
+        return setting.every(3).each(
+            lambda _, request, follower: follow(setting.model, [request], [follower])
+        )
 
 
 def kept(setting: Setting) -> Difference:
     """Prompts whose blocks are kept from the call before; read in the usual chunks."""
 
-    def twice(reference: Reference, job: Job, follower: Follower) -> None:
+    def twice(reference: Reference, request: Request, follower: Follower) -> None:
         prefixes = PrefixCache(_PREFIX_BYTES)
         follow(
-            setting.model, [setting.job(reference.prompt)], [setting.follower(reference)], prefixes=prefixes
+            setting.model,
+            [setting.request(reference.prompt)],
+            [setting.follower(reference)],
+            prefixes=prefixes,
         )
-        follow(setting.model, [job], [follower], prefixes=prefixes)
-        assert job.reused or len(job.ids) < 36, "nothing was kept"
+        follow(setting.model, [request], [follower], prefixes=prefixes)
+        assert request.cached_tokens or len(request.ids) < 36, "nothing was kept"
 
     return setting.every(3).each(twice)
 
 
 def together(setting: Setting) -> Difference:
     """All prompts at once, as lists and the engine have them: read in small chunks while others decode in rows."""
-    jobs = [setting.job(reference.prompt) for reference in setting.references]
+    requests = [setting.request(reference.prompt) for reference in setting.references]
     followers = [setting.follower(reference) for reference in setting.references]
-    follow(setting.model, jobs, followers)
+    follow(setting.model, requests, followers)
     return _pairs(setting, followers)
 
 
@@ -143,20 +150,20 @@ def images_together(setting: Setting) -> Difference:
     """All images encoded at once."""
     seen = [reference for reference in setting.references if reference.prompt.images]
     setting = Setting(model=setting.model, references=seen)
-    jobs = [setting.job(reference.prompt) for reference in seen]
-    pictures = [picture for job in jobs for picture in job.features.pictures]
-    encoded = iter(setting.model._answerer.encoder.encode(pictures, Cancellation()))
+    requests = [setting.request(reference.prompt) for reference in seen]
+    images = [image for request in requests for image in request.features.images]
+    encoded = iter(setting.model.pipeline.encoder.encode(images, Cancellation()))
     followers = [setting.follower(reference) for reference in seen]
-    for job, follower in zip(jobs, followers, strict=True):
-        job.features.pictures[:] = [next(encoded) for _ in job.features.pictures]
-        follow(setting.model, [job], [follower])
+    for request, follower in zip(requests, followers, strict=True):
+        request.features.images[:] = [next(encoded) for _ in request.features.images]
+        follow(setting.model, [request], [follower])
     return _pairs(setting, followers)
 
 
 def threads(setting: Setting) -> Difference:
     """Another number of threads: one, or three where it was one."""
     other = load(setting.model.path, 1 if setting.model.threads > 1 else 3)
-    return setting.every(3).each(lambda _, job, follower: follow(other, [job], [follower]))
+    return setting.every(3).each(lambda _, request, follower: follow(other, [request], [follower]))
 
 
 def next_turn(setting: Setting) -> Difference:
@@ -164,11 +171,15 @@ def next_turn(setting: Setting) -> Difference:
     model = setting.model
     pairs = []
     for reference in setting.every(2).references:
-        text = model._answerer.tokenizer.decode(reference.answer).strip()
+        text = model.pipeline.tokenizer.decode(reference.answer).strip()
         prompt = reference.prompt.followed(text)
         fresh = answered(model, prompt)
-        cache = model._answerer.decoder.new_cache(setting.job(prompt).capacity)
-        first, second, follower = setting.job(reference.prompt), setting.job(prompt), setting.follower(fresh)
+        cache = model.pipeline.decoder.new_cache(setting.request(prompt).capacity)
+        first, second, follower = (
+            setting.request(reference.prompt),
+            setting.request(prompt),
+            setting.follower(fresh),
+        )
         follow(model, [first], [setting.follower(reference)], cache=cache)
         follow(model, [second], [follower], cache=cache)
         pairs.append((fresh.logits, follower.logits))
@@ -177,7 +188,7 @@ def next_turn(setting: Setting) -> Difference:
 
 def drafted(setting: Setting) -> Difference:
     """Eight tokens drafted behind every one, and verified with it."""
-    return setting.each(lambda _, job, follower: follow(setting.model, [job], [follower]), DRAFTS)
+    return setting.each(lambda _, request, follower: follow(setting.model, [request], [follower]), DRAFTS)
 
 
 WAYS: dict[str, Callable[[Setting], Difference]] = {

@@ -5,7 +5,7 @@
     prepare --checkpoint DIR --out DIR --precision P    one JSON line: time, memory, size
     measure --model DIR --checkpoint DIR --workload DIR --threads N --precision P    all measures, one JSON line
 
-The prompt is as long as that of picture and question, in words; what needs a picture is missing.
+The prompt is as long as that of image and question, in words; what needs an image is missing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 32
-PICTURED = ("first_token_s", "encode_s", "ttft_s", "second_turn_s")
-"""Measures that need a picture."""
+IMAGED = ("first_token_s", "encode_s", "ttft_s", "second_turn_s")
+"""Measures that need an image."""
 PREFIXES = ("language_model.", "model.language_model.")
 
 
@@ -122,7 +122,7 @@ def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "versions": versions(),
         "load_s": load_s,
-        "missing": dict.fromkeys(PICTURED, "onnxruntime-genai has no LLaVA: text only"),
+        "missing": dict.fromkeys(IMAGED, "onnxruntime-genai has no LLaVA: text only"),
         "first_token_s": None,
         "encode_s": None,
         "ttft_s": None,

@@ -165,7 +165,7 @@ class Parts:
         return [timed(lambda: self.read([self.best()]))[0] for _ in range(count)]
 
     def encoded(self, name: str) -> tuple[Any, Any]:
-        """A picture's chunk, and where its embeddings are."""
+        """An image's chunk, and where its embeddings are."""
         import numpy as np
         from PIL import Image
 
@@ -178,23 +178,23 @@ class Parts:
         text = m.mtmd_input_text(marker, len(marker), False, True)
         bitmaps = (m.mtmd_bitmap_p_ctypes * 1)(bitmap)
         if m.mtmd_tokenize(self.vision, chunks, ctypes.byref(text), bitmaps, 1):
-            raise SystemExit("llama.cpp could not read the picture")
+            raise SystemExit("llama.cpp could not read the image")
         count = m.mtmd_input_chunks_size(chunks)
         found = [m.mtmd_input_chunks_get(chunks, i) for i in range(count)]
         chunk = next(c for c in found if m.mtmd_input_chunk_get_type(c) == m.MTMD_INPUT_CHUNK_TYPE_IMAGE)
         if m.mtmd_encode_chunk(self.vision, chunk):
-            raise SystemExit("llama.cpp could not encode the picture")
+            raise SystemExit("llama.cpp could not encode the image")
         return chunk, m.mtmd_get_output_embd(self.vision)
 
     def first(self, *, other: bool = False) -> dict[str, Any]:
-        """Picture and question up to the first token."""
+        """Image and question up to the first token."""
         work = self.work
         self.clear()
         ids, image = work["input_ids"], work["image_token_id"]
         start = ids.index(image)
         stop = len(ids) - ids[::-1].index(image)
         begun = time.perf_counter()
-        chunk, embeddings = self.encoded(work["other_picture" if other else "picture"])
+        chunk, embeddings = self.encoded(work["other_image" if other else "image"])
         encode_s = time.perf_counter() - begun
         if start:
             self.read(ids[:start])

@@ -8,7 +8,7 @@ integers. `cpu-fast`: 4 bits where tokens are decoded, 8 bits by rows for prompt
     prepare --checkpoint DIR --out DIR --precision RECIPE [--optimized]    one JSON line: time, memory, size
     measure --model DIR --checkpoint DIR --workload DIR --threads N --precision RECIPE [--optimized]   all measures
 
-Nothing is guessed ahead (prompt lookup is off) and no picture or prompt is remembered, but for the second turn, which
+Nothing is guessed ahead (prompt lookup is off) and no image or prompt is remembered, but for the second turn, which
 continues in the first one's cache as `model.chat` does. Times of answers are those of `pumice.Model` and of its
 scheduler, rendering, tokenising and choosing tokens included.
 """
@@ -33,7 +33,7 @@ DECODED = 32
 """Steps of which the median is taken."""
 
 PADDED = 512
-"""Tokens behind picture and question when memory is read."""
+"""Tokens behind image and question when memory is read."""
 
 COPIES = "optimized-copies"
 """A folder in the bundle's for what `pumice optimize` writes, so that the bench drops it from the file cache too."""
@@ -108,7 +108,7 @@ class Workload:
 
     def __init__(self, folder: Path) -> None:
         told = json.loads((folder / "workload.json").read_text())
-        self.picture, self.other = str(folder / told["picture"]), str(folder / told["other_picture"])
+        self.image, self.other = str(folder / told["image"]), str(folder / told["other_image"])
         self.question: str = told["question"]
         self.ids: list[int] = told["input_ids"]
         self.second_ids: list[int] = told["second_turn_ids"]
@@ -133,7 +133,7 @@ def measure(bundle: Path, folder: Path, threads: int, optimized: bool | None) ->
         feature_cache_bytes=0,
     )
     load_s = time.perf_counter() - loading
-    first_s, _ = timed(lambda: model.generate(work.question, [work.picture], max_new_tokens=1, **OPTIONS))
+    first_s, _ = timed(lambda: model.generate(work.question, [work.image], max_new_tokens=1, **OPTIONS))
     found: dict[str, Any] = {
         "versions": versions(),
         "import_s": imported - begun,
@@ -172,20 +172,20 @@ class Parts:
     """Measures that take the model's parts: prompts given as token ids, and tokens timed one by one."""
 
     def __init__(self, model: Any, work: Workload) -> None:
-        self.model, self.work, self.answerer = model, work, model._answerer
+        self.model, self.work, self.pipeline = model, work, model.pipeline
 
     def first_token(self) -> dict[str, Any]:
         """Image and question: the encoder alone, the prompt alone, and the whole."""
         model, work = self.model, self.work
-        ids = model.prepare(work.question, [work.picture]).input_ids[0].tolist()
+        ids = model.prepare(work.question, [work.image]).input_ids[0].tolist()
         if ids != work.ids:
             raise SystemExit(
                 f"the prompt has other ids than transformers': {len(ids)} instead of {len(work.ids)}"
             )
         ttft_s, whole = timed(
-            lambda: model.generate(work.question, [work.picture], max_new_tokens=1, **OPTIONS)
+            lambda: model.generate(work.question, [work.image], max_new_tokens=1, **OPTIONS)
         )
-        features = model.encode_image(work.picture)
+        features = model.encode_image(work.image)
         read = model.generate(work.question, [features], max_new_tokens=1, **OPTIONS)
         return {
             "ttft_s": ttft_s,
@@ -197,11 +197,11 @@ class Parts:
     def memory(self) -> dict[str, float]:
         """MiB, while image, question and 512 more tokens are in the cache, of which 32 were decoded."""
         work = self.work
-        job = self.job([*work.ids, *work.text_ids[: PADDED - DECODED]], [work.picture], DECODED)
-        scheduler = self.scheduler([job])
-        while not job.done:
+        request = self.request([*work.ids, *work.text_ids[: PADDED - DECODED]], [work.image], DECODED)
+        scheduler = self.scheduler([request])
+        while not request.done:
             scheduler.step()
-        job.results()
+        request.results()
         return memory_mb()
 
     def second_turn(self) -> float:
@@ -209,22 +209,22 @@ class Parts:
         from pumice.decoder.step import DecodeStep
 
         work = self.work
-        first = self.job(work.ids, [work.picture], 1)
-        cache = self.answerer.decoder.new_cache(len(work.second_ids) + DECODED)
+        first = self.request(work.ids, [work.image], 1)
+        cache = self.pipeline.decoder.new_cache(len(work.second_ids) + DECODED)
         scheduler = self.scheduler([first], cache)
         while not first.done:
             scheduler.step()
-        step = DecodeStep(self.answerer.decoder, cache)
+        step = DecodeStep(self.pipeline.decoder, cache)
         answer = work.second_ids[len(work.ids) : len(work.ids) + work.new_tokens]
         for token in answer:
             step([token])
         begun = time.perf_counter()
-        second = self.job(work.second_ids, first.features.pictures, 1)
+        second = self.request(work.second_ids, first.features.images, 1)
         scheduler.add(second)
         while not second.done:
             scheduler.step()
         second.results()
-        assert second.reused == len(work.ids) + len(answer)
+        assert second.cached_tokens == len(work.ids) + len(answer)
         first_s: float = second.clock.first - begun
         return first_s
 
@@ -232,44 +232,44 @@ class Parts:
         """Tokens a second of all rows together, by the median step, after so many tokens of context each."""
         texts = [self.work.text_ids[row : row + length] for row, length in enumerate(contexts)]
         meanwhile = sum(contexts[1:]) // 16  # those read first decode while others are read
-        jobs = [self.job(text, [], DECODED + 3 + meanwhile) for text in texts]
-        scheduler = self.scheduler(jobs)
-        while any(job.state != "decoding" for job in jobs):
+        requests = [self.request(text, [], DECODED + 3 + meanwhile) for text in texts]
+        scheduler = self.scheduler(requests)
+        while any(request.state != "decoding" for request in requests):
             scheduler.step()
         scheduler.step()  # buffers are bound
         steps = [timed(scheduler.step)[0] for _ in range(DECODED)]
-        assert all(job.state == "decoding" and job.error is None for job in jobs)
+        assert all(request.state == "decoding" and request.error is None for request in requests)
         return len(contexts) / statistics.median(steps)
 
-    def job(self, ids: list[int], images: list[Any], tokens: int) -> Any:
+    def request(self, ids: list[int], images: list[Any], tokens: int) -> Any:
         """A request for a prompt of given ids."""
         import numpy as np
 
         from pumice.decoder.prefix_keys import prompt_keys
-        from pumice.scheduler.request import Clock, Job
+        from pumice.scheduler.request import Clock, Request
         from pumice.vision.features import PromptFeatures
 
-        answerer, options = self.answerer, self.model.options(max_new_tokens=tokens, **OPTIONS)
-        pictures = list(answerer.builder.pictures(images))
-        return Job(
+        pipeline, options = self.pipeline, self.model.options(max_new_tokens=tokens, **OPTIONS)
+        prepared = list(pipeline.builder.images(images))
+        return Request(
             ids,
-            prompt_keys(ids, answerer.manifest.image_tokens.token_id, pictures),
-            PromptFeatures(pictures, answerer.encoder),
-            answerer._strategy(np.array(ids, np.int64), options),
+            prompt_keys(ids, pipeline.manifest.image_tokens.token_id, prepared),
+            PromptFeatures(prepared, pipeline.encoder),
+            pipeline._strategy(np.array(ids, np.int64), options),
             Clock(started=time.perf_counter()),
             max_new_tokens=tokens,
         )
 
-    def scheduler(self, jobs: list[Any], cache: Any = None) -> Any:
-        """A scheduler with a slot for each job, as `Model.generate` has it."""
+    def scheduler(self, requests: list[Any], cache: Any = None) -> Any:
+        """A scheduler with a slot for each request, as `Model.generate` has it."""
         from pumice.scheduler.scheduler import Scheduler
 
-        decoder = self.answerer.decoder
+        decoder = self.pipeline.decoder
         if cache is None:
-            cache = decoder.new_cache(max(job.capacity for job in jobs), len(jobs))
+            cache = decoder.new_cache(max(request.capacity for request in requests), len(requests))
         scheduler = Scheduler(decoder, cache, None)
-        for job in jobs:
-            scheduler.add(job)
+        for request in requests:
+            scheduler.add(request)
         return scheduler
 
 

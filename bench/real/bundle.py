@@ -90,7 +90,7 @@ def bundle_reader(bundle: Path) -> Reader:
     Where there is a prefill graph, `CONTEXT` tokens at a time are read by the decoder for their logits, and then once
     more by the prefill graph for those behind them.
     """
-    decoder = pumice.load(bundle, device="cpu", prefix_cache_bytes=0)._answerer.decoder
+    decoder = pumice.load(bundle, device="cpu", prefix_cache_bytes=0).pipeline.decoder
     nothing_MD = np.zeros((0, decoder.shape.hidden_size), np.float32)
     twice = decoder.sessions.prefill is not None
 
@@ -98,10 +98,10 @@ def bundle_reader(bundle: Path) -> Reader:
         cache = decoder.new_cache(len(window.read))
         for start, ids in _parts(window):
             if start:
-                yield decoder.read(ids, ids, nothing_MD, cache, keep=0)
+                yield decoder.forward(ids, ids, nothing_MD, cache, keep=0)
             if not start or twice:
                 cache.rewind(0, start)
-                decoder.read_prompt(ids, ids, nothing_MD, cache, 0, Cancellation(), ends=False)
+                decoder.prefill(ids, ids, nothing_MD, cache, 0, Cancellation(), ends=False)
 
     return read
 

@@ -57,8 +57,8 @@ def measure_speed(bundle: Path) -> Speed:
     from pumice.benchmark.workload import Parts
 
     model = pumice.load(bundle, device="cpu", prefix_cache_bytes=0, feature_cache_bytes=0)
-    answerer = model._answerer
-    parts = Parts(manifest=model.manifest, decoder=answerer.decoder, encoder=answerer.encoder)
+    pipeline = model.pipeline
+    parts = Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
     parts.read(PROMPT)
     parts.decode(PROMPT, 4)
     return Speed(

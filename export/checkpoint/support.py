@@ -42,9 +42,9 @@ _QUANTISED_TENSORS = {
 """Parts of the names of tensors that lie beside quantised weights, and whose they are."""
 _ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
 _RELATIVES = {
-    "llava_next": "LLaVA-NeXT, which cuts pictures into tiles",
+    "llava_next": "LLaVA-NeXT, which cuts images into tiles",
     "llava_next_video": "LLaVA-NeXT-Video",
-    "llava_onevision": "LLaVA-OneVision, which cuts pictures into tiles",
+    "llava_onevision": "LLaVA-OneVision, which cuts images into tiles",
     "video_llava": "Video-LLaVA",
     "mistral3": "Mistral 3, which merges patches",
 }

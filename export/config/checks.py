@@ -89,7 +89,7 @@ def refuse_unknown_keys(
         )
 
 
-def refuse_beyond_belief(raw: Mapping[str, Any], where: str) -> None:
+def check_ranges(raw: Mapping[str, Any], where: str) -> None:
     """Raise CheckpointError where a size is larger than any model's; of a config as it stands in its file."""
     for key, most in AT_MOST.items():
         value = raw.get(key)

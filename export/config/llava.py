@@ -17,8 +17,8 @@ from pumice.errors import CheckpointError, UsageError
 from pumice.export.config import text as text_config
 from pumice.export.config import vision as vision_config
 from pumice.export.config.checks import (
+    check_ranges,
     one_of,
-    refuse_beyond_belief,
     refuse_other_dtypes,
     refuse_unknown_keys,
     require_epsilon,
@@ -74,7 +74,7 @@ def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
     )
     refuse_unknown_keys(text_raw, text_type, "text_config.", extra=text_config.EXTRA_KEYS)
     for part, where in ((raw, ""), (vision_raw, "vision_config."), (text_raw, "text_config.")):
-        refuse_beyond_belief(part, where)
+        check_ranges(part, where)
         refuse_other_dtypes(part, where)
     try:
         return kind.from_dict(dict(raw))
@@ -91,7 +91,7 @@ def _check_selection(vision: VisionConfig, strategy: str, vip: bool) -> None:
             "a Pixtral tower has no class token to drop: expected vision_feature_select_strategy 'full' in a llava"
         )
     if strategy == "default" and vision.tower == "siglip" and vision.num_patches < 2:
-        raise CheckpointError("vision_feature_select_strategy 'default' drops the only patch of a picture")
+        raise CheckpointError("vision_feature_select_strategy 'default' drops the only patch of an image")
 
 
 def _feature_layers(given: object, layers: int) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ def read_vision_config(config: Any) -> VisionConfig:
     for key in ("image_size", "patch_size"):
         if not isinstance(getattr(config, key), int):
             raise CheckpointError(
-                f"vision_config.{key} is {getattr(config, key)!r}: only square pictures are supported"
+                f"vision_config.{key} is {getattr(config, key)!r}: only square images are supported"
             )
     require_positive(config, where, "hidden_size", "intermediate_size", "num_hidden_layers")
     require_positive(config, where, "num_attention_heads", "image_size", "patch_size", "num_channels")

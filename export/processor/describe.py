@@ -53,7 +53,7 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
     """The manifest's parts for a checkpoint.
 
     Raises:
-        CheckpointError: files missing or damaged, an image processor or a setting that is not supported, or pictures
+        CheckpointError: files missing or damaged, an image processor or a setting that is not supported, or images
             and image tokens that do not fit `config`.
     """
     processor = load_processor(checkpoint.path, config)
@@ -95,7 +95,7 @@ def nbytes(checkpoint: Checkpoint) -> int:
 
 
 def _image_tokens(processor: Any, path: Path, config: LlavaConfig) -> ImageTokens:
-    """The placeholder of a picture, and what it becomes, which tokenizer and model must agree upon."""
+    """The placeholder of an image, and what it becomes, which tokenizer and model must agree upon."""
     token, model_id = processor.image_token, config.image_token_id
     vocabulary = processor.tokenizer.get_vocab()
     if not isinstance(token, str):

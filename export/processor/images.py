@@ -29,7 +29,7 @@ _LABELS = {
     "_valid_processor_keys",
 }
 _LARGEST_EDGE = 1 << 14
-"""Pixels; a picture resized to more would fill the memory before it is cropped."""
+"""Pixels; an image resized to more would fill the memory before it is cropped."""
 _LARGEST_VALUE = 1_000_000
 """Of means, deviations and factors: pixels are 0 … 255 before them, and float32 has to hold what squares them after."""
 _BILINEAR = 2
@@ -40,7 +40,7 @@ def describe_image_processor(processor: Any, path: Path, vision: VisionConfig) -
     """The steps of a processor loaded from the checkpoint in `path`.
 
     Raises:
-        CheckpointError: another processor than those above, a setting that is not supported, or pictures that the
+        CheckpointError: another processor than those above, a setting that is not supported, or images that the
             vision tower does not take.
     """
     name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
@@ -73,9 +73,9 @@ def _refuse_unknown(processor: Any, path: Path) -> None:
 
 
 def _one_size(processor: Any, path: Path, vision: VisionConfig) -> dict[str, Any]:
-    """Where every picture ends in the size that the tower takes."""
+    """Where every image ends in the size that the tower takes."""
     if processor.do_pad:
-        raise _refused(path, "has do_pad: padding pictures is not supported yet")
+        raise _refused(path, "has do_pad: padding images is not supported yet")
     edge, to = _resized(processor.size, path) if processor.do_resize else (None, None)
     if max([edge or 0, *(to or ())]) > _LARGEST_EDGE:
         raise _refused(path, f"resizes to {edge or to} pixels: at most {_LARGEST_EDGE:,} are supported")
@@ -84,15 +84,15 @@ def _one_size(processor: Any, path: Path, vision: VisionConfig) -> dict[str, Any
     if final != taken:
         raise _refused(
             path,
-            f"makes pictures of {final or 'any size'}, but the vision tower takes {taken} (height, width)",
+            f"makes images of {final or 'any size'}, but the vision tower takes {taken} (height, width)",
         )
     return {"resize_shortest_edge": edge, "resize_to": to, "crop_to": crop, "size": final}
 
 
 def _varied(processor: Any, path: Path, vision: VisionConfig) -> dict[str, Any]:
-    """Where pictures keep their aspect, within what the tower has positions for."""
+    """Where images keep their aspect, within what the tower has positions for."""
     if not processor.do_resize:
-        raise _refused(path, "has do_resize false: pictures could be larger than the vision tower takes")
+        raise _refused(path, "has do_resize false: images could be larger than the vision tower takes")
     if processor.do_center_crop:
         raise _refused(path, "has do_center_crop: it is not supported for Pixtral")
     given = _given(processor.size)
@@ -102,7 +102,7 @@ def _varied(processor: Any, path: Path, vision: VisionConfig) -> dict[str, Any]:
     patch = vision.patch_size
     if not edge or -(-edge // patch) > vision.image_size // patch:
         raise _refused(
-            path, f"makes pictures of {edge} pixels, but the vision tower takes {vision.image_size} at most"
+            path, f"makes images of {edge} pixels, but the vision tower takes {vision.image_size} at most"
         )
     return {
         "resize_shortest_edge": None,
@@ -123,7 +123,7 @@ def _values(processor: Any, path: Path) -> dict[str, Any]:
         if values and not all(abs(value) <= _LARGEST_VALUE for value in values):  # NaN is not
             raise _refused(path, f"has {key} {list(values)}: expected numbers of at most {_LARGEST_VALUE:,}")
     if std is not None and any(abs(value) < 1 / _LARGEST_VALUE for value in std):
-        raise _refused(path, f"has image_std {list(std)}: pictures would be divided by zero")
+        raise _refused(path, f"has image_std {list(std)}: images would be divided by zero")
     return {
         "convert_rgb": bool(processor.do_convert_rgb),
         "resample": _BILINEAR if processor.resample is None else _filter(processor.resample),

@@ -42,7 +42,7 @@ _TORCHVISION = (
 
 
 def load_processor(path: Path, config: LlavaConfig) -> Any:
-    """transformers' own processor, which counts a picture's tokens as the model does.
+    """transformers' own processor, which counts an image's tokens as the model does.
 
     Older checkpoints leave `patch_size`, `vision_feature_select_strategy` or `num_additional_image_tokens` out of
     their processor's files, and transformers then counts wrongly or not at all. They only repeat what `config.json`
@@ -151,5 +151,5 @@ def _check_files(path: Path) -> None:
     if "preprocessor_config.json" not in contents and not nested:
         raise CheckpointError(
             f"{path} has neither preprocessor_config.json nor an image_processor in processor_config.json: "
-            "expected one that says how pictures are resized and normalised"
+            "expected one that says how images are resized and normalised"
         )

@@ -1,6 +1,6 @@
 """What a recipe makes of one model: how each of its matrices is stored, and how many bytes that takes.
 
-Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `Form`, which the graphs are made by.
+Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `WeightStorage`, which the graphs are made by.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RESIDUAL_HEAD = f"decoder/{RESIDUAL}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class WeightStorage:
     """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
 
     With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
@@ -63,7 +63,7 @@ class Form:
         return {n.removeprefix(prefix): s for n, s in self.quantized.items() if n.startswith(prefix)}
 
 
-def form_of(recipe: Recipe, config: LlavaConfig) -> Form:
+def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
     """Apply a recipe to a model. In a tied one the table is stored as the head is, so that both are stored once.
 
     Raises:
@@ -85,7 +85,7 @@ def form_of(recipe: Recipe, config: LlavaConfig) -> Form:
     if config.tie_word_embeddings:
         assigned[TABLE] = assigned[HEAD]
     quantized = {name: storage for name, storage in assigned.items() if storage.bits is not None}
-    return Form(
+    return WeightStorage(
         dtype=DTYPES[recipe.float_type],
         quantized=quantized,
         prefill=prefill,
@@ -103,7 +103,7 @@ def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, 
     return tables | ({"prefill": prefill_weights(config)} if prefill else {})
 
 
-def weight_bytes(form: Form, config: LlavaConfig) -> list[int]:
+def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
     sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form.prefill)]
     if RESIDUAL_HEAD in form.quantized:  # it has no scales of its own
@@ -122,7 +122,7 @@ def _all(config: LlavaConfig, prefill: bool) -> list[tuple[str, str, Weight]]:
     ]
 
 
-def _bytes(form: Form, name: str, weight: Weight) -> int:
+def _bytes(form: WeightStorage, name: str, weight: Weight) -> int:
     storage = form.quantized.get(name, FLOAT)
     if storage.bits is None:
         wide = len(weight.shape) == 4  # patch convolutions stay float32

@@ -11,7 +11,7 @@ from pumice.models.float_types import lowered
 
 
 def trace_embedding(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
-    """The merge for any batch, length and number of picture rows, zero among them; its table is of `dtype`."""
+    """The merge for any batch, length and number of image rows, zero among them; its table is of `dtype`."""
 
     def example() -> Example:
         dummies = DummyTextInputGenerator(

@@ -1,6 +1,6 @@
 """Exporter of the vision encoder: `pixel_values` [num_images, 3, H, W] → `image_features` [num_image_tokens, D].
 
-A Pixtral takes any height and width, of all pictures of a call alike; other towers take their own.
+A Pixtral takes any height and width, of all images of a call alike; other towers take their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pumice.models.vision import VisionEncoder
 
 
 def trace_vision_encoder(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> Traced:
-    """Tower, feature selection and projector for any number of pictures, computing in `dtype`."""
+    """Tower, feature selection and projector for any number of images, computing in `dtype`."""
     taps = config.vision_feature_layers
     runs = equal_runs([sum(layer >= tap for tap in taps) for layer in range(config.vision_layers)])
     shallow = replace(
@@ -48,7 +48,7 @@ def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -
 
 
 def dummy_pixels(vision: VisionConfig) -> Tensor:
-    """Two pictures of a size that the tower takes; where sizes are free, of 2 × 3 patches."""
+    """Two images of a size that the tower takes; where sizes are free, of 2 × 3 patches."""
     if vision.tower == "pixtral":
         return torch.zeros(2, vision.num_channels, 2 * vision.patch_size, 3 * vision.patch_size)
     dummies = DummyVisionInputGenerator("feature-extraction", NormalizedVisionConfig(vision), batch_size=2)

@@ -43,7 +43,7 @@ class BundleGraphs:
 
     @contextmanager
     def vision_encoder(self) -> Iterator[VisionGraph]:
-        """Pictures to features."""
+        """Images to features."""
         yield VisionGraph(self._open(self._manifest.graphs.vision_encoder), self._manifest)
 
     @contextmanager
@@ -89,9 +89,9 @@ class VisionGraph:
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._session, self._one_size = session, manifest.image.size is not None
 
-    def features(self, pictures: Sequence[Floats]) -> Floats:
-        """Pictures [3, height, width] → [M, D]; together where all are of one size, else one by one."""
-        batches = [pictures] if self._one_size else [[picture] for picture in pictures]
+    def features(self, images: Sequence[Floats]) -> Floats:
+        """Images [3, height, width] → [M, D]; together where all are of one size, else one by one."""
+        batches = [images] if self._one_size else [[image] for image in images]
         parts = [_run(self._session, "image_features", {"pixel_values": np.stack(b)}) for b in batches]
         return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 

@@ -23,7 +23,7 @@ class Differences:
 
 
 def differences(ours: Prepared, theirs: Inputs) -> Differences:
-    """Compare token ids and every picture's pixel values, with the sizes of pictures and of their padding."""
+    """Compare token ids and every image's pixel values, with the sizes of images and of their padding."""
     return Differences(ids=_ids(ours, theirs), pixels=_pixels(ours, theirs))
 
 
@@ -45,16 +45,16 @@ def _id(number: int | None) -> str:
 
 
 def _pixels(ours: Prepared, theirs: Inputs) -> tuple[str, ...]:
-    if len(ours.pictures) != len(theirs.pictures):
-        return (f"{len(ours.pictures)} pictures, transformers' {len(theirs.pictures)}",)
+    if len(ours.pixel_arrays) != len(theirs.images):
+        return (f"{len(ours.images)} images, transformers' {len(theirs.images)}",)
     said = []
-    for number, (mine, other) in enumerate(zip(ours.pictures, theirs.pictures, strict=True), 1):
+    for number, (mine, other) in enumerate(zip(ours.pixel_arrays, theirs.images, strict=True), 1):
         if mine.shape != other.shape:
-            said.append(f"picture {number} has shape {list(mine.shape)}, transformers' {list(other.shape)}")
+            said.append(f"image {number} has shape {list(mine.shape)}, transformers' {list(other.shape)}")
         elif not np.array_equal(mine, other):
             error = np.abs(mine - other)
             said.append(
-                f"picture {number}: {np.count_nonzero(error):,} of {error.size:,} pixel values differ, "
+                f"image {number}: {np.count_nonzero(error):,} of {error.size:,} pixel values differ, "
                 f"by at most {error.max():.1e}"
             )
     if theirs.pixel_values is not None and not said:

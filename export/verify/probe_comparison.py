@@ -171,8 +171,8 @@ def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress
     visions: list[GraphError | None] = []
     with graphs.vision_encoder() as vision:
         for pair in _counted(pairs, progress):
-            pictures = pair.inputs.pictures
-            ours = vision.features(pictures) if pictures else None
+            images = pair.inputs.images
+            ours = vision.features(images) if images else None
             visions.append(None if ours is None else _error("vision_encoder", ours, pair.expected.features))
     del vision
     embeddings = []

@@ -1,4 +1,4 @@
-"""Prompts and pictures that a bundle is compared on: the user's own, or ours where the user names none."""
+"""Prompts and images that a bundle is compared on: the user's own, or ours where the user names none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pumice.errors import ImageError
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A conversation: `turns` of user and assistant, the user's first and last; the pictures belong to the first."""
+    """A conversation: `turns` of user and assistant, the user's first and last; the images belong to the first."""
 
     name: str
     turns: tuple[str, ...]
@@ -23,7 +23,7 @@ class Probe:
 
     @property
     def messages(self) -> tuple[dict[str, Any], ...]:
-        """In the form that chat templates take, with the pictures in their places."""
+        """In the form that chat templates take, with the images in their places."""
         return tuple(
             {
                 "role": ("user", "assistant")[index % 2],
@@ -41,21 +41,21 @@ class Probe:
 
 
 def default_probes() -> list[Probe]:
-    """One picture, other shapes of picture, two pictures, none, and a second turn."""
-    wide, tall, small = picture(0, (320, 200)), picture(1, (120, 260)), picture(2, (31, 17))
+    """One image, other shapes of image, two images, none, and a second turn."""
+    wide, tall, small = image(0, (320, 200)), image(1, (120, 260)), image(2, (31, 17))
     asked = [
-        ("one picture", (wide,), ("What is shown in this picture?",)),
-        ("tall picture", (tall,), ("Describe this picture in more detail.",)),
-        ("tiny picture", (small,), ("Is there a red circle? Answer with yes or no.",)),
-        ("two pictures", (wide, tall), ("What differs between the two pictures?",)),
-        ("no picture", (), ("How many colours does a rainbow have?",)),
+        ("one image", (wide,), ("What is shown in this picture?",)),
+        ("tall image", (tall,), ("Describe this picture in more detail.",)),
+        ("tiny image", (small,), ("Is there a red circle? Answer with yes or no.",)),
+        ("two images", (wide, tall), ("What differs between the two pictures?",)),
+        ("no image", (), ("How many colours does a rainbow have?",)),
         ("second turn", (wide,), ("What colour is it?", "Red.", "And where is it?")),
     ]
     return [Probe(name=name, images=images, turns=turns) for name, images, turns in asked]
 
 
 def own_probes(questions: Sequence[tuple[str, Sequence[Path]]]) -> list[Probe]:
-    """A user's own questions, each about pictures from files.
+    """A user's own questions, each about images from files.
 
     Raises:
         ImageError: a file that Pillow cannot read.
@@ -72,10 +72,10 @@ def _opened(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read {path} as a picture: {error}") from None
+        raise ImageError(f"cannot read {path} as an image: {error}") from None
 
 
-def picture(seed: int, size: tuple[int, int]) -> Image.Image:
-    """A smooth random RGB picture of `size` (width, height) pixels: a few random colours, enlarged."""
+def image(seed: int, size: tuple[int, int]) -> Image.Image:
+    """A smooth random RGB image of `size` (width, height) pixels: a few random colours, enlarged."""
     colours = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)

@@ -40,7 +40,7 @@ class Inputs:
     """What the processor makes of a probe.
 
     `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W] or None; `image_sizes` int64 [N, 2], (height, width)
-    of each picture where they vary, else None.
+    of each image where they vary, else None.
     """
 
     input_ids: NDArray[np.int64]
@@ -48,14 +48,14 @@ class Inputs:
     image_sizes: NDArray[np.int64] | None
 
     @property
-    def pictures(self) -> list[Floats]:
-        """Each picture without padding, float32 [3, height, width]."""
+    def images(self) -> list[Floats]:
+        """Each image without padding, float32 [3, height, width]."""
         if self.pixel_values is None:
             return []
         if self.image_sizes is None:
             return list(self.pixel_values)
         pairs = zip(self.pixel_values, self.image_sizes.tolist(), strict=True)
-        return [picture[:, :height, :width] for picture, (height, width) in pairs]
+        return [image[:, :height, :width] for image, (height, width) in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class Reference:
     def run(self, inputs: Inputs, answer: Sequence[int]) -> Expected:
         """One pass over the prompt and all of `answer` but its last token; T counts both.
 
-        Pictures are in the prompt: an image token in the answer is a word, as when transformers generates it.
+        Images are in the prompt: an image token in the answer is a word, as when transformers generates it.
         """
         prompt, core = torch.from_numpy(inputs.input_ids), self.model.model
         ids = torch.cat([prompt, torch.tensor([answer[:-1]], dtype=torch.int64)], dim=1)

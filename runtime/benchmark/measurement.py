@@ -1,6 +1,6 @@
 """The speed of a bundle's parts, and its memory, each measured several times.
 
-Enters: a bundle, a picture, a workload. Leaves: `Figure`s. The rounds go over all parts, so that whatever else the
+Enters: a bundle, an image, a workload. Leaves: `Figure`s. The rounds go over all parts, so that whatever else the
 machine does hits all of them alike; the first round warms up and is not counted.
 """
 
@@ -50,7 +50,7 @@ class Measurement:
 
 def measure(
     bundle: str | os.PathLike[str],
-    picture: ImageInput,
+    image: ImageInput,
     workload: Workload,
     *,
     device: str = "auto",
@@ -70,7 +70,7 @@ def measure(
         loaded = load(bundle, device=device, threads=threads, prefix_cache_bytes=0, feature_cache_bytes=0)
         return loaded, time.perf_counter() - began
 
-    pixels = open_image(picture)
+    pixels = open_image(image)
     model, first_load = timed_load()
     ran_on = (model.device, model.threads)
     speeds = _speeds(model, pixels, workload.fitted(model.context_length), progress)
@@ -89,9 +89,9 @@ def measure(
 
 
 def _speeds(
-    model: Model, picture: Image.Image, workload: Workload, progress: Callable[[str], None]
+    model: Model, image: Image.Image, workload: Workload, progress: Callable[[str], None]
 ) -> list[Figure]:
-    steps = _steps(model, picture, workload)
+    steps = _steps(model, image, workload)
     values: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(workload.repeats + 1):
         for name, (_, step) in steps.items():
@@ -102,13 +102,13 @@ def _speeds(
     return [Figure(name=name, unit=unit, values=tuple(values[name])) for name, (unit, _) in steps.items()]
 
 
-def _steps(model: Model, picture: Image.Image, workload: Workload) -> dict[str, tuple[Unit, Step]]:
+def _steps(model: Model, image: Image.Image, workload: Workload) -> dict[str, tuple[Unit, Step]]:
     """What every round does: for each figure its unit, and what measures it in a round of that number."""
-    answerer, prompt = model._answerer, workload.prompt
-    parts = Parts(manifest=model.manifest, decoder=answerer.decoder, encoder=answerer.encoder)
+    pipeline, prompt = model.pipeline, workload.prompt
+    parts = Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
 
     def encode(number: int) -> float:
-        (prepared,) = answerer.builder.pictures([_variant(picture, number)])
+        (prepared,) = pipeline.builder.images([_variant(image, number)])
         return parts.encode(prepared)
 
     steps: dict[str, tuple[Unit, Step]] = {
@@ -116,7 +116,7 @@ def _steps(model: Model, picture: Image.Image, workload: Workload) -> dict[str, 
         f"prefill, {prompt:,} tokens": ("tokens/s", lambda _: prompt / parts.read(prompt)),
         "time to first token, image + question": (
             "s",
-            lambda number: _first_token(model, _variant(picture, number)),
+            lambda number: _first_token(model, _variant(image, number)),
         ),
     }
     for context in workload.contexts:
@@ -128,16 +128,16 @@ def _steps(model: Model, picture: Image.Image, workload: Workload) -> dict[str, 
     return steps
 
 
-def _first_token(model: Model, picture: Image.Image) -> float:
-    """Seconds from the call to the first token of an answer about a picture."""
+def _first_token(model: Model, image: Image.Image) -> float:
+    """Seconds from the call to the first token of an answer about an image."""
     raw = model.manifest.chat.template_file is None
     prompt = f"{model.manifest.image_tokens.token}\n{QUESTION}" if raw else QUESTION
-    return model.generate(prompt, picture, raw=raw, max_new_tokens=1).timings.time_to_first_token
+    return model.generate(prompt, image, raw=raw, max_new_tokens=1).timings.time_to_first_token
 
 
-def _variant(picture: Image.Image, number: int) -> Image.Image:
-    """A picture that nobody has seen: another one in every round."""
-    variant = picture.convert("RGB")
+def _variant(image: Image.Image, number: int) -> Image.Image:
+    """An image that nobody has seen: another one in every round."""
+    variant = image.convert("RGB")
     side = max(1, min(variant.size) // 16)
     x, y = variant.width // 2, variant.height // 2  # edges may be cropped
     colour = (number * 37 % 256, number * 91 % 256, number * 151 % 256)

@@ -1,6 +1,6 @@
 """A bundle's graphs at work under ONNX Runtime's profiler.
 
-Enters: a bundle, a picture, a workload. Leaves: profiles of all graphs, for a picture, a prompt and tokens. They run as
+Enters: a bundle, an image, a workload. Leaves: profiles of all graphs, for an image, a prompt and tokens. They run as
 in answers: through the decoder and its cache, whose keys and values are not copied.
 """
 
@@ -25,12 +25,12 @@ from pumice.bundle.folder import Bundle, open_bundle
 from pumice.decoder.decoder import Decoder
 from pumice.images.files import ImageInput
 from pumice.images.layout import feature_count
-from pumice.images.prepared import Pixels, model_key, picture_digest
+from pumice.images.prepared import PreparedImage, image_digest, model_key
 from pumice.images.preprocess import preprocess
 from pumice.manifest import Manifest
 from pumice.sessions.opening import open_sessions
 from pumice.vision.cache import FeatureCache
-from pumice.vision.encoder import PictureEncoder
+from pumice.vision.encoder import ImageEncoder
 
 GRAPHS = ("vision_encoder", "embedding", "prefill", "decoder")
 _WARMING_UP = "warming up"
@@ -38,7 +38,7 @@ _WARMING_UP = "warming up"
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of an answer, done for so many pictures, prompts or tokens; `unit_s` are seconds of one, from outside."""
+    """A part of an answer, done for so many images, prompts or tokens; `unit_s` are seconds of one, from outside."""
 
     name: str
     unit: str
@@ -58,7 +58,7 @@ class Recording:
 
 def record(
     bundle: str | os.PathLike[str],
-    picture: ImageInput,
+    image: ImageInput,
     workload: Workload,
     *,
     device: str = "auto",
@@ -75,10 +75,10 @@ def record(
         parts = Parts(
             manifest=opened.manifest,
             decoder=Decoder(shown, opened.manifest),
-            encoder=PictureEncoder(shown.vision_encoder, opened.manifest, FeatureCache(0)),
+            encoder=ImageEncoder(shown.vision_encoder, opened.manifest, FeatureCache(0)),
         )
         fitted = workload.fitted(opened.manifest.decoder.context_length)
-        kinds = _parts(parts, _pixels(opened.manifest, picture), fitted)
+        kinds = _parts(parts, _pixels(opened.manifest, image), fitted)
         spent = _run(kinds, watched, workload.repeats, progress)
         profiles = [p for name, session in watched.items() for p in _profiles(opened, name, session)]
     return Recording(
@@ -120,10 +120,10 @@ class _Part:
     step: Callable[[], Sequence[float]]
 
 
-def _parts(parts: Parts, picture: Pixels, workload: Workload) -> list[_Part]:
+def _parts(parts: Parts, image: PreparedImage, workload: Workload) -> list[_Part]:
     prompt = workload.prompt
     found = [
-        _Part(name="vision", unit="picture", units=1, step=lambda: [parts.encode(picture)]),
+        _Part(name="vision", unit="image", units=1, step=lambda: [parts.encode(image)]),
         _Part(name=f"prefill, {prompt:,} tokens", unit="prompt", units=1, step=lambda: [parts.read(prompt)]),
     ]
     for context in workload.contexts:
@@ -170,8 +170,8 @@ def _profiles(bundle: Bundle, name: str, session: _Watched) -> list[GraphProfile
     return graph_profiles(name, events, session.phases, node_weights(bundle.read(file)))
 
 
-def _pixels(manifest: Manifest, picture: ImageInput) -> Pixels:
-    (values,) = preprocess([picture], manifest.image)
-    digest = picture_digest(values, model_key(manifest))
+def _pixels(manifest: Manifest, image: ImageInput) -> PreparedImage:
+    (values,) = preprocess([image], manifest.image)
+    digest = image_digest(values, model_key(manifest))
     size = (values.shape[1], values.shape[2])
-    return Pixels(values=values, digest=digest, tokens=feature_count(manifest.image_tokens, size))
+    return PreparedImage(values=values, digest=digest, tokens=feature_count(manifest.image_tokens, size))

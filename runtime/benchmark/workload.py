@@ -17,13 +17,13 @@ from pumice.decoder.decoder import Decoder
 from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
 from pumice.generation.strategy import Floats, Step
-from pumice.images.prepared import PromptPicture
+from pumice.images.prepared import PromptImage
 from pumice.manifest import Manifest
 from pumice.result import Generated
-from pumice.scheduler.request import Clock, Job
+from pumice.scheduler.request import Clock, Request
 from pumice.scheduler.scheduler import Scheduler
 from pumice.sessions.runs import Cancellation
-from pumice.vision.encoder import PictureEncoder
+from pumice.vision.encoder import ImageEncoder
 from pumice.vision.features import PromptFeatures
 
 QUESTION = (
@@ -81,12 +81,12 @@ class Parts:
 
     manifest: Manifest
     decoder: Decoder
-    encoder: PictureEncoder
+    encoder: ImageEncoder
 
-    def encode(self, picture: PromptPicture) -> float:
-        """Seconds that the vision encoder takes; it must not remember pictures."""
+    def encode(self, image: PromptImage) -> float:
+        """Seconds that the vision encoder takes; it must not remember images."""
         began = time.perf_counter()
-        self.encoder.encode([picture], Cancellation())
+        self.encoder.encode([image], Cancellation())
         return time.perf_counter() - began
 
     def read(self, tokens: int) -> float:
@@ -109,21 +109,21 @@ class Parts:
         return self._answer(ids, cache, new + 1).token_s
 
     def _ids(self, count: int) -> list[int]:
-        """Any tokens but the picture's."""
+        """Any tokens but the image's."""
         ids = np.random.default_rng(0).integers(0, self.decoder.shape.vocab_size - 1, count)
         return [int(number) for number in ids + (ids >= self.manifest.image_tokens.token_id)]
 
     def _answer(self, ids: list[int], cache: KVCache, tokens: int) -> Spent:
         """Answer a prompt with so many tokens over a cache that may have some of it."""
         strategy, began = _Likeliest(tokens), time.perf_counter()
-        job = Job(
+        request = Request(
             ids, ids, PromptFeatures([], self.encoder), strategy, Clock(started=began), max_new_tokens=tokens
         )
         scheduler = Scheduler(self.decoder, cache)
-        scheduler.add(job)
+        scheduler.add(request)
         while scheduler.step():
             pass
-        job.results()  # raises what went wrong
+        request.results()  # raises what went wrong
         gaps: NDArray[np.float64] = np.diff(strategy.times)
         return Spent(first_s=strategy.times[0] - began, token_s=tuple(gaps.tolist()))
 
@@ -132,7 +132,7 @@ class _Likeliest:
     """A strategy: the likeliest token, whatever it means, so many times."""
 
     rows = 1
-    takes_likeliest = True
+    is_greedy = True
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -152,7 +152,7 @@ class _Likeliest:
         return [Generated(text="", token_ids=[], finish_reason="cancelled" if cancelled else "length")]
 
 
-def synthetic_picture() -> Image.Image:
+def synthetic_image() -> Image.Image:
     """640 × 480: colours that change slowly, and some noise."""
     rows, columns = np.mgrid[0:480, 0:640]
     ramps = np.stack([columns * 255 / 639, rows * 255 / 479, (rows + columns) * 255 / 1118], axis=2)

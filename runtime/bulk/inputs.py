@@ -1,4 +1,4 @@
-"""The inputs of a run, one after another: lines of a JSONL file, or the pictures of a folder.
+"""The inputs of a run, one after another: lines of a JSONL file, or the images of a folder.
 
 Enters: a path. Leaves: `Entry` objects in an order that is always the same, and the `Identity` by which a resumed run
 knows its inputs again. Nothing grows with their number but 8 bytes an id, while duplicates are looked for.
@@ -21,10 +21,10 @@ from pumice.bulk.item import record_id
 from pumice.errors import BatchError, PumiceError, UsageError
 
 MAX_LINE = 64 * 2**20
-"""Bytes of a line: room for two of the largest pictures as data URIs."""
+"""Bytes of a line: room for two of the largest images as data URIs."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-"""Of pictures in a folder, in small letters or capitals."""
+"""Of images in a folder, in small letters or capitals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ def open_inputs(path: Path) -> Inputs:
         UsageError: neither a folder nor a regular file.
     """
     if path.is_dir():
-        return PictureFolder(path)
+        return ImageFolder(path)
     if not path.exists():
-        raise UsageError(f"there is no {str(path)!r}: expected a JSONL file, or a folder of pictures")
+        raise UsageError(f"there is no {str(path)!r}: expected a JSONL file, or a folder of images")
     if not path.is_file():
         raise UsageError(f"{str(path)!r} is no regular file: inputs are read twice, so pipes will not do")
     return JsonLines(path)
@@ -122,7 +122,7 @@ def _entry(index: int, number: int, line: bytes | None) -> Entry:
 
 def _fields(where: str, line: bytes | None) -> dict[str, Any]:
     if line is None:
-        raise UsageError(f"{where} has more than {MAX_LINE:,} bytes; give pictures as paths")
+        raise UsageError(f"{where} has more than {MAX_LINE:,} bytes; give images as paths")
     try:
         fields = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -135,8 +135,8 @@ def _fields(where: str, line: bytes | None) -> dict[str, Any]:
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 
-class PictureFolder:
-    """A record a picture, in the order of their paths; hidden files are skipped, links to folders not followed.
+class ImageFolder:
+    """A record an image, in the order of their paths; hidden files are skipped, links to folders not followed.
 
     Its id is the path from the folder on, with `/` between its parts.
     """
@@ -182,7 +182,7 @@ def scan(inputs: Inputs) -> Identity:
         raise _unreadable(inputs, error) from None
     if not ids:
         raise BatchError(
-            f"{str(inputs.path)!r} has no records: expected lines of JSON, or pictures ({_LISTED})"
+            f"{str(inputs.path)!r} has no records: expected lines of JSON, or images ({_LISTED})"
         )
     unique, counts = np.unique(np.frombuffer(ids, np.uint64), return_counts=True)
     if len(unique) < len(ids):

@@ -1,6 +1,6 @@
 """What one input asks of the engine.
 
-Enters: the fields of a record, and what holds for records that do not say otherwise. Leaves: a `Request`; or a typed
+Enters: the fields of a record, and what holds for records that do not say otherwise. Leaves: a `BatchItem`; or a typed
 error, which becomes the record's.
 """
 
@@ -36,7 +36,7 @@ class Defaults:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class BatchItem:
     """Arguments of `Engine.submit` for input number `index`."""
 
     index: int
@@ -47,7 +47,7 @@ class Request:
     options: Mapping[str, Any]
 
 
-def make_request(index: int, record_id: str, fields: Mapping[str, Any], defaults: Defaults) -> Request:
+def make_item(index: int, record_id: str, fields: Mapping[str, Any], defaults: Defaults) -> BatchItem:
     """Read a record's fields; those that are None count as left out.
 
     Raises:
@@ -61,7 +61,7 @@ def make_request(index: int, record_id: str, fields: Mapping[str, Any], defaults
     raw = defaults.raw if fields.get("raw") is None else fields["raw"]
     if not isinstance(raw, bool):
         raise UsageError(f"the record's raw is of type {type(raw).__name__}, expected true or false")
-    return Request(
+    return BatchItem(
         index=index,
         id=record_id,
         prompt=_prompt(fields, defaults),

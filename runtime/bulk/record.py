@@ -43,7 +43,7 @@ class Answer:
 class Record:
     """What came of input number `index` (from 0): either `error`, or `text` and what follows it.
 
-    `image_tokens` are those of `prompt_tokens` that stand for pictures. `seconds` run from the submission to the end,
+    `image_tokens` are those of `prompt_tokens` that stand for images. `seconds` run from the submission to the end,
     waiting included. Of several answers the best is told here, and all of them in `answers`.
     """
 

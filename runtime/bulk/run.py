@@ -1,6 +1,6 @@
 """A whole run: inputs on disk to an output on disk, begun or gone on with.
 
-Enters: a bundle, a JSONL file or a folder of pictures, and where the output goes. Leaves: the output; or, after
+Enters: a bundle, a JSONL file or a folder of images, and where the output goes. Leaves: the output; or, after
 Ctrl-C, a kill or a full disk, a journal that the same call goes on from.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import msgspec
 
 from pumice.bulk.inputs import Entry, Identity, Inputs, entries, open_inputs, scan
-from pumice.bulk.item import Defaults, Request, make_request
+from pumice.bulk.item import BatchItem, Defaults, make_item
 from pumice.bulk.journal import Journal
 from pumice.bulk.output import Output
 from pumice.bulk.progress import Progress
@@ -131,7 +131,7 @@ def _work(records: Iterator[Record], journal: Journal, total: int, out: TextIO) 
 
 def _items(
     run: Run, inputs: Inputs, identity: Identity, output: Output, start: int
-) -> Iterator[Request | Record]:
+) -> Iterator[BatchItem | Record]:
     """What is left to do from input number `start` on; records of a finished output stand, unless they are errors."""
     defaults = Defaults(prompt=run.prompt, raw=run.raw, options=run.options, folder=inputs.folder)
     finished = output.records() if output.exists else None
@@ -153,10 +153,10 @@ def _same(record: Record | None, entry: Entry, output: Path) -> Record:
     return record
 
 
-def _request(entry: Entry, defaults: Defaults) -> Request | Record:
+def _request(entry: Entry, defaults: Defaults) -> BatchItem | Record:
     if isinstance(entry.fields, PumiceError):
         return failed(entry.index, entry.id, entry.fields)
     try:
-        return make_request(entry.index, entry.id, entry.fields, defaults)
+        return make_item(entry.index, entry.id, entry.fields, defaults)
     except UsageError as error:
         return failed(entry.index, entry.id, UsageError(f"{entry.where}: {error}"))

@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pumice.bulk.item import Defaults, Request, make_request, record_id
+from pumice.bulk.item import BatchItem, Defaults, make_item, record_id
 from pumice.bulk.record import Record, answered, failed
 from pumice.errors import EngineClosedError, PumiceError, QueueFullError, UsageError
 
@@ -64,7 +64,7 @@ def run_batch(
             `generate`. They are read as they are needed. A record without id has its index as one.
         prompt: the prompt of records without one.
         raw: take prompts as they stand.
-        folder: where relative paths of pictures begin; by default the working directory.
+        folder: where relative paths of images begin; by default the working directory.
         slots: answers at a time, if `engine` is a model.
         in_flight: requests in the engine at most, 1 …; by default twice `slots`.
         options: options of `generate` for all records; a record's own come first. Each record draws with a seed made of
@@ -84,7 +84,7 @@ def run_batch(
 
 
 def _run(
-    engine: Submitter | Model, items: Iterator[Request | Record], slots: int, in_flight: int
+    engine: Submitter | Model, items: Iterator[BatchItem | Record], slots: int, in_flight: int
 ) -> Iterator[Record]:
     from pumice.engine import Engine
     from pumice.model import Model
@@ -95,13 +95,13 @@ def _run(
         yield from answer_all(engine, items, in_flight=in_flight)
 
 
-def _item(index: int, fields: Mapping[str, Any], defaults: Defaults) -> Request | Record:
+def _item(index: int, fields: Mapping[str, Any], defaults: Defaults) -> BatchItem | Record:
     identity = str(index)
     try:
         if not isinstance(fields, Mapping):
             raise UsageError(f"the record is a {type(fields).__name__}, expected a mapping of fields")
         identity = record_id(fields, identity)
-        return make_request(index, identity, fields, defaults)
+        return make_item(index, identity, fields, defaults)
     except PumiceError as error:
         return failed(index, identity, error)
 
@@ -117,7 +117,7 @@ class _Place:
 
 
 def answer_all(
-    engine: Submitter, items: Iterable[Request | Record], *, in_flight: int, ahead: int = AHEAD
+    engine: Submitter, items: Iterable[BatchItem | Record], *, in_flight: int, ahead: int = AHEAD
 ) -> Iterator[Record]:
     """The records of requests, in order; records among them are passed on. What is under way is cancelled if this is
     closed. Raises as `run_batch`."""
@@ -136,14 +136,14 @@ class _Window:
     """Inputs that were begun and are not given out yet."""
 
     def __init__(
-        self, engine: Submitter, items: Iterable[Request | Record], *, in_flight: int, ahead: int
+        self, engine: Submitter, items: Iterable[BatchItem | Record], *, in_flight: int, ahead: int
     ) -> None:
         self._engine, self._items = engine, iter(items)
         self._in_flight, self._ahead = in_flight, ahead
         self._line: deque[_Place] = deque()
         self._flying: dict[Future[Any], _Place] = {}
         self._landed: SimpleQueue[tuple[Future[Any], float]] = SimpleQueue()
-        self._next: Request | Record | None = None
+        self._next: BatchItem | Record | None = None
         """Read from the inputs, and not begun."""
 
     def first(self) -> _Place | None:
@@ -183,7 +183,7 @@ class _Window:
                 return
             self._next = None
 
-    def _begin(self, item: Request | Record) -> bool:
+    def _begin(self, item: BatchItem | Record) -> bool:
         """Give an input its place; False if the engine has no room now."""
         place = _Place(index=item.index, id=item.id, submitted=time.perf_counter())
         if isinstance(item, Record):

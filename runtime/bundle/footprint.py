@@ -28,7 +28,7 @@ REFINED_HEAD = "decoder/lm_head.refined"
 
 _TOKENIZER = 20  # bytes in memory for each byte of tokenizer.json
 _SCALE = 4  # bytes of a block's scale; as many again are made when it is packed
-_VISION_FLOATS = 17  # values for each patch and unit of width that one picture leaves in ONNX Runtime's arena
+_VISION_FLOATS = 17  # values for each patch and unit of width that one image leaves in ONNX Runtime's arena
 _DECODER_FLOATS = 32  # values for each token and unit of width of a chunk, MLP included
 _LOGIT_ROWS = 4  # the graph's, and what processors make of them
 
@@ -49,8 +49,8 @@ def rounded_down(shape: DecoderShape, positions: int) -> int:
     return shape.context_length if positions >= shape.context_length else max(0, positions // STEP * STEP)
 
 
-def picture_tokens(manifest: Manifest) -> int:
-    """Image tokens of a picture; of the largest one where they vary."""
+def image_tokens(manifest: Manifest) -> int:
+    """Image tokens of an image; of the largest one where they vary."""
     tokens, longest = manifest.image_tokens, manifest.image.resize_longest_edge
     if tokens.per_image is not None:
         return tokens.per_image
@@ -103,12 +103,12 @@ def unpacked_bytes(manifest: Manifest, *, low_memory: bool) -> int:
 
 
 def vision_activation_bytes(manifest: Manifest) -> int:
-    """What a picture takes in the vision encoder; the tower's width is estimated from the number of its weights."""
+    """What an image takes in the vision encoder; the tower's width is estimated from the number of its weights."""
     bits = _bits_of(manifest, "vision_encoder")
     stored = _stored(manifest, manifest.graphs.vision_encoder)
     values = stored / (_float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
     width = math.cbrt(3.6 * values)  # 12·width² a layer, and about width / 43 layers
-    return int(4 * _VISION_FLOATS * picture_tokens(manifest) * width)
+    return int(4 * _VISION_FLOATS * image_tokens(manifest) * width)
 
 
 def decoder_activation_bytes(shape: DecoderShape) -> int:

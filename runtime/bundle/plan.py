@@ -14,9 +14,9 @@ from pumice.bundle.footprint import (
     PROCESS,
     STEP,
     decoder_activation_bytes,
+    image_tokens,
     logits_bytes,
     packing_bytes,
-    picture_tokens,
     position_bytes,
     rounded_down,
     rounded_up,
@@ -38,7 +38,7 @@ GROWING = ("KV cache", "attention scores")
 _MIB = 2**20
 _LEAST_PREFIXES = 128 * _MIB
 _MOST_FEATURES = 256 * _MIB
-_FEATURED_PICTURES = 32
+_FEATURED_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class MemoryPlan:
 
     context: int
     batch: int
-    pictures: int
+    images: int
     low_memory: bool
     loaded: dict[str, int]
     answering: dict[str, int]
@@ -92,7 +92,7 @@ def plan(
     *,
     context: int | None = None,
     batch: int = 1,
-    pictures: int = 1,
+    images: int = 1,
     low_memory: bool = False,
     optimized: bool = False,
     available: int | None = None,
@@ -103,7 +103,7 @@ def plan(
         manifest: of the bundle; nothing else of it is read.
         context: tokens of each prompt and its answer, 1 … context length (default: all of it).
         batch: sequences at once, or slots of an engine, 1 … `MAX_BATCH`.
-        pictures: that go through the vision encoder at once, 0 … `MAX_BATCH`.
+        images: that go through the vision encoder at once, 0 … `MAX_BATCH`.
         low_memory: as in `pumice.load`.
         optimized: with the copy that `pumice optimize` makes; `low_memory` changes nothing then.
         available: bytes to fit into (default: `available_memory()`).
@@ -115,19 +115,19 @@ def plan(
     context = _checked(
         "context", shape.context_length if context is None else context, 1, shape.context_length
     )
-    batch, pictures = _checked("batch", batch, 1, MAX_BATCH), _checked("pictures", pictures, 0, MAX_BATCH)
+    batch, images = _checked("batch", batch, 1, MAX_BATCH), _checked("images", images, 0, MAX_BATCH)
     available = available_memory() if available is None else available
     low_memory = low_memory and not optimized
     held, mapped = weight_bytes(manifest, low_memory=low_memory, optimized=optimized)
     return MemoryPlan(
         context=context,
         batch=batch,
-        pictures=pictures,
+        images=images,
         low_memory=low_memory,
         loaded={"process": PROCESS, "tokenizer": tokenizer_bytes(manifest), "weights": held},
         answering={
             "KV cache": position_bytes(shape) * batch * rounded_up(shape, context),
-            "vision activations": pictures * vision_activation_bytes(manifest),
+            "vision activations": images * vision_activation_bytes(manifest),
             "decoder activations": decoder_activation_bytes(shape),
             "attention scores": score_bytes(shape) * rounded_up(shape, context),
             "unpacked matrix": unpacked_bytes(manifest, low_memory=low_memory),
@@ -175,10 +175,10 @@ def default_prefix_cache_bytes(manifest: Manifest, available: int | None = None)
 
 
 def default_feature_cache_bytes(manifest: Manifest, available: int | None = None) -> int:
-    """What features of pictures may take: about 32 pictures' [tokens, D] float32, at most 256 MiB or a tenth of the
+    """What features of images may take: about 32 images' [tokens, D] float32, at most 256 MiB or a tenth of the
     memory that is left."""
-    tokens = picture_tokens(manifest)
-    wanted = _FEATURED_PICTURES * tokens * manifest.decoder.hidden_size * 4
+    tokens = image_tokens(manifest)
+    wanted = _FEATURED_IMAGES * tokens * manifest.decoder.hidden_size * 4
     return _bounded(min(wanted, _MOST_FEATURES), available)
 
 

@@ -13,7 +13,7 @@ from pumice.cli.run import DEVICES
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice batch BUNDLE INPUTS -o OUTPUT`."""
     parser.add_argument("bundle", help="folder that `pumice export` wrote")
-    parser.add_argument("inputs", help="a JSONL file of records, or a folder of pictures")
+    parser.add_argument("inputs", help="a JSONL file of records, or a folder of images")
     parser.add_argument(
         "-o",
         "--output",

@@ -17,7 +17,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", action="store_true", help="time by operator and by layer, instead of speeds and memory"
     )
-    parser.add_argument("-i", "--image", metavar="FILE", help="picture to encode (one that is made up)")
+    parser.add_argument("-i", "--image", metavar="FILE", help="image to encode (one that is made up)")
     parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens to read (%(default)s)")
     parser.add_argument(
         "--context",
@@ -38,7 +38,7 @@ def run_bench(args: argparse.Namespace) -> int:
     """Measure or profile, and print."""
     from pumice.benchmark import measurement, report
     from pumice.benchmark import profiler as recording
-    from pumice.benchmark.workload import Workload, synthetic_picture
+    from pumice.benchmark.workload import Workload, synthetic_image
 
     workload = Workload(
         prompt=args.prompt,
@@ -46,11 +46,11 @@ def run_bench(args: argparse.Namespace) -> int:
         new=args.new,
         repeats=(3 if args.profile else 5) if args.repeats is None else args.repeats,
     )
-    picture = synthetic_picture() if args.image is None else args.image
+    image = synthetic_image() if args.image is None else args.image
     run: Any = recording.record if args.profile else measurement.measure
     found = run(
         args.bundle,
-        picture,
+        image,
         workload,
         device=args.device,
         threads=args.threads,

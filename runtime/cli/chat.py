@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pumice.stream import TextStream
 
 HELP = """\
-/image PATH   add a picture to the next question
+/image PATH   add an image to the next question
 /again        answer the last question anew
 /undo         forget the last question and its answer
 /reset        begin anew
@@ -30,25 +30,25 @@ def run_chat(chat: Chat, images: list[str]) -> int:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for input()
     print("Ask away; /help lists the commands.", file=sys.stderr)
-    pictures = list(images)
+    prepared = list(images)
     while True:
-        line = _read_line(len(pictures))
+        line = _read_line(len(prepared))
         if line is None or line == "/quit":
             return 0
         try:
             if line.startswith("/"):
-                _obey(line, chat, pictures)
+                _obey(line, chat, prepared)
             elif line:
-                _show(chat.stream(line, pictures))
-                pictures.clear()
+                _show(chat.stream(line, prepared))
+                prepared.clear()
         except PumiceError as error:
             print("pumice: error:", error, file=sys.stderr)
 
 
-def _read_line(pictures: int) -> str | None:
+def _read_line(images: int) -> str | None:
     """What was typed; empty after Ctrl-C, None at the end of input."""
     try:
-        return input(f"[{pictures} picture{'s' * (pictures > 1)}] > " if pictures else "> ").strip()
+        return input(f"[{images} image{'s' * (images > 1)}] > " if images else "> ").strip()
     except KeyboardInterrupt:
         print()
         return ""
@@ -57,17 +57,17 @@ def _read_line(pictures: int) -> str | None:
         return None
 
 
-def _obey(line: str, chat: Chat, pictures: list[str]) -> None:
+def _obey(line: str, chat: Chat, images: list[str]) -> None:
     command, _, argument = line.partition(" ")
     if command == "/image" and argument.strip():
-        pictures.append(argument.strip())
+        images.append(argument.strip())
     elif command == "/again":
         _show(chat.stream_again())
     elif command == "/undo":
         chat.rewind(-1)
     elif command == "/reset":
         chat.reset()
-        pictures.clear()
+        images.clear()
     elif command == "/help":
         print(HELP)
     else:

@@ -84,7 +84,7 @@ def _plan_rows(found: MemoryPlan) -> list[tuple[str, str]]:
     whole = {**found.loaded, **found.answering, "total": found.total}
     rows = [(name, f"{size / 2**20:10,.1f} MiB") for name, size in whole.items() if size]
     at_once = "1 prompt" if found.batch == 1 else f"{found.batch:,} prompts at once"
-    rows.insert(0, ("for", f"{at_once}, {found.context:,} tokens each, {found.pictures} picture on the CPU"))
+    rows.insert(0, ("for", f"{at_once}, {found.context:,} tokens each, {found.images} image on the CPU"))
     rows.append(("while loading", f"{found.packing / 2**20:10,.1f} MiB more, before there is a KV cache"))
     rows.append(("left in files", f"{found.mapped / 2**20:10,.1f} MiB that need not stay in memory"))
     if found.available is None:
@@ -100,7 +100,7 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
         print(f"{name:{width}}  {value}")
 
 
-def _picture(image: ImageProcessing, tokens: ImageTokens) -> str:
+def _image(image: ImageProcessing, tokens: ImageTokens) -> str:
     if image.size is None:
         patch = f"{tokens.patch_size} × {tokens.patch_size} pixels"
         return f"up to {image.resize_longest_edge} pixels a side, a token for {patch} and one for each row"
@@ -124,7 +124,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{source.checkpoint} ({source.vision_model_type} + {source.text_model_type}, {source.dtype})",
         ),
         ("precision", stored),
-        ("picture", _picture(image, manifest.image_tokens)),
+        ("image", _image(image, manifest.image_tokens)),
         (
             "decoder",
             f"{decoder.layers} layers, {decoder.hidden_size} wide, {decoder.kv_heads} × {decoder.head_dim} keys",

@@ -28,8 +28,8 @@ from pumice.errors import UsageError
 COMMANDS: dict[
     str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 ] = {
-    "run": ("ask a bundle about pictures; without a prompt, chat with it", add_run_arguments, run_run),
-    "batch": ("answer all records of a file, or pictures of a folder", add_batch_arguments, run_batch),
+    "run": ("ask a bundle about images; without a prompt, chat with it", add_run_arguments, run_run),
+    "batch": ("answer all records of a file, or images of a folder", add_batch_arguments, run_batch),
     "info": ("show what is inside a bundle", add_info_arguments, run_info),
     "bench": ("measure how quick a bundle is here, or what takes the time", add_bench_arguments, run_bench),
     "optimize": (
@@ -89,7 +89,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if args.command == "run" and args.prompt is None and len(rest) == 1 and not rest[0].startswith("--"):
         args.prompt = (
             rest.pop()
-        )  # argparse overlooks an optional PROMPT after an option: run BUNDLE -i PICTURE PROMPT
+        )  # argparse overlooks an optional PROMPT after an option: run BUNDLE -i IMAGE PROMPT
     if rest:
         commands.choices[args.command].error(f"unrecognized arguments: {' '.join(rest)}")
     return args

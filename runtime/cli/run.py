@@ -19,7 +19,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice run BUNDLE [-i IMAGE]... [PROMPT]`."""
     parser.add_argument("bundle", help="folder that `pumice export` wrote")
     parser.add_argument(
-        "-i", "--image", action="append", default=[], help="picture of the question; repeatable"
+        "-i", "--image", action="append", default=[], help="image of the question; repeatable"
     )
     parser.add_argument(
         "prompt",

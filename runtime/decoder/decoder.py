@@ -1,7 +1,7 @@
 """The embedding and decoder graphs at work on a cache: tokens in, logits out.
 
-fill        ids [1, T] + features [M, D] ─embedding─▶ [1, T, D] ─prefill─▶                 fills T positions of a slot
-read        ids [1, T] + features [M, D] ─embedding─▶ [1, T, D] ─decoder─▶ logits [N, V]   fills T positions of a slot
+prefill     ids [1, T] + features [M, D] ─embedding─▶ [1, T, D] ─prefill─▶                 fills T positions of a slot
+forward     ids [1, T] + features [M, D] ─embedding─▶ [1, T, D] ─decoder─▶ logits [N, V]   fills T positions of a slot
 DecodeStep  a token each for R slots     ─embedding─▶ [R, 1, D] ─decoder─▶ logits [R, V]   fills one position of each
 
 Bundles without a prefill graph fill by the decoder too.
@@ -44,7 +44,7 @@ class Decoder:
         self.shape = manifest.decoder
         inputs = {tensor.name for tensor in manifest.graphs.decoder.inputs}
         self._keeps = "num_logits_to_keep" if "num_logits_to_keep" in inputs else None
-        self.gives_tokens = any(tensor.name == GREEDY for tensor in manifest.graphs.decoder.outputs)
+        self.gives_greedy_token = any(tensor.name == GREEDY for tensor in manifest.graphs.decoder.outputs)
         """Whether the likeliest tokens can be had without logits, by a `DeviceStep`."""
 
     @property
@@ -63,7 +63,7 @@ class Decoder:
             return DecodeStep(self.sessions, self.shape, cache, slots)
         return DeviceStep(self.sessions, memory, self.shape, cache, slots)
 
-    def read(
+    def forward(
         self,
         ids: Sequence[int],
         keys: Sequence[Key],
@@ -76,7 +76,7 @@ class Decoder:
     ) -> Floats:
         """Logits after the last `keep` of `ids` (0: of all), shape = (keep, vocabulary); the slot grows by `len(ids)`.
 
-        `keys` say what the ids stand for; `features` are those of the pictures in `ids`, shape = (image tokens, D).
+        `keys` say what the ids stand for; `features` are those of the images in `ids`, shape = (image tokens, D).
         The slot may be filled already. Without a `cancellation` the run cannot be ended: for few tokens. Logits are not
         checked: see `finite`.
 
@@ -97,7 +97,7 @@ class Decoder:
         logits_NV: Floats = binding.get_outputs()[-1].numpy()[0]
         return logits_NV
 
-    def read_prompt(
+    def prefill(
         self,
         ids: Sequence[int],
         keys: Sequence[Key],
@@ -110,24 +110,26 @@ class Decoder:
     ) -> Floats | None:
         """The next tokens of a prompt; where it `ends` with them, logits after the last, shape = (vocabulary,).
 
-        Arguments, and what is raised, as for `read`. Where there is a prefill graph it reads every token but a prompt's
-        last, so that what a position holds does not depend on how a prompt was cut.
+        Arguments, and what is raised, as for `forward`. Where there is a prefill graph it reads every token but a
+        prompt's last, so that what a position holds does not depend on how a prompt was cut.
         """
         if self.sessions.prefill is None:
-            logits_1V = self.read(ids, keys, features, cache, slot, cancellation=cancellation)
+            logits_1V = self.forward(ids, keys, features, cache, slot, cancellation=cancellation)
             return logits_1V[0] if ends else None
         filled = len(ids) - 1 if ends else len(ids)
-        pictures = sum(isinstance(key, bytes) for key in keys[:filled])
+        images = sum(isinstance(key, bytes) for key in keys[:filled])
         if filled:
-            self._fill(ids[:filled], keys[:filled], features[:pictures], cache, slot, cancellation)
+            self._prefill_graph(ids[:filled], keys[:filled], features[:images], cache, slot, cancellation)
         if not ends:
             return None
         last = slice(filled, None)
-        rest = features[pictures:]
-        logits_V: Floats = self.read(ids[last], keys[last], rest, cache, slot, cancellation=cancellation)[0]
+        rest = features[images:]
+        logits_V: Floats = self.forward(ids[last], keys[last], rest, cache, slot, cancellation=cancellation)[
+            0
+        ]
         return logits_V
 
-    def rest(self, tokens: int) -> None:
+    def release_prefill(self, tokens: int) -> None:
         """No prompt is to be read for a while; `tokens` of the last one were.
 
         Gives back the memory of the prefill graph's mapped weights, where touching them again is cheap beside that.
@@ -135,7 +137,7 @@ class Decoder:
         if tokens >= _LONG:
             release(self.sessions.released_prefill)
 
-    def _fill(
+    def _prefill_graph(
         self,
         ids: Sequence[int],
         keys: Sequence[Key],
@@ -167,7 +169,7 @@ class Decoder:
             BundleError: the bundle gives the last position's only.
         """
         cache = self.new_cache(len(ids))
-        logits_TV = self.read(ids, ids, features, cache, cancellation=Cancellation(), keep=0)
+        logits_TV = self.forward(ids, ids, features, cache, cancellation=Cancellation(), keep=0)
         if not finite(logits_TV):
             raise not_finite()
         return logits_TV

@@ -19,7 +19,7 @@ Embeds: TypeAlias = "NDArray[np.float32] | OrtValue"
 
 
 def embed(session: Any, memory: DeviceMemory | None, ids: Sequence[int], features: Rows) -> Embeds:
-    """Embeddings of `ids` and of the pictures' rows in them, float32 [1, T, D], in `memory` or on the host.
+    """Embeddings of `ids` and of the images' rows in them, float32 [1, T, D], in `memory` or on the host.
 
     Raises:
         GenerationError: a failure in ONNX Runtime.

@@ -46,20 +46,20 @@ class KVCache:
         assert memory is not None or device == "cpu"
         self.shape, self.device, self.slots, self._memory = shape, device, slots, memory
         self.capacity = self._rounded(capacity)
-        self.keys: list[list[Key]] = [[] for _ in range(slots)]
+        self.contents: list[list[Key]] = [[] for _ in range(slots)]
         self._buffers = self._allocated(self.capacity)
 
     def length(self, slot: int) -> int:
         """Positions of a slot that are filled."""
-        return len(self.keys[slot])
+        return len(self.contents[slot])
 
     def rewind(self, slot: int, length: int) -> None:
         """Forget a slot's positions from `length` on; the next tokens overwrite them."""
-        del self.keys[slot][length:]
+        del self.contents[slot][length:]
 
     def fill(self, slot: int, keys: Sequence[Key]) -> None:
         """Note what the decoder wrote behind a slot's filled positions."""
-        self.keys[slot].extend(keys)
+        self.contents[slot].extend(keys)
 
     def bind(self, binding: Any, first: int, count: int) -> None:
         """Bind `count` slots from `first` on as a batch, as past and as present."""
@@ -83,9 +83,9 @@ class KVCache:
 
     def copy(self, source: int, target: int) -> None:
         """Make one slot hold what another holds; what both begin with, as beams do, is not copied."""
-        start = common_prefix(self.keys[source], self.keys[target])
+        start = common_prefix(self.contents[source], self.contents[target])
         self._buffers.copy(source, target, start, self.length(source))
-        self.keys[target] = list(self.keys[source])
+        self.contents[target] = list(self.contents[source])
 
     def reserve(self, capacity: int) -> None:
         """Make room for so many positions; keeps what is filled, by copying it once where the buffers must grow.

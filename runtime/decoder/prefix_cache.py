@@ -4,10 +4,10 @@ Enters: what a cache's slot holds when a request ends. Leaves: the same position
 begins alike.
 
 Positions are kept in blocks. A block's name is a hash of all keys up to its end, so that equal names mean equal prompts
-up to there, pictures included, and prompts that begin alike share their first blocks:
+up to there, images included, and prompts that begin alike share their first blocks:
 
-    "You are kind. <picture> What is this?"     block 1 ─ block 2 ─ block 3
-    "You are kind. <picture> How many are …"                      └ block 4
+    "You are kind. <image> What is this?"     block 1 ─ block 2 ─ block 3
+    "You are kind. <image> How many are …"                      └ block 4
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BLOCK = 32
 class Cache(Protocol):
     """What is needed of a `KVCache`."""
 
-    keys: list[list[Key]]
+    contents: list[list[Key]]
     capacity: int
 
     def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
@@ -76,10 +76,10 @@ class PrefixCache:
 
         The last key is left to be read, for its logits are needed; and no more is written than the cache has room for.
         """
-        held = len(cache.keys[slot])
+        held = len(cache.contents[slot])
         if self._max_bytes == 0:
             return held
-        assert common_prefix(cache.keys[slot], keys) == held
+        assert common_prefix(cache.contents[slot], keys) == held
         blocks = self._found(keys[: min(max(0, len(keys) - 1), cache.capacity)])
         stop = len(blocks) * BLOCK
         if stop <= held:
@@ -87,19 +87,19 @@ class PrefixCache:
         # one write: on other devices than the CPU each of them moves the whole cache
         positions = np.concatenate(blocks[held // BLOCK :], axis=2)[:, :, held % BLOCK :]
         cache.write(slot, held, positions)
-        cache.keys[slot].extend(keys[held:stop])
+        cache.contents[slot].extend(keys[held:stop])
         with self._lock:
             self._restored += stop - held
         return stop
 
     def save(self, cache: Cache, slot: int) -> None:
         """Keep the slot's positions, as many of its first blocks as there is room for."""
-        if self._max_bytes == 0 or len(cache.keys[slot]) < BLOCK:
+        if self._max_bytes == 0 or len(cache.contents[slot]) < BLOCK:
             return
         if self._block_bytes is None:
             self._block_bytes = cache.read(slot, 0, 1).nbytes * BLOCK
         fitting = self._max_bytes // self._block_bytes
-        names = list(_names(cache.keys[slot][: fitting * BLOCK]))  # more are not even copied
+        names = list(_names(cache.contents[slot][: fitting * BLOCK]))  # more are not even copied
         with self._lock:
             first = self._leading(names)
         blocks = {}

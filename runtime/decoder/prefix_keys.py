@@ -1,7 +1,7 @@
 """What the positions of a sequence hold.
 
-Enters: token ids, and the digests of their pictures. Leaves: keys, by which prefixes are compared: equal ids of
-different pictures differ.
+Enters: token ids, and the digests of their images. Leaves: keys, by which prefixes are compared: equal ids of
+different images differ.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 Key: TypeAlias = "int | bytes"
-"""A token's id; or, for an image token, its picture's digest of 32 bytes."""
+"""A token's id; or, for an image token, its image's digest of 32 bytes."""
 
 
-class Picture(Protocol):
-    """What is needed of a prompt's picture."""
+class KeyedImage(Protocol):
+    """What is needed of a prompt's image."""
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that no other picture has."""
+        """32 bytes that no other image has."""
         ...
 
     @property
@@ -27,11 +27,11 @@ class Picture(Protocol):
         ...
 
 
-def prompt_keys(ids: Sequence[int], image_token_id: int, pictures: Sequence[Picture]) -> list[Key]:
-    """The keys of a prompt's tokens; its image tokens are the pictures', in order."""
-    if not pictures:
+def prompt_keys(ids: Sequence[int], image_token_id: int, images: Sequence[KeyedImage]) -> list[Key]:
+    """The keys of a prompt's tokens; its image tokens are the images', in order."""
+    if not images:
         return list(ids)
-    owners = (picture.digest for picture in pictures for _ in range(picture.tokens))
+    owners = (image.digest for image in images for _ in range(image.tokens))
     return [next(owners) if token == image_token_id else token for token in ids]
 
 

@@ -74,7 +74,7 @@ class DeviceStep:
         logits_R1V: NDArray[np.float32] = self._logits_R1V.numpy()
         return logits_R1V[:, 0]
 
-    def likeliest(self, tokens: Tokens) -> list[int]:
+    def greedy(self, tokens: Tokens) -> list[int]:
         """The likeliest token after each slot's, -1 where the logits are not finite; otherwise as `DecodeStep`."""
         self._run(tokens, self._with_tokens, self._recording_tokens)
         chosen: list[int] = self._chosen_R.numpy().tolist()

@@ -2,7 +2,7 @@
 
 submit ─▶ admission.py ─▶ preparation.py ─▶ stepper.py ──▶ delivery.py ─▶ future
 checks    a bounded       a thread: text,   a thread: the   a thread: results,
-options   line            pictures, vision  scheduler       errors, callbacks
+options   line            images, vision  scheduler       errors, callbacks
                                                └─ text ───▶ streams.py
 """
 

@@ -1,6 +1,6 @@
-"""Many requests to one model at once: the object that servers and bulk jobs talk to.
+"""Many requests to one model at once: the object that servers and bulk requests talk to.
 
-Enters: prompts, pictures and options, from any thread or event loop. Leaves: futures and streams of answers.
+Enters: prompts, images and options, from any thread or event loop. Leaves: futures and streams of answers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Unpack
 
 from pumice.engine.metrics import EngineCounters
 from pumice.engine.streams import AsyncEngineStream, AsyncText, EngineStream, closed_early
-from pumice.engine.submission import Deadline, Question, Request
-from pumice.engine.threads import Crew
+from pumice.engine.submission import Deadline, Question, Submission
+from pumice.engine.threads import EngineThreads
 from pumice.engine.workplace import make_workplace
 from pumice.errors import EngineClosedError, QueueFullError, UsageError
 from pumice.generation.options import GenerationArguments
@@ -59,7 +59,9 @@ class Engine:
         workplace = make_workplace(model, slots=self._slots, context=context)
         self._context = workplace.context
         self._options = workplace.options
-        self._crew = Crew(workplace.make_job, workplace.scheduler, slots=self._slots, max_queue=waiting)
+        self._crew = EngineThreads(
+            workplace.make_request, workplace.scheduler, slots=self._slots, max_queue=waiting
+        )
         # An engine that is let go takes nothing more, but what it accepted is answered.
         weakref.finalize(self, self._crew.retire).atexit = False
 
@@ -85,7 +87,7 @@ class Engine:
     def counters(self) -> EngineCounters:
         """What the engine has done so far, and does now; also of a closed one."""
         crew = self._crew
-        return crew.tally.snapshot(queued=crew.admission.queued, running=crew.admission.running)
+        return crew.tally.snapshot(queued=crew.request_queue.queued, running=crew.request_queue.running)
 
     def submit(
         self,
@@ -98,7 +100,7 @@ class Engine:
     ) -> Future[Generation]:
         """Have a prompt answered; returns at once.
 
-        Arrays and PIL images must stay as they are until the answer is there; lists of messages and of pictures may
+        Arrays and PIL images must stay as they are until the answer is there; lists of messages and of images may
         change.
 
         Args:
@@ -111,7 +113,7 @@ class Engine:
         Returns:
             A future of a `Generation`; of a list of them, best first, where `num_return_sequences` is above 1. Its
             `cancel` works for as long as it is not done. It raises what `Model.generate` raises of a prompt and its
-            pictures, and `DeadlineError`. Its callbacks run in a thread of the engine: they may take a while, but then
+            images, and `DeadlineError`. Its callbacks run in a thread of the engine: they may take a while, but then
             other answers come late.
 
         Raises:
@@ -132,9 +134,9 @@ class Engine:
     ) -> EngineStream:
         """Have a prompt answered piece by piece; arguments and errors are those of `submit`."""
         pieces: SimpleQueue[str | None] = SimpleQueue()
-        request = self._submit(prompt, images, raw, deadline, options, sink=pieces.put)
-        request.future.add_done_callback(lambda _: pieces.put(None))
-        return EngineStream(pieces, request.future, partial(self._crew.stepper.cancel, request))
+        submission = self._submit(prompt, images, raw, deadline, options, sink=pieces.put)
+        submission.future.add_done_callback(lambda _: pieces.put(None))
+        return EngineStream(pieces, submission.future, partial(self._crew.step_loop.cancel, submission))
 
     def astream(
         self,
@@ -150,9 +152,9 @@ class Engine:
         Call it where an event loop runs. Arguments and errors are those of `submit`.
         """
         text = AsyncText()
-        request = self._submit(prompt, images, raw, deadline, options, sink=text.put)
-        request.future.add_done_callback(lambda _: text.end())
-        return AsyncEngineStream(text, request.future, partial(self._crew.stepper.cancel, request))
+        submission = self._submit(prompt, images, raw, deadline, options, sink=text.put)
+        submission.future.add_done_callback(lambda _: text.end())
+        return AsyncEngineStream(text, submission.future, partial(self._crew.step_loop.cancel, submission))
 
     async def agenerate(
         self,
@@ -198,7 +200,7 @@ class Engine:
         deadline: float | None,
         options: Mapping[str, Any],
         sink: Callable[[str], None] | None = None,
-    ) -> Request:
+    ) -> Submission:
         """Let a request in; one with a sink gives a list of answers in any case."""
         crew = self._crew
         if not crew.here:
@@ -212,7 +214,7 @@ class Engine:
                 f"the request needs {rows} slots, one for each of its answers or beams, and the engine has "
                 f"{self._slots}: make one with more slots"
             )
-        request = Request(
+        submission = Submission(
             question=Question.of(prompt, images, raw=raw, options=chosen),
             started=started,
             deadline=limit,
@@ -220,21 +222,21 @@ class Engine:
             sink=sink,
         )
         try:
-            crew.admission.enter(request)
+            crew.request_queue.enter(submission)
         except QueueFullError:
             crew.tally.refused()
             raise
-        request.future.add_done_callback(partial(_stop_if_cancelled, weakref.ref(request), crew))
+        submission.future.add_done_callback(partial(_stop_if_cancelled, weakref.ref(submission), crew))
         if limit is not None:
-            crew.stepper.expect(request)
-        return request
+            crew.step_loop.expect(submission)
+        return submission
 
 
-def _stop_if_cancelled(request: weakref.ref[Request], crew: Crew, future: Future[Any]) -> None:
+def _stop_if_cancelled(submission: weakref.ref[Submission], crew: EngineThreads, future: Future[Any]) -> None:
     """Called when a future is done, at once where somebody cancels it."""
-    cancelled = request()
+    cancelled = submission()
     if future.cancelled() and cancelled is not None and not cancelled.ended:
-        crew.stepper.cancel(cancelled)
+        crew.step_loop.cancel(cancelled)
 
 
 def _deadline(seconds: float) -> Deadline:

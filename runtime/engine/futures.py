@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from pumice.engine.metrics import Outcome, Tally
+from pumice.engine.metrics import MetricsRecorder, Outcome
 from pumice.errors import PumiceError
 
 
@@ -27,7 +27,7 @@ class Settlement:
 class Delivery:
     """Settles futures, first come, first served."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: MetricsRecorder) -> None:
         self._tally = tally
         self._settlements: SimpleQueue[Settlement | None] = SimpleQueue()
 
@@ -59,11 +59,11 @@ class Delivery:
         if error is None:
             future.set_result(settlement.value)
         else:
-            future.set_exception(_light(error))
+            future.set_exception(without_traceback(error))
 
 
-def _light(error: PumiceError) -> PumiceError:
-    """The error without the frames in which it was raised, for these hold prompts and pictures."""
+def without_traceback(error: PumiceError) -> PumiceError:
+    """The error without the frames in which it was raised, for these hold prompts and images."""
     error.__traceback__ = None
     if error.__suppress_context__:
         error.__context__ = None

@@ -85,7 +85,7 @@ class Buckets:
         return Histogram(bounds=self._bounds, counts=tuple(self._counts), sum=self._sum)
 
 
-class Tally:
+class MetricsRecorder:
     """Counters that are being filled, by any thread."""
 
     def __init__(self, slots: int) -> None:

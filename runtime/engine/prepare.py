@@ -1,48 +1,48 @@
-"""The thread that makes requests ready: text, pictures, and the vision encoder, while others decode.
+"""The thread that makes requests ready: text, images, and the vision encoder, while others decode.
 
-Enters: requests, in the order in which they came. Leaves: jobs for the step thread.
+Enters: requests, in the order in which they came. Leaves: requests for the step thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from pumice.engine.request_queue import Admission
-from pumice.engine.step_loop import Stepper
-from pumice.engine.submission import Question, Request, typed
-from pumice.scheduler.request import Job
+from pumice.engine.request_queue import RequestQueue
+from pumice.engine.step_loop import StepLoop
+from pumice.engine.submission import Question, Submission, as_pumice_error
+from pumice.scheduler.request import Request
 
-JobMaker = Callable[[Question, float], Job]
-"""`(question, started) → Job`: renders, tokenises and decodes pictures. Raises as `Model.generate`."""
+RequestMaker = Callable[[Question, float], Request]
+"""`(question, started) → Request`: renders, tokenises and decodes images. Raises as `Model.generate`."""
 
 
 class Preparation:
     """Prepares one request after another."""
 
-    def __init__(self, make_job: JobMaker, admission: Admission, stepper: Stepper) -> None:
-        self._make_job, self._admission, self._stepper = make_job, admission, stepper
+    def __init__(self, make_request: RequestMaker, request_queue: RequestQueue, step_loop: StepLoop) -> None:
+        self._make_request, self._request_queue, self._step_loop = make_request, request_queue, step_loop
 
     def run(self) -> None:
         """Prepare until the engine is closed."""
-        while (request := self._admission.next()) is not None:
+        while (submission := self._request_queue.next()) is not None:
             try:
-                self._prepare(request)
+                self._prepare(submission)
             except BaseException as error:  # of this request, whatever it is: the thread goes on
                 if (
-                    request.stopped
+                    submission.stopped
                 ):  # the error says no more than that, and may come before the cancelling's own mail
-                    self._stepper.cancel(request)
+                    self._step_loop.cancel(submission)
                 else:
-                    self._stepper.failed(request, typed(error))
-            del request  # or it would live until the next one comes
+                    self._step_loop.failed(submission, as_pumice_error(error))
+            del submission  # or it would live until the next one comes
 
-    def _prepare(self, request: Request) -> None:
-        question = request.question
-        if question is None or request.stopped:
+    def _prepare(self, submission: Submission) -> None:
+        question = submission.question
+        if question is None or submission.stopped:
             return
-        job = self._make_job(question, request.started)
-        if not request.begin(job):
+        request = self._make_request(question, submission.started)
+        if not submission.begin(request):
             return
-        # Encoded now, and kept: the step thread would wait for pictures that a cache forgot meanwhile.
-        job.features.encode(job.cancellation)
-        self._stepper.prepared(request)
+        # Encoded now, and kept: the step thread would wait for images that a cache forgot meanwhile.
+        request.features.encode(request.cancellation)
+        self._step_loop.prepared(submission)

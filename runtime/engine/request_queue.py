@@ -2,7 +2,7 @@
 
     enter ─▶ line ──next──▶ ready (being prepared, or prepared) ──admitted──▶ in slots ──leave──▶
              └───────────── queued, at most `limit` ──────────┘
-                            └─ at most `ahead`, for their pictures take memory
+                            └─ at most `ahead`, for their images take memory
 
 For any thread. Locks are held for moments only, and may be taken again by the thread that has them: a stream that is
 garbage collected cancels its request wherever that happens.
@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import threading
 
-from pumice.engine.submission import Request
+from pumice.engine.submission import Submission
 from pumice.errors import EngineClosedError, QueueFullError
 
 
-class Admission:
+class RequestQueue:
     """Requests under way, in the order in which they came."""
 
     def __init__(self, *, limit: int, ahead: int) -> None:
         self._limit, self._ahead = limit, ahead
         self._changed = threading.Condition()
-        self._line: dict[Request, None] = {}
-        self._ready: dict[Request, None] = {}
-        self._live: dict[Request, None] = {}
+        self._line: dict[Submission, None] = {}
+        self._ready: dict[Submission, None] = {}
+        self._live: dict[Submission, None] = {}
         self._refusal: str | None = None
 
     @property
@@ -45,7 +45,7 @@ class Admission:
         with self._changed:
             return self._refusal is not None and not self._live
 
-    def live(self) -> list[Request]:
+    def live(self) -> list[Submission]:
         """All requests under way."""
         with self._changed:
             return list(self._live)
@@ -62,7 +62,7 @@ class Admission:
                     "or make the engine with a larger max_queue"
                 )
 
-    def enter(self, request: Request) -> None:
+    def enter(self, submission: Submission) -> None:
         """Join the line.
 
         Raises:
@@ -71,34 +71,34 @@ class Admission:
         """
         with self._changed:
             self.check()
-            self._line[request] = self._live[request] = None
+            self._line[submission] = self._live[submission] = None
             self._changed.notify_all()
 
-    def next(self) -> Request | None:
+    def next(self) -> Submission | None:
         """The next to prepare, for whom this waits; None once there will be no more."""
         with self._changed:
             while not self._line or len(self._ready) >= self._ahead:
                 if self._refusal is not None and not self._line:
                     return None
                 self._changed.wait()
-            request = next(iter(self._line))
-            del self._line[request]
-            self._ready[request] = None
-            return request
+            submission = next(iter(self._line))
+            del self._line[submission]
+            self._ready[submission] = None
+            return submission
 
-    def admitted(self, request: Request) -> None:
+    def admitted(self, submission: Submission) -> None:
         """Note that a request has its slots."""
         with self._changed:
-            if self._ready.pop(request, self) is None:
+            if self._ready.pop(submission, self) is None:
                 self._changed.notify_all()
 
-    def leave(self, request: Request) -> bool:
+    def leave(self, submission: Submission) -> bool:
         """Note that a request has ended; False if it had already."""
         with self._changed:
             for requests in (self._line, self._ready):
-                requests.pop(request, None)
+                requests.pop(submission, None)
             self._changed.notify_all()
-            return self._live.pop(request, self) is None
+            return self._live.pop(submission, self) is None
 
     def close(self, refusal: str) -> None:
         """Let nobody in from now on, for the reason given; the first stands."""

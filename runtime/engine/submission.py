@@ -13,12 +13,12 @@ from typing import Any
 from pumice.errors import GenerationError, PumiceError
 from pumice.generation.options import GenerationOptions
 from pumice.images.files import image_list
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What was asked: a prompt with its pictures, and the options for its answer."""
+    """What was asked: a prompt with its images, and the options for its answer."""
 
     prompt: Any
     images: Sequence[Any]
@@ -27,7 +27,7 @@ class Question:
 
     @classmethod
     def of(cls, prompt: Any, images: Any, *, raw: bool, options: GenerationOptions) -> Question:
-        """A question that stays as it is when the caller goes on writing into its lists of messages and pictures."""
+        """A question that stays as it is when the caller goes on writing into its lists of messages and images."""
         return cls(prompt=_copied(prompt), images=image_list(images), raw=raw, options=options)
 
 
@@ -40,7 +40,7 @@ class Deadline:
 
 
 @dataclass(eq=False, kw_only=True, slots=True, weakref_slot=True)
-class Request:
+class Submission:
     """A request under way; once it is settled, nothing of what was asked is kept."""
 
     question: Question | None
@@ -52,7 +52,7 @@ class Request:
     sink: Callable[[str], None] | None = None
     """Takes text as it becomes final; must return at once."""
     future: Future[Any] = field(default_factory=Future)
-    job: Job | None = None
+    request: Request | None = None
     """Once it is prepared."""
     stopped: bool = False
     ended: bool = False
@@ -60,23 +60,23 @@ class Request:
     def stop(self) -> None:
         """End what is computed for it, within a kernel. For any thread."""
         self.stopped = True
-        if (job := self.job) is not None:
-            job.cancellation.set()
+        if (request := self.request) is not None:
+            request.cancellation.set()
 
-    def begin(self, job: Job) -> bool:
-        """Take the job that was made of the question; False if the request was stopped."""
-        self.question, self.job = None, job
-        # Looked at only now: either `stop` saw the job, or this sees the stop.
+    def begin(self, request: Request) -> bool:
+        """Take the request that was made of the question; False if the request was stopped."""
+        self.question, self.request = None, request
+        # Looked at only now: either `stop` saw the request, or this sees the stop.
         return not self.stopped
 
     def end(self) -> None:
-        """Let go of prompt, pictures and job."""
+        """Let go of prompt, images and request."""
         self.stop()
         self.ended = True
-        self.question = self.job = self.sink = None
+        self.question = self.request = self.sink = None
 
 
-def typed(error: BaseException) -> PumiceError:
+def as_pumice_error(error: BaseException) -> PumiceError:
     """A failure of one request as a typed error."""
     if isinstance(error, PumiceError):
         return error

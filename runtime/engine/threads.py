@@ -15,27 +15,29 @@ import time
 import weakref
 
 from pumice.engine.futures import Delivery
-from pumice.engine.metrics import Tally
-from pumice.engine.prepare import JobMaker, Preparation
-from pumice.engine.request_queue import Admission
-from pumice.engine.step_loop import Stepper
+from pumice.engine.metrics import MetricsRecorder
+from pumice.engine.prepare import Preparation, RequestMaker
+from pumice.engine.request_queue import RequestQueue
+from pumice.engine.step_loop import StepLoop
 from pumice.scheduler.scheduler import Scheduler
 
 _EXIT_SECONDS = 10.0
 """How long the interpreter's exit waits for a run of ONNX Runtime to end."""
 
 
-class Crew:
+class EngineThreads:
     """Threads that prepare, compute and deliver."""
 
-    def __init__(self, make_job: JobMaker, scheduler: Scheduler, *, slots: int, max_queue: int) -> None:
-        self.tally = Tally(slots)
-        self.admission = Admission(limit=max_queue, ahead=slots)
+    def __init__(
+        self, make_request: RequestMaker, scheduler: Scheduler, *, slots: int, max_queue: int
+    ) -> None:
+        self.tally = MetricsRecorder(slots)
+        self.request_queue = RequestQueue(limit=max_queue, ahead=slots)
         delivery = Delivery(self.tally)
-        self.stepper = Stepper(scheduler, slots, self.admission, self.tally, delivery)
-        preparation = Preparation(make_job, self.admission, self.stepper)
+        self.step_loop = StepLoop(scheduler, slots, self.request_queue, self.tally, delivery)
+        preparation = Preparation(make_request, self.request_queue, self.step_loop)
         self._pid = os.getpid()
-        works = {"step": self.stepper.run, "prepare": preparation.run, "deliver": delivery.run}
+        works = {"step": self.step_loop.run, "prepare": preparation.run, "deliver": delivery.run}
         self._threads = [
             threading.Thread(target=run, name=f"pumice-engine-{work}", daemon=True)
             for work, run in works.items()
@@ -52,15 +54,15 @@ class Crew:
     def retire(self) -> None:
         """Take no more requests; the threads end once those accepted are served. Returns at once."""
         if self.here:
-            self.admission.close("the engine is closed: make another one")
-            self.stepper.wake()
+            self.request_queue.close("the engine is closed: make another one")
+            self.step_loop.wake()
 
     def abort(self) -> None:
         """Cancel all requests under way. Returns at once."""
         self.retire()
-        for request in self.admission.live():
-            request.future.cancel()
-            self.stepper.cancel(request)
+        for submission in self.request_queue.live():
+            submission.future.cancel()
+            self.step_loop.cancel(submission)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the threads to end; whether they have. A thread of the crew's own does not wait for itself."""
@@ -73,7 +75,7 @@ class Crew:
         return not any(thread.is_alive() for thread in others)
 
 
-_CREWS: weakref.WeakSet[Crew] = weakref.WeakSet()
+_CREWS: weakref.WeakSet[EngineThreads] = weakref.WeakSet()
 """All whose engines, or threads, are there still."""
 
 

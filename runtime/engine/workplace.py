@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from pumice.bundle.plan import default_slot_context
-from pumice.engine.prepare import JobMaker
+from pumice.engine.prepare import RequestMaker
 from pumice.engine.submission import Question
 from pumice.generation.options import GenerationOptions
 from pumice.model import Model
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """`options` checks options, `make_job` prepares a prompt and its pictures; a slot has `context` tokens."""
+    """`options` checks options, `make_request` prepares a prompt and its images; a slot has `context` tokens."""
 
     options: Callable[[Mapping[str, Any]], GenerationOptions]
-    make_job: JobMaker
+    make_request: RequestMaker
     scheduler: Scheduler
     context: int
 
@@ -34,13 +34,13 @@ def make_workplace(model: Model, *, slots: int, context: int | None) -> Workplac
     Raises:
         InsufficientMemoryError: there is not so much memory.
     """
-    answerer = model._answerer
+    pipeline = model.pipeline
     if context is None:
         on_cpu = model.device == "cpu"
         context = default_slot_context(model.manifest, slots) if on_cpu else model.context_length
 
-    def make_job(question: Question, started: float) -> Job:
-        return answerer.job(
+    def make_request(question: Question, started: float) -> Request:
+        return pipeline.request(
             question.prompt,
             question.images,
             question.options,
@@ -49,10 +49,10 @@ def make_workplace(model: Model, *, slots: int, context: int | None) -> Workplac
             context=context,
         )
 
-    cache = answerer.decoder.new_cache(context, slots)
+    cache = pipeline.decoder.new_cache(context, slots)
     return Workplace(
-        options=answerer.options,
-        make_job=make_job,
-        scheduler=Scheduler(answerer.decoder, cache, answerer.prefixes),
+        options=pipeline.options,
+        make_request=make_request,
+        scheduler=Scheduler(pipeline.decoder, cache, pipeline.prefixes),
         context=context,
     )

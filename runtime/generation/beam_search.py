@@ -82,7 +82,7 @@ class BeamSearch:
         return self._options.num_beams
 
     @property
-    def takes_likeliest(self) -> bool:
+    def is_greedy(self) -> bool:
         """See `Strategy`."""
         return False
 
@@ -136,7 +136,7 @@ class BeamSearch:
         count = max(2, 1 + len(self._eos_ids)) * self._options.num_beams
         if self._options.do_sample:
             return sorted(drawn(scores_RV, count, self._rng), key=lambda c: -c.score)
-        return likeliest(scores_RV, count)
+        return best(scores_RV, count)
 
     def _is_end(self, candidate: Candidate) -> bool:
         """Whether it ends with an end token or in a stop string; what it continues does not."""
@@ -204,7 +204,7 @@ class Candidate:
     score: np.float32
 
 
-def likeliest(scores_RV: Sequence[Floats], count: int) -> list[Candidate]:
+def best(scores_RV: Sequence[Floats], count: int) -> list[Candidate]:
     """The `count` highest, highest first; of equals the earlier row's first, and of one row the lower token's."""
     return _highest_of_all(scores_RV, scores_RV, count)
 

@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.generation.prompt_lookup import Drafter
-from pumice.generation.sequence import Answer
+from pumice.generation.sequence import GeneratedSequence
 from pumice.generation.strategy import Step
 from pumice.result import Generated
 
 Floats = NDArray[np.float32]
 
 
-class Answers:
+class IndependentSequences:
     """A `Strategy` of independent answers; `drafter` guesses what follows where there is only one."""
 
-    def __init__(self, answers: Sequence[Answer], drafter: Drafter | None = None) -> None:
+    def __init__(self, answers: Sequence[GeneratedSequence], drafter: Drafter | None = None) -> None:
         assert len(answers) == 1 or drafter is None
         self._answers, self._drafter = tuple(answers), drafter
-        self._going: list[Answer] = []
+        self._going: list[GeneratedSequence] = []
         self._begun = False
 
     @property
@@ -35,9 +35,9 @@ class Answers:
         return len(self._going) if self._begun else len(self._answers)
 
     @property
-    def takes_likeliest(self) -> bool:
+    def is_greedy(self) -> bool:
         """See `Strategy`."""
-        return all(answer.takes_likeliest for answer in self._answers)
+        return all(answer.is_greedy for answer in self._answers)
 
     def advance(self, logits_RV: Sequence[Floats]) -> list[Step]:
         """See `Strategy`."""
@@ -52,7 +52,7 @@ class Answers:
         pairs = zip(self._going, tokens_R, strict=True)
         return self._steps([(row, a, a.accept(token)) for row, (a, token) in enumerate(pairs)])
 
-    def _steps(self, chosen: list[tuple[int, Answer, int]]) -> list[Step]:
+    def _steps(self, chosen: list[tuple[int, GeneratedSequence, int]]) -> list[Step]:
         """Of rows, answers and their tokens those that go on."""
         chosen = [(row, answer, token) for row, answer, token in chosen if not answer.finished]
         self._going = [answer for _, answer, _ in chosen]
@@ -68,7 +68,7 @@ class Answers:
         """See `Strategy`."""
         return [answer.finish(cancelled=cancelled) for answer in self._answers]
 
-    def _draft(self, answer: Answer, token: int) -> tuple[int, ...]:
+    def _draft(self, answer: GeneratedSequence, token: int) -> tuple[int, ...]:
         if self._drafter is None:
             return ()
         self._drafter.see(token)

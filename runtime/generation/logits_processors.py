@@ -53,7 +53,7 @@ def make_processor(options: GenerationOptions, prompt_length: int) -> Processor:
     return processor
 
 
-def takes_likeliest(options: GenerationOptions) -> bool:
+def is_greedy(options: GenerationOptions) -> bool:
     """Whether one answer after `options` always has the likeliest tokens, and tells nothing of the others."""
     told = (options.logprobs, options.json_schema, options.regex)
     plain = not options.do_sample and options.num_beams == 1 and told == (None, None, None)

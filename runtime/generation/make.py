@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pumice.generation.beam_search import BeamSearch
 from pumice.generation.detokenizer import Detokenizer
 from pumice.generation.grammar import Grammar, GrammarCompiler
-from pumice.generation.independent import Answers
-from pumice.generation.logits_processors import make_processor, takes_likeliest
+from pumice.generation.independent import IndependentSequences
+from pumice.generation.logits_processors import is_greedy, make_processor
 from pumice.generation.options import GenerationOptions
 from pumice.generation.prompt_lookup import MOST_DRAFTED, Drafter
 from pumice.generation.sampling import make_rngs, make_sampler
-from pumice.generation.sequence import Answer, Rules
+from pumice.generation.sequence import GeneratedSequence, Rules
 from pumice.generation.strategy import Strategy
 
 
@@ -80,11 +80,11 @@ class StrategyMaker:
             max_new_tokens=options.max_new_tokens,
             logprobs=options.logprobs,
             token_text=self.tokenizer.token_text,
-            takes_likeliest=takes_likeliest(options),
+            is_greedy=is_greedy(options),
         )
         grammar = self.grammar(options)
         answers = [
-            Answer(
+            GeneratedSequence(
                 prompt_ids,
                 rules,
                 rng=rng,
@@ -93,7 +93,7 @@ class StrategyMaker:
             )
             for rng in rngs
         ]
-        return Answers(answers, self._drafter(options))
+        return IndependentSequences(answers, self._drafter(options))
 
     def grammar(self, options: GenerationOptions) -> Grammar | None:
         """What constrains an answer; None where nothing does. Compiled once for equal options. Raises as a call."""

@@ -20,7 +20,7 @@ Sampler: TypeAlias = Callable[[Floats, np.random.Generator], int]
 
 
 def greedy(scores_V: Floats, rng: np.random.Generator) -> int:  # noqa: ARG001  a sampler's shape
-    """The likeliest token; of equals the one with the lowest id. `scores_V` has shape (vocabulary,).
+    """The greedy (argmax) token; of equals the one with the lowest id. `scores_V` has shape (vocabulary,).
 
     Raises:
         GenerationError: no token is allowed.
@@ -50,7 +50,7 @@ def draw(scores_V: Floats, rng: np.random.Generator) -> int:
 
 
 def make_sampler(options: GenerationOptions) -> Sampler:
-    """The likeliest token, or with `do_sample` one that is drawn."""
+    """The greedy (argmax) token, or with `do_sample` one that is drawn."""
     return draw if options.do_sample else greedy
 
 

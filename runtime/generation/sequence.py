@@ -36,11 +36,11 @@ class Rules:
     max_new_tokens: int
     logprobs: int | None
     token_text: Callable[[int], str]
-    takes_likeliest: bool = False
+    is_greedy: bool = False
     """Whether nothing but the likeliest token can be chosen, whatever the logits."""
 
 
-class Answer:
+class GeneratedSequence:
     """One answer; `ids` are its tokens so far, and `context` the prompt's with them."""
 
     def __init__(
@@ -84,9 +84,9 @@ class Answer:
         return self._finish_reason is not None
 
     @property
-    def takes_likeliest(self) -> bool:
+    def is_greedy(self) -> bool:
         """Whether `accept` may be called with the likeliest token instead of `choose` with logits."""
-        return self._rules.takes_likeliest
+        return self._rules.is_greedy
 
     def choose(self, logits_V: Floats) -> int:
         """Choose the next token; the answer may have ended with it.
@@ -164,11 +164,11 @@ def top_logprobs(logits_V: Floats, token_id: int, top: int, text: Callable[[int]
         token_id=token_id,
         token=chosen.token,
         logprob=chosen.logprob,
-        top=tuple(entry(i) for i in _likeliest(logits_V, top)),
+        top=tuple(entry(i) for i in _top(logits_V, top)),
     )
 
 
-def _likeliest(logits_V: Floats, top: int) -> list[int]:
+def _top(logits_V: Floats, top: int) -> list[int]:
     """Ids of the `top` highest logits, highest first."""
     top = min(top, len(logits_V))
     if top == 0:

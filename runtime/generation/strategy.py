@@ -45,7 +45,7 @@ class Strategy(Protocol):
         ...
 
     @property
-    def takes_likeliest(self) -> bool:
+    def is_greedy(self) -> bool:
         """Whether it always chooses the likeliest token of a row and needs to know no more: `accept` may be called."""
         ...
 

@@ -89,7 +89,7 @@ def make_top_p(top_p: float, least: int) -> Warper:
                 sums_M = (sum_of_all / norm - (chances_M.cumsum() - chances_M)).astype(np.float32)
             if sums_M[-1] <= rest:
                 break
-        return _likeliest(scores_K, max(int((sums_M > rest).sum()), least))
+        return _top(scores_K, max(int((sums_M > rest).sum()), least))
 
     return warper
 
@@ -102,7 +102,7 @@ def make_min_p(min_p: float, least: int) -> Warper:
         exps_K = np.exp(scores_K - scores_K.max())
         chances_K = exps_K / exps_K.sum()
         kept_K: Mask = chances_K >= share * chances_K.max()
-        return kept_K if least == 1 else kept_K | _likeliest(scores_K, least)
+        return kept_K if least == 1 else kept_K | _top(scores_K, least)
 
     return warper
 
@@ -156,7 +156,7 @@ def _highest_first(values_K: Floats) -> Iterator[NDArray[np.intp]]:
     yield np.arange(len(values_K))
 
 
-def _likeliest(scores_K: Floats, count: int) -> Mask:
+def _top(scores_K: Floats, count: int) -> Mask:
     """The `count` highest; of equals the lower ids, where PyTorch's sort leaves it to chance."""
     if count >= len(scores_K):
         return np.ones(len(scores_K), np.bool_)

@@ -1,7 +1,7 @@
-"""A picture from anywhere becomes an upright PIL image.
+"""An image from anywhere becomes an upright PIL image.
 
 Enters: a path, encoded bytes, a `data:` URI, a PIL image, or a uint8 array. Leaves: a decoded PIL image in its own
-mode (`preprocess.py` makes it RGB). Encoded pictures are turned upright by their EXIF orientation; PIL images and
+mode (`preprocess.py` makes it RGB). Encoded images are turned upright by their EXIF orientation; PIL images and
 arrays are taken as they are. docs/images.md has the rule for every mode and format.
 
 Limits hold before any pixel is decoded. Decoders' own messages are never passed on: they may tell of addresses and
@@ -30,24 +30,24 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 65_535
-"""As much as a JPEG can be long; Pillow keeps a pointer for every row, so that thin pictures cost more than their
+"""As much as a JPEG can be long; Pillow keeps a pointer for every row, so that thin images cost more than their
 pixels."""
 
 _UNREADABLE = "cannot be read: expected an undamaged JPEG, PNG, WebP or GIF"
 
 
 def image_list(images: Any) -> list[ImageInput]:
-    """A list of pictures, given as a list or tuple, as one, or as None."""
+    """A list of images, given as a list or tuple, as one, or as None."""
     if images is None:
         return []
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
 def open_image(source: ImageInput) -> Image.Image:
-    """Open and check one picture.
+    """Open and check one image.
 
     Raises:
-        ImageError: not a picture, damaged, a format other than `FORMATS`, larger than `MAX_BYTES`, `MAX_PIXELS` or
+        ImageError: not an image, damaged, a format other than `FORMATS`, larger than `MAX_BYTES`, `MAX_PIXELS` or
         `MAX_SIDE`,
             a remote address, or a Python object of another kind.
     """
@@ -56,17 +56,17 @@ def open_image(source: ImageInput) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):
-        return _decode(source, "the picture")
+        return _decode(source, "the image")
     if isinstance(source, str) and source.startswith("data:"):
-        return _decode(_data_uri(source), "the picture of the data URI")
+        return _decode(_data_uri(source), "the image of the data URI")
     if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)):
         raise ImageError(
-            f"remote pictures are not fetched ({scheme[0]}…): download it and pass a file or its bytes"
+            f"remote images are not fetched ({scheme[0]}…): download it and pass a file or its bytes"
         )
     if isinstance(source, (str, os.PathLike)):
-        return _decode(_read(Path(source)), f"the picture {os.fspath(source)!r}")
+        return _decode(_read(Path(source)), f"the image {os.fspath(source)!r}")
     raise ImageError(
-        f"a picture was given as {type(source).__name__}, "
+        f"an image was given as {type(source).__name__}, "
         "expected a path, bytes, a data URI, a PIL image or a uint8 array"
     )
 
@@ -76,15 +76,15 @@ def _read(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"the picture {str(path)!r} is not a file")
+            raise ImageError(f"the image {str(path)!r} is not a file")
         _check_bytes(status.st_size)
         return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"there is no picture {str(path)!r}") from None
+        raise ImageError(f"there is no image {str(path)!r}") from None
     except OSError as error:
-        raise ImageError(f"the picture {str(path)!r} cannot be opened: {error.strerror}") from None
+        raise ImageError(f"the image {str(path)!r} cannot be opened: {error.strerror}") from None
     except ValueError:
-        raise ImageError("a picture's path contains a zero byte") from None
+        raise ImageError("an image's path contains a zero byte") from None
 
 
 def _data_uri(uri: str) -> bytes:
@@ -118,29 +118,29 @@ def _from_array(array: np.ndarray) -> Image.Image:
     grey = array.ndim == 2
     if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
         raise ImageError(
-            f"a picture was given as an array of {array.dtype} {list(array.shape)}, "
+            f"an image was given as an array of {array.dtype} {list(array.shape)}, "
             "expected uint8 [height, width, 3] or [height, width]"
         )
     if array.size == 0:
-        raise ImageError(f"a picture was given as an empty array {list(array.shape)}")
+        raise ImageError(f"an image was given as an empty array {list(array.shape)}")
     return _check_size(Image.fromarray(array))
 
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise ImageError(f"a picture of {size:,} bytes is too large: at most {MAX_BYTES:,} are accepted")
+        raise ImageError(f"an image of {size:,} bytes is too large: at most {MAX_BYTES:,} are accepted")
 
 
 def _check_size(image: Image.Image) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"a picture of {width} × {height} is too large: at most {MAX_PIXELS:,} pixels are accepted"
+            f"an image of {width} × {height} is too large: at most {MAX_PIXELS:,} pixels are accepted"
         )
     if max(width, height) > MAX_SIDE:
         raise ImageError(
-            f"a picture of {width} × {height} is too long: at most {MAX_SIDE:,} pixels a side are accepted"
+            f"an image of {width} × {height} is too long: at most {MAX_SIDE:,} pixels a side are accepted"
         )
     if width == 0 or height == 0:
-        raise ImageError(f"a picture of {width} × {height} is empty")
+        raise ImageError(f"an image of {width} × {height} is empty")
     return image

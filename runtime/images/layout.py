@@ -1,6 +1,6 @@
-"""What a picture is in a prompt: one placeholder in the text, many tokens in the ids.
+"""What an image is in a prompt: one placeholder in the text, many tokens in the ids.
 
-Enters: the placeholders of a prompt and its pictures' sizes. Leaves: the text with every picture's tokens in place.
+Enters: the placeholders of a prompt and its images' sizes. Leaves: the text with every image's tokens in place.
 
     fixed    <image>  →  <image><image>…                                         per_image times
     varied   [IMG]    →  [IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]       2 rows of 3 patches
@@ -13,7 +13,7 @@ from pumice.manifest import ImageTokens
 
 
 def feature_count(tokens: ImageTokens, size: Size) -> int:
-    """Rows of image features that a picture of `size` gives, and so image tokens in the ids."""
+    """Rows of image features that an image of `size` gives, and so image tokens in the ids."""
     if tokens.per_image is not None:
         return tokens.per_image
     rows, columns = _patches(tokens, size)
@@ -21,7 +21,7 @@ def feature_count(tokens: ImageTokens, size: Size) -> int:
 
 
 def token_count(tokens: ImageTokens, size: Size) -> int:
-    """All tokens that stand for a picture of `size`, those between its rows included."""
+    """All tokens that stand for an image of `size`, those between its rows included."""
     if tokens.per_image is not None:
         return tokens.per_image
     rows, columns = _patches(tokens, size)
@@ -37,6 +37,6 @@ def image_text(tokens: ImageTokens, size: Size) -> str:
 
 
 def _patches(tokens: ImageTokens, size: Size) -> tuple[int, int]:
-    """(rows, columns) of a picture's patches."""
+    """(rows, columns) of an image's patches."""
     assert tokens.patch_size is not None  # the manifest was checked
     return size[0] // tokens.patch_size, size[1] // tokens.patch_size

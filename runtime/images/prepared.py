@@ -1,4 +1,4 @@
-"""Pictures that were prepared or encoded before, and are given again.
+"""Images that were prepared or encoded before, and are given again.
 
 Enters: a `Pixels` of `prepare`, or an `ImageFeatures` of `encode_image`. Leaves: the same, which nobody can write to
 from now on; or an error where it is not what its digest says, for what later prompts reuse is known by that alone.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pumice.errors import UsageError
 from pumice.images.layout import feature_count
-from pumice.images.preprocess import Picture, Size
+from pumice.images.preprocess import Pixels, Size
 from pumice.manifest import Manifest
 
 DIGEST_BYTES = 32
@@ -25,10 +25,10 @@ DIGEST_BYTES = 32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFeatures:
-    """A picture that is encoded already: `images=[…]` takes it in place of the picture.
+    """An image that is encoded already: `images=[…]` takes it in place of the image.
 
     `features` is float32 [tokens, D]; `size` is the (height, width) that the encoder saw; `digest` (32 bytes) tells the
-    picture and the model apart from all others: other features under the same digest are taken for these. Of use to
+    image and the model apart from all others: other features under the same digest are taken for these. Of use to
     the model that made it, and to no other. May be pickled.
     """
 
@@ -49,13 +49,13 @@ class ImageFeatures:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pixels:
-    """A picture that is prepared and not encoded: `values` is float32 [3, height, width].
+class PreparedImage:
+    """An image that is prepared and not encoded: `values` is float32 [3, height, width].
 
     `tokens` are the image tokens that it has in a prompt, one for each row of its features.
     """
 
-    values: Picture
+    values: Pixels
     digest: bytes
     tokens: int
 
@@ -65,68 +65,68 @@ class Pixels:
         return self.values.shape[1], self.values.shape[2]
 
 
-PromptPicture: TypeAlias = "Pixels | ImageFeatures"
+PromptImage: TypeAlias = "PreparedImage | ImageFeatures"
 
 
 def model_key(manifest: Manifest) -> bytes:
-    """SHA-256 of what a picture's features depend on: how it is prepared, and the vision encoder's files."""
+    """SHA-256 of what an image's features depend on: how it is prepared, and the vision encoder's files."""
     graph = manifest.graphs.vision_encoder
     hashes = [manifest.files[name].sha256 for name in (graph.file, *graph.external_data)]
     preparation = json.dumps(asdict(manifest.image), sort_keys=True)
     return hashlib.sha256("\n".join([preparation, *hashes]).encode()).digest()
 
 
-def picture_digest(pixels_CHW: Picture, model: bytes) -> bytes:
-    """SHA-256 of a prepared picture: of the model's key, its shape and its values."""
+def image_digest(pixels_CHW: Pixels, model: bytes) -> bytes:
+    """SHA-256 of a prepared image: of the model's key, its shape and its values."""
     shape = np.array(pixels_CHW.shape, np.int64)
     digest = hashlib.sha256(model + shape.tobytes())
     digest.update(np.ascontiguousarray(pixels_CHW).data)
     return digest.digest()
 
 
-def as_given(picture: PromptPicture, manifest: Manifest, model: bytes) -> PromptPicture:
-    """A picture for the model with this key; of an array that may be written to, a copy.
+def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptImage:
+    """An image for the model with this key; of an array that may be written to, a copy.
 
     Raises:
         UsageError: of another model, altered, or not finite.
     """
-    if isinstance(picture, Pixels):
-        return _pixels(picture, manifest, model)
-    return _features(picture, manifest, model)
+    if isinstance(image, PreparedImage):
+        return _pixels(image, manifest, model)
+    return _features(image, manifest, model)
 
 
-def _pixels(picture: Pixels, manifest: Manifest, model: bytes) -> Pixels:
-    values = picture.values
-    if _is_array(values, 3) and values.shape[0] == 3 and _is_size(picture.size, manifest):
+def _pixels(image: PreparedImage, manifest: Manifest, model: bytes) -> PreparedImage:
+    values = image.values
+    if _is_array(values, 3) and values.shape[0] == 3 and _is_size(image.size, manifest):
         frozen = _frozen(values)
-        picture = picture if frozen is values else replace(picture, values=frozen)
-        tokens = feature_count(manifest.image_tokens, picture.size)
-        if picture.tokens == tokens and picture.digest == picture_digest(picture.values, model):
-            return picture
+        image = image if frozen is values else replace(image, values=frozen)
+        tokens = feature_count(manifest.image_tokens, image.size)
+        if image.tokens == tokens and image.digest == image_digest(image.values, model):
+            return image
     raise UsageError(
-        "a prepared picture was changed, or prepared for another model: take it as this model's prepare gave it, "
-        "or give the picture itself"
+        "a prepared image was changed, or prepared for another model: take it as this model's prepare gave it, "
+        "or give the image itself"
     )
 
 
-def _features(picture: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFeatures:
-    """The digest is not of the features but of their picture, so that all that can be checked is its form."""
-    if picture.model != model:
-        raise UsageError("image features of another model were given: encode the picture with this one")
-    if not isinstance(picture.digest, bytes) or len(picture.digest) != DIGEST_BYTES:
+def _features(image: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFeatures:
+    """The digest is not of the features but of their image, so that all that can be checked is its form."""
+    if image.model != model:
+        raise UsageError("image features of another model were given: encode the image with this one")
+    if not isinstance(image.digest, bytes) or len(image.digest) != DIGEST_BYTES:
         raise _not_as_made(
-            f"image features have the digest {picture.digest!r:.80}, expected {DIGEST_BYTES} bytes"
+            f"image features have the digest {image.digest!r:.80}, expected {DIGEST_BYTES} bytes"
         )
-    if not _is_size(picture.size, manifest):
-        raise _not_as_made(f"image features have the size {picture.size!r:.80}, expected {_sizes(manifest)}")
-    features = picture.features
-    expected = (feature_count(manifest.image_tokens, picture.size), manifest.decoder.hidden_size)
+    if not _is_size(image.size, manifest):
+        raise _not_as_made(f"image features have the size {image.size!r:.80}, expected {_sizes(manifest)}")
+    features = image.features
+    expected = (feature_count(manifest.image_tokens, image.size), manifest.decoder.hidden_size)
     if not _is_array(features, 2) or features.shape != expected:
         raise _not_as_made(f"image features are {_told(features)}, expected float32 {list(expected)}")
     frozen = _frozen(features)
     if not np.isfinite(frozen).all():
         raise _not_as_made("image features are not finite")
-    return picture if frozen is features else replace(picture, features=frozen)
+    return image if frozen is features else replace(image, features=frozen)
 
 
 def _not_as_made(what: str) -> UsageError:
@@ -134,7 +134,7 @@ def _not_as_made(what: str) -> UsageError:
 
 
 def _is_size(size: object, manifest: Manifest) -> bool:
-    """Whether `size` is a (height, width) that the model's pictures may have."""
+    """Whether `size` is a (height, width) that the model's images may have."""
     spec, patch = manifest.image, manifest.image_tokens.patch_size
     if spec.size is not None:
         return size == spec.size

@@ -1,4 +1,4 @@
-"""Pictures become the vision encoder's `pixel_values`, bit for bit as transformers' PIL image processors make them.
+"""Images become the vision encoder's `pixel_values`, bit for bit as transformers' PIL image processors make them.
 
 Enters: PIL images, and the manifest's `image`. Leaves: float32 [3, H, W] for each, and padded together [N, 3, H, W].
 
@@ -20,23 +20,23 @@ from pumice.images.files import ImageInput, open_image
 from pumice.images.resample import FILTERS, enlarge_window
 from pumice.manifest import ImageProcessing
 
-Pixels: TypeAlias = NDArray[np.uint8]
-Picture: TypeAlias = NDArray[np.float32]
-"""One picture as the vision encoder takes it, shape = (3, height, width)."""
+PreparedImage: TypeAlias = NDArray[np.uint8]
+Pixels: TypeAlias = NDArray[np.float32]
+"""One image as the vision encoder takes it, shape = (3, height, width)."""
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
 _MAX_ENLARGED = 16_000_000
-"""Pixels of a whole enlarged picture above which only the part that the crop keeps is computed."""
+"""Pixels of a whole enlarged image above which only the part that the crop keeps is computed."""
 
 
-def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[Picture]:
-    """Each picture as float32 [3, *spec.size], or [3, height, width] of its own where that is null.
+def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[Pixels]:
+    """Each image as float32 [3, *spec.size], or [3, height, width] of its own where that is null.
 
-    A picture is opened when it is asked for.
+    An image is opened when it is asked for.
 
     Raises:
-        ImageError: a picture cannot be read, is too large or too thin, or has a colour mode that Pillow cannot turn
+        ImageError: an image cannot be read, is too large or too thin, or has a colour mode that Pillow cannot turn
             into RGB.
     """
     table_CV = _normalised_values(spec)
@@ -44,7 +44,7 @@ def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[
         window_HWC = _resize_and_crop(_to_rgb(open_image(image)), spec)
         if spec.size is not None and window_HWC.shape[:2] != spec.size:
             raise BundleError(
-                f"manifest.image turns a picture into {window_HWC.shape[0]} × {window_HWC.shape[1]}, "
+                f"manifest.image turns an image into {window_HWC.shape[0]} × {window_HWC.shape[1]}, "
                 f"but image.size says {spec.size[0]} × {spec.size[1]}"
             )
         pixels_CHW = np.empty((3, *window_HWC.shape[:2]), np.float32)
@@ -53,17 +53,17 @@ def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[
         yield pixels_CHW
 
 
-def padded_together(pictures: Sequence[Picture], size: Size | None = None) -> NDArray[np.float32]:
-    """The pictures in one array, shape = (N, 3, *largest), with zeros below and to the right of smaller ones.
+def padded_together(images: Sequence[Pixels], size: Size | None = None) -> NDArray[np.float32]:
+    """The images in one array, shape = (N, 3, *largest), with zeros below and to the right of smaller ones.
 
-    `size` is the least that an array has, which tells the shape where there is no picture.
+    `size` is the least that an array has, which tells the shape where there is no image.
     """
     height, width = size or (0, 0)
-    for picture_CHW in pictures:
-        height, width = max(height, picture_CHW.shape[1]), max(width, picture_CHW.shape[2])
-    pixels_NCHW = np.zeros((len(pictures), 3, height, width), np.float32)
-    for pixels_CHW, picture_CHW in zip(pixels_NCHW, pictures, strict=True):
-        pixels_CHW[:, : picture_CHW.shape[1], : picture_CHW.shape[2]] = picture_CHW
+    for image_CHW in images:
+        height, width = max(height, image_CHW.shape[1]), max(width, image_CHW.shape[2])
+    pixels_NCHW = np.zeros((len(images), 3, height, width), np.float32)
+    for pixels_CHW, image_CHW in zip(pixels_NCHW, images, strict=True):
+        pixels_CHW[:, : image_CHW.shape[1], : image_CHW.shape[2]] = image_CHW
     return pixels_NCHW
 
 
@@ -76,16 +76,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             return Image.alpha_composite(white, image).convert("RGB")
         return image.convert("RGB")
     except Exception:  # lazily opened files decode here, and may raise anything
-        raise ImageError(f"a picture of mode {image.mode} cannot be turned into RGB") from None
+        raise ImageError(f"an image of mode {image.mode} cannot be turned into RGB") from None
 
 
-def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> Pixels:
+def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> PreparedImage:
     width, height = _resized_size(image.size, spec)
     rows = _kept(height, spec.crop_to[0]) if spec.crop_to else slice(0, height)
     columns = _kept(width, spec.crop_to[1]) if spec.crop_to else slice(0, width)
     if spec.resize_shortest_edge and width * height > max(_MAX_ENLARGED, image.width * image.height):
         if spec.resample not in FILTERS or not spec.crop_to:
-            raise ImageError(f"a picture of {image.width} × {image.height} is too long for its width")
+            raise ImageError(f"an image of {image.width} × {image.height} is too long for its width")
         kept_HWC = enlarge_window(np.asarray(image), (height, width), rows, columns, spec.resample)
     else:
         kept_HWC = np.asarray(image.resize((width, height), spec.resample))[rows, columns]
@@ -93,7 +93,7 @@ def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> Pixels:
 
 
 def _resized_size(size: tuple[int, int], spec: ImageProcessing) -> tuple[int, int]:
-    """(width, height) after resizing a picture of (width, height)."""
+    """(width, height) after resizing an image of (width, height)."""
     if spec.resize_to is not None:
         return spec.resize_to[1], spec.resize_to[0]
     if spec.resize_longest_edge is not None and spec.multiple_of is not None:
@@ -106,12 +106,12 @@ def _resized_size(size: tuple[int, int], spec: ImageProcessing) -> tuple[int, in
 
 
 def _within(size: tuple[int, int], longest: int, multiple: int) -> tuple[int, int]:
-    """(width, height) of a picture that is scaled down to `longest`, then up to whole multiples on each side."""
+    """(width, height) of an image that is scaled down to `longest`, then up to whole multiples on each side."""
     ratio = max(1.0, size[0] / longest, size[1] / longest)
     width, height = (math.ceil(math.floor(side / ratio) / multiple) * multiple for side in size)
     if not width or not height:  # transformers fails here too
         raise ImageError(
-            f"a picture of {size[0]} × {size[1]} is too thin: scaled down to {longest} pixels nothing is left of it"
+            f"an image of {size[0]} × {size[1]} is too thin: scaled down to {longest} pixels nothing is left of it"
         )
     return width, height
 
@@ -122,7 +122,7 @@ def _kept(length: int, crop: int) -> slice:
     return slice(start, min(length, start + crop))
 
 
-def _padded(kept_HWC: Pixels, crop: tuple[int, int]) -> Pixels:
+def _padded(kept_HWC: PreparedImage, crop: tuple[int, int]) -> PreparedImage:
     """Black borders around what is smaller than the crop; an odd one goes above and to the left."""
     if kept_HWC.shape[:2] == crop:
         return kept_HWC

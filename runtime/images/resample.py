@@ -1,6 +1,6 @@
-"""Part of an enlarged picture, without the rest of it: Pillow's resampling for a window of the result.
+"""Part of an enlarged image, without the rest of it: Pillow's resampling for a window of the result.
 
-A picture of 1 × 60,000 enlarged to 336 pixels across would be 20 million pixels high, of which a centre crop keeps 336.
+An image of 1 × 60,000 enlarged to 336 pixels across would be 20 million pixels high, of which a centre crop keeps 336.
 Pillow enlarges in two passes, first along rows, then along columns. Each is a sum weighted by a filter around the
 output pixel's centre, with the weights rounded to 22 binary digits. Here the same sums are made for the kept rows
 and columns only, equal to Pillow's to the last bit.
@@ -38,7 +38,7 @@ FILTERS: dict[int, tuple[Filter, int]] = {2: (_bilinear, 1), 3: (_bicubic, 2)}
 def enlarge_window(
     pixels_HWC: NDArray[np.uint8], size: tuple[int, int], rows: slice, columns: slice, resample: int
 ) -> NDArray[np.uint8]:
-    """`image.resize(size)[rows, columns]`, where `size` = (height, width) is larger than the picture on both sides."""
+    """`image.resize(size)[rows, columns]`, where `size` = (height, width) is larger than the image on both sides."""
     top, weights_RK = _weights(pixels_HWC.shape[0], size[0], rows, resample)
     used = slice(int(top.min()), int(top.max()) + weights_RK.shape[1])
     left, weights_SK = _weights(pixels_HWC.shape[1], size[1], columns, resample)

@@ -54,7 +54,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     except (msgspec.ValidationError, RecursionError) as error:
         raise BundleError(f"{where} does not describe a bundle: {error}") from None
     check_names(manifest, where)
-    check_pictures(manifest, where)
+    check_images(manifest, where)
     return manifest
 
 
@@ -84,8 +84,8 @@ def check_names(manifest: Manifest, where: str) -> None:
             raise BundleError(f"{where} uses {name!r} without listing its size and SHA-256 under files")
 
 
-def check_pictures(manifest: Manifest, where: str) -> None:
-    """Pictures have one size and one number of tokens, or all that is needed to find theirs."""
+def check_images(manifest: Manifest, where: str) -> None:
+    """Images have one size and one number of tokens, or all that is needed to find theirs."""
     image, tokens = manifest.image, manifest.image_tokens
     rows = (
         image.resize_longest_edge,
@@ -98,6 +98,6 @@ def check_pictures(manifest: Manifest, where: str) -> None:
     varied = image.size is None and tokens.per_image is None and None not in rows
     if not fixed and not varied:
         raise BundleError(
-            f"{where} does not say how many tokens a picture has: expected image.size and image_tokens.per_image, "
+            f"{where} does not say how many tokens an image has: expected image.size and image_tokens.per_image, "
             "or image.resize_longest_edge, image.multiple_of and image_tokens.patch_size, .break_token and .end_token"
         )

@@ -89,11 +89,11 @@ class DecoderShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessing:
-    """How a picture becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
+    """How an image becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
 
     `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width) whatever
     the aspect; `resize_longest_edge` scales down what is longer, and then each side up to a multiple of `multiple_of`.
-    `crop_to` is a centre crop to (height, width), padded with zeros where the picture is smaller.
+    `crop_to` is a centre crop to (height, width), padded with zeros where the image is smaller.
     `resample` is PIL's filter number. `mean` and `std` are per channel, on values already multiplied by
     `rescale_factor`.
     """
@@ -109,14 +109,14 @@ class ImageProcessing:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     size: tuple[Positive, Positive] | None
-    """(height, width) of the `pixel_values` that the vision encoder takes; null where each picture has its own."""
+    """(height, width) of the `pixel_values` that the vision encoder takes; null where each image has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokens:
-    """How pictures appear in a prompt: `token` stands for one picture.
+    """How images appear in a prompt: `token` stands for one image.
 
-    It becomes `per_image` × `token_id`; or, where pictures vary in size, one `token_id` for each `patch_size` ×
+    It becomes `per_image` × `token_id`; or, where images vary in size, one `token_id` for each `patch_size` ×
     `patch_size` pixels, row by row, with `break_token` behind every row and `end_token` behind the last.
     """
 
@@ -215,5 +215,5 @@ class Manifest:
 
 
 def version_for(image: ImageProcessing) -> int:
-    """The oldest schema version whose readers get pictures prepared like this right."""
+    """The oldest schema version whose readers get images prepared like this right."""
     return 1 if image.size is not None else 2

@@ -1,12 +1,12 @@
-"""Messages and pictures become what the graphs take: token ids and pixel values.
+"""Messages and images become what the graphs take: token ids and pixel values.
 
-Enters: a question, a conversation or a raw prompt, and its pictures. Leaves: `Prepared`.
+Enters: a question, a conversation or a raw prompt, and its images. Leaves: `Prepared`.
 
     messages ─chat template─▶ text ─whose words are whose─▶ spans ─sealed tokenizer─▶ input_ids  [1, T]
-    pictures ─preprocess────────────────────────────────────────────────────────────▶ pictures N × [3, H, W]
+    images ─preprocess────────────────────────────────────────────────────────────▶ images N × [3, H, W]
     (or their features, if they were encoded before)
 
-One picture is one `<image>` in the text and many ids in `input_ids` (`picture_tokens.py`).
+One image is one `<image>` in the text and many ids in `input_ids` (`image_tokens.py`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ from numpy.typing import NDArray
 from pumice.errors import ContextLengthError, PromptError
 from pumice.images.files import ImageInput
 from pumice.images.layout import feature_count, token_count
-from pumice.images.prepared import ImageFeatures, Pixels, PromptPicture, as_given, model_key, picture_digest
-from pumice.images.preprocess import Picture, Size, padded_together, preprocess
+from pumice.images.prepared import (
+    ImageFeatures,
+    PreparedImage,
+    PromptImage,
+    image_digest,
+    model_key,
+    revalidated,
+)
+from pumice.images.preprocess import Pixels, Size, padded_together, preprocess
 from pumice.manifest import Manifest
 from pumice.prompt.messages import as_messages
-from pumice.prompt.placeholders import count_placeholders, insert_pictures
+from pumice.prompt.placeholders import count_placeholders, insert_images
 from pumice.prompt.sealed import Span
 from pumice.prompt.spans import render_spans
 from pumice.prompt.template import ChatTemplate
@@ -41,13 +48,13 @@ _MAX_TEXT = 1_000_000
 class Prepared:
     """A prompt as the graphs take it.
 
-    `input_ids` is int64 [1, T] with every picture's tokens in place, of which `image_tokens` take a row of features
-    each; `images` are its pictures in order, as pixels, or as features if they were encoded before. `size` (height,
-    width) is that of every picture, or None where each has its own.
+    `input_ids` is int64 [1, T] with every image's tokens in place, of which `image_tokens` take a row of features
+    each; `images` are its images in order, as pixels, or as features if they were encoded before. `size` (height,
+    width) is that of every image, or None where each has its own.
     """
 
     input_ids: NDArray[np.int64]
-    images: tuple[PromptPicture, ...]
+    images: tuple[PromptImage, ...]
     image_tokens: int
     size: Size | None
 
@@ -57,27 +64,32 @@ class Prepared:
         return int(self.input_ids.shape[1])
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """The pictures that were not given by their features: each float32 [3, height, width], not to be written to."""
-        return tuple(image.values for image in self.images if isinstance(image, Pixels))
+    def pixel_arrays(self) -> tuple[Pixels, ...]:
+        """The images that were not given by their features: each float32 [3, height, width], not to be written to."""
+        return tuple(image.values for image in self.images if isinstance(image, PreparedImage))
+
+    @property
+    def pictures(self) -> tuple[Pixels, ...]:
+        """`pixel_arrays` by its earlier name."""
+        return self.pixel_arrays
 
     @property
     def pixel_values(self) -> NDArray[np.float32]:
-        """`pictures` in one array as transformers has them, float32 [N, 3, H, W]; N may be 0.
+        """`pixel_arrays` in one array as transformers has them, float32 [N, 3, H, W]; N may be 0.
 
-        H and W are the largest sides; smaller pictures have zeros below and to the right.
+        H and W are the largest sides; smaller images have zeros below and to the right.
         """
-        return padded_together(self.pictures, self.size)
+        return padded_together(self.pixel_arrays, self.size)
 
     @property
     def image_sizes(self) -> NDArray[np.int64]:
-        """(height, width) of each picture in `pixel_values`, int64 [N, 2]."""
-        return np.array([picture.shape[1:] for picture in self.pictures], np.int64).reshape(-1, 2)
+        """(height, width) of each image in `pixel_values`, int64 [N, 2]."""
+        return np.array([image.shape[1:] for image in self.pixel_arrays], np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
-    """A prompt whose pictures are placeholders still; a `raw` one is taken as it stands."""
+    """A prompt whose images are placeholders still; a `raw` one is taken as it stands."""
 
     spans: list[Span]
     raw: bool
@@ -93,69 +105,69 @@ class PromptBuilder:
         self._model_key = model_key(manifest)
 
     def prepare(
-        self, prompt: Prompt, images: Sequence[ImageInput | PromptPicture] = (), *, raw: bool = False
+        self, prompt: Prompt, images: Sequence[ImageInput | PromptImage] = (), *, raw: bool = False
     ) -> Prepared:
-        """Token ids and pictures of a prompt; what can be checked without the pictures is checked before one is opened.
+        """Token ids and images of a prompt; what can be checked without the images is checked before one is opened.
 
-        Pictures may have been prepared, or encoded, with an earlier prompt.
+        Images may have been prepared, or encoded, with an earlier prompt.
 
         Raises:
-            PromptError: no chat template, messages of another form, placeholders and pictures that differ in number, …
+            PromptError: no chat template, messages of another form, placeholders and images that differ in number, …
             ContextLengthError: longer than the model's context.
-            ImageError: a picture cannot be read.
-            UsageError: features or prepared pictures of another model, or altered ones.
+            ImageError: an image cannot be read.
+            UsageError: features or prepared images of another model, or altered ones.
         """
         spec = self._manifest.image
         if spec.size is not None:
             sizes = [spec.size] * len(images)
             self._check_room(len(sizes), self._tokens(sizes))
             ids = self._ids(self._draft(prompt, len(sizes), raw), sizes)
-            pictures = tuple(self.pictures(images))
+            prepared = tuple(self.images(images))
         else:
             draft = self._draft(prompt, len(images), raw)
-            pictures = self._varied_pictures(images)
-            sizes = [picture.size for picture in pictures]
+            prepared = self._varied_images(images)
+            sizes = [image.size for image in prepared]
             ids = self._ids(draft, sizes)
         return Prepared(
             input_ids=np.array([ids], np.int64),
-            images=pictures,
+            images=prepared,
             image_tokens=self._features(sizes),
             size=spec.size,
         )
 
-    def pictures(self, images: Iterable[ImageInput | PromptPicture]) -> Iterator[PromptPicture]:
-        """Pictures as the vision encoder takes them, one by one; what was prepared already stays as it is.
+    def images(self, images: Iterable[ImageInput | PromptImage]) -> Iterator[PromptImage]:
+        """Images as the vision encoder takes them, one by one; what was prepared already stays as it is.
 
         Raises:
-            ImageError: a picture cannot be read.
-            UsageError: features or prepared pictures of another model, or altered ones.
+            ImageError: an image cannot be read.
+            UsageError: features or prepared images of another model, or altered ones.
         """
         for image in images:
-            if isinstance(image, Pixels | ImageFeatures):
-                yield as_given(image, self._manifest, self._model_key)
+            if isinstance(image, PreparedImage | ImageFeatures):
+                yield revalidated(image, self._manifest, self._model_key)
                 continue
             (values,) = preprocess([image], self._manifest.image)
             values.flags.writeable = False
             size = values.shape[1], values.shape[2]
-            yield Pixels(
-                values=values, digest=picture_digest(values, self._model_key), tokens=self._features([size])
+            yield PreparedImage(
+                values=values, digest=image_digest(values, self._model_key), tokens=self._features([size])
             )
 
-    def _varied_pictures(self, images: Sequence[ImageInput | PromptPicture]) -> tuple[PromptPicture, ...]:
-        """The pictures; none is opened once those before it have filled the context."""
-        pictures: list[PromptPicture] = []
+    def _varied_images(self, images: Sequence[ImageInput | PromptImage]) -> tuple[PromptImage, ...]:
+        """The images; none is opened once those before it have filled the context."""
+        prepared: list[PromptImage] = []
         tokens = 0
-        for picture in self.pictures(images):
-            pictures.append(picture)
-            tokens += self._tokens([picture.size])
-            self._check_room(len(pictures), tokens)
-        return tuple(pictures)
+        for image in self.images(images):
+            prepared.append(image)
+            tokens += self._tokens([image.size])
+            self._check_room(len(prepared), tokens)
+        return tuple(prepared)
 
-    def _check_room(self, pictures: int, tokens: int) -> None:
+    def _check_room(self, images: int, tokens: int) -> None:
         context = self._manifest.decoder.context_length
         if tokens > context:
             raise ContextLengthError(
-                f"{pictures} pictures of the prompt have {tokens:,} tokens, but the model's context is {context:,}"
+                f"{images} images of the prompt have {tokens:,} tokens, but the model's context is {context:,}"
             )
 
     def _tokens(self, sizes: Sequence[Size]) -> int:
@@ -164,10 +176,10 @@ class PromptBuilder:
     def _features(self, sizes: Sequence[Size]) -> int:
         return sum(feature_count(self._manifest.image_tokens, size) for size in sizes)
 
-    def _draft(self, prompt: Prompt, pictures: int, raw: bool) -> _Draft:
-        """The prompt in spans, with a place for each picture."""
-        draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, pictures)
-        self._check_placeholders(count_placeholders(draft.spans, self._manifest.image_tokens), pictures)
+    def _draft(self, prompt: Prompt, images: int, raw: bool) -> _Draft:
+        """The prompt in spans, with a place for each image."""
+        draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, images)
+        self._check_placeholders(count_placeholders(draft.spans, self._manifest.image_tokens), images)
         return draft
 
     def _raw_draft(self, prompt: Prompt) -> _Draft:
@@ -176,15 +188,15 @@ class PromptBuilder:
         self._check_texts([prompt])
         return _Draft(spans=[Span(text=prompt, trusted=True)], raw=True)
 
-    def _chat_draft(self, prompt: Prompt, pictures: int) -> _Draft:
+    def _chat_draft(self, prompt: Prompt, images: int) -> _Draft:
         if self._template is None:
             raise PromptError("this bundle has no chat template: pass a prompt of your own with raw=True")
-        messages = as_messages(prompt, pictures)
+        messages = as_messages(prompt, images)
         self._check_texts([text for message in messages for text in message.texts])
         return _Draft(spans=render_spans(self._template, messages, self._tokenizer), raw=False)
 
     def _ids(self, draft: _Draft, sizes: Sequence[Size]) -> list[int]:
-        spans = insert_pictures(draft.spans, self._manifest.image_tokens, sizes)
+        spans = insert_images(draft.spans, self._manifest.image_tokens, sizes)
         if draft.raw:
             ids = self._tokenizer.encode(spans[0].text)
         else:
@@ -209,21 +221,21 @@ class PromptBuilder:
                     f"the prompt is not valid Unicode: a lone surrogate at position {error.start}"
                 ) from None
 
-    def _check_placeholders(self, placeholders: int, pictures: int) -> None:
-        if placeholders != pictures:
+    def _check_placeholders(self, placeholders: int, images: int) -> None:
+        if placeholders != images:
             token = self._manifest.image_tokens.token
             raise PromptError(
                 f"the prompt has {placeholders} {token} {'placeholder' if placeholders == 1 else 'placeholders'}, "
-                f"but {pictures} {'picture was' if pictures == 1 else 'pictures were'} given: "
+                f"but {images} {'image was' if images == 1 else 'images were'} given: "
                 "they must be equal in number"
             )
 
     def _checked(self, ids: list[int], sizes: Sequence[Size]) -> list[int]:
-        """The ids, once it is certain that each picture's features have a place and that all fit the context."""
+        """The ids, once it is certain that each image's features have a place and that all fit the context."""
         found, features = ids.count(self._manifest.image_tokens.token_id), self._features(sizes)
         if found != features:
             raise PromptError(
-                f"the prompt has {found} image tokens after tokenisation, but its pictures have {features} features"
+                f"the prompt has {found} image tokens after tokenisation, but its images have {features} features"
             )
         if not ids:
             raise PromptError("the prompt is empty")

@@ -15,12 +15,12 @@ from pumice.errors import PromptError
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
 Content = str | tuple[str | None, ...]
-"""Text alone; or parts, where None is a picture."""
+"""Text alone; or parts, where None is an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn. `content` is text alone, or a tuple of parts: texts, and None for a picture."""
+    """One turn. `content` is text alone, or a tuple of parts: texts, and None for an image."""
 
     role: str
     content: Content
@@ -44,14 +44,14 @@ class Message:
         return Message(role=self.role, content=content)
 
 
-def as_messages(prompt: str | Sequence[Mapping[str, Any]], pictures: int) -> list[Message]:
-    """Messages of a prompt; a plain string is a user's question about all `pictures`, which come first.
+def as_messages(prompt: str | Sequence[Mapping[str, Any]], images: int) -> list[Message]:
+    """Messages of a prompt; a plain string is a user's question about all `images`, which come first.
 
     Raises:
         PromptError: another form, or an unknown role.
     """
     if isinstance(prompt, str):
-        return [Message(role="user", content=(*[None] * pictures, prompt))]
+        return [Message(role="user", content=(*[None] * images, prompt))]
     if isinstance(prompt, Sequence) and prompt and not isinstance(prompt, (bytes, bytearray)):
         return [_message(message, i) for i, message in enumerate(prompt)]
     raise PromptError(f"expected a question or a list of messages, got {_kind(prompt)}")
@@ -84,7 +84,7 @@ def _part(part: Any, where: str) -> str | None:
         return text
     raise PromptError(
         f"{where} has a part that is neither {{'type': 'image'}} nor {{'type': 'text', 'text': '…'}}; "
-        "pictures themselves go into images=[…]"
+        "images themselves go into images=[…]"
     )
 
 

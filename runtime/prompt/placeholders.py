@@ -15,12 +15,12 @@ from pumice.prompt.sealed import Span
 
 
 def count_placeholders(spans: Sequence[Span], tokens: ImageTokens) -> int:
-    """Pictures that the trusted spans have a place for."""
+    """Images that the trusted spans have a place for."""
     return sum(span.text.count(tokens.token) for span in spans if span.trusted)
 
 
-def insert_pictures(spans: Sequence[Span], tokens: ImageTokens, sizes: Sequence[Size]) -> list[Span]:
-    """The spans with each picture's tokens at its place; there are as many places as `sizes`."""
+def insert_images(spans: Sequence[Span], tokens: ImageTokens, sizes: Sequence[Size]) -> list[Span]:
+    """The spans with each image's tokens at its place; there are as many places as `sizes`."""
     texts = (image_text(tokens, size) for size in sizes)
     return [
         replace(span, text=_filled(span.text, tokens.token, texts)) if span.trusted else span
@@ -28,6 +28,6 @@ def insert_pictures(spans: Sequence[Span], tokens: ImageTokens, sizes: Sequence[
     ]
 
 
-def _filled(text: str, token: str, pictures: Iterator[str]) -> str:
+def _filled(text: str, token: str, images: Iterator[str]) -> str:
     first, *others = text.split(token)
-    return first + "".join(next(pictures) + other for other in others)
+    return first + "".join(next(images) + other for other in others)

@@ -21,7 +21,7 @@ from pumice.sessions.arrays import Rows
 from pumice.sessions.runs import Cancellation
 from pumice.vision.features import PromptFeatures
 
-State = Literal["waiting", "reading", "decoding", "done"]
+State = Literal["waiting", "prefill", "decode", "finished"]
 
 
 @dataclass(kw_only=True)
@@ -41,14 +41,14 @@ class Clock:
 
 @dataclass(kw_only=True)
 class Row:
-    """A sequence of a job that goes on: its slot of the cache, and the token that is read there next."""
+    """A sequence of a request that goes on: its slot of the cache, and the token that is read there next."""
 
     slot: int
     step: Step
 
 
-class Job:
-    """One request. Made by `Answerer.job`, moved on by a `Scheduler`.
+class Request:
+    """One request. Made by `Pipeline.request`, moved on by a `Scheduler`.
 
     `ids` is the whole prompt, `keys` what they stand for; an answer gets `max_new_tokens` at most, so that a slot must
     have `capacity` positions.
@@ -72,19 +72,19 @@ class Job:
         self.error: PumiceError | None = None
         self.cancelled = False
         self.slots: list[int] = []
-        """Slots of the cache that are this job's, those of `rows` among them."""
+        """Slots of the cache that are this request's, those of `rows` among them."""
         self.rows: list[Row] = []
-        self.reused = 0
+        self.cached_tokens = 0
         """Positions of the prompt that did not have to be read."""
         self.tokens = 0
         """Tokens generated so far, of all rows."""
-        self.unread_features: Rows | None = None
+        self.remaining_features: Rows | None = None
         """Features of the image tokens that are not read yet; None until they are asked for."""
 
     @property
     def done(self) -> bool:
         """Whether it has ended, well or not."""
-        return self.state == "done"
+        return self.state == "finished"
 
     def advance(self, logits_RV: Sequence[NDArray[np.float32]]) -> list[Step]:
         """Let the strategy choose; notes the time."""
@@ -94,7 +94,7 @@ class Job:
         return self._noted(chosen, self.strategy.advance(logits_RV))
 
     def accept(self, tokens_R: Sequence[int]) -> list[Step]:
-        """As `advance`, by a strategy that `takes_likeliest`, with the likeliest tokens for logits."""
+        """As `advance`, by a strategy that `is_greedy`, with the likeliest tokens for logits."""
         return self._noted(len(tokens_R), self.strategy.accept(tokens_R))
 
     def _noted(self, chosen: int, steps: list[Step]) -> list[Step]:
@@ -107,7 +107,7 @@ class Job:
     def follow(self, steps: Sequence[Step], copy: Callable[[int, int], None]) -> list[int]:
         """Go on with the chosen steps; returns the slots that are not needed any more.
 
-        A row's first child keeps its slot; its others get copies in slots that the job has to spare.
+        A row's first child keeps its slot; its others get copies in slots that the request has to spare.
         """
         slots = [row.slot for row in self.rows]
         parents = [step.parent for step in steps]
@@ -128,7 +128,7 @@ class Job:
         return freed
 
     def results(self) -> list[Generation]:
-        """The answers, best first; those of a job that is not done end where it stands.
+        """The answers, best first; those of a request that is not done end where it stands.
 
         Raises:
             PumiceError: it failed.
@@ -136,7 +136,7 @@ class Job:
         if self.error is not None:
             raise self.error
         prompt = len(self.ids)
-        pictures = sum(isinstance(key, bytes) for key in self.keys)
+        images = sum(isinstance(key, bytes) for key in self.keys)
         return [
             Generation(
                 text=answer.text,
@@ -147,8 +147,8 @@ class Job:
                     prompt_tokens=prompt,
                     completion_tokens=len(answer.token_ids),
                     total_tokens=prompt + len(answer.token_ids),
-                    image_tokens=pictures,
-                    cached_tokens=self.reused,
+                    image_tokens=images,
+                    cached_tokens=self.cached_tokens,
                 ),
                 timings=self._timings(len(answer.token_ids)),
             )

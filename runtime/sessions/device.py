@@ -74,7 +74,7 @@ def cuda_obstacle() -> str | None:
 def _missing_library() -> str | None:
     """What ONNX Runtime's CUDA provider needs and the system's loader does not find; None if it finds everything.
 
-    ONNX Runtime itself would tell it on stderr, and go on without CUDA; without cuDNN it fails at the first picture.
+    ONNX Runtime itself would tell it on stderr, and go on without CUDA; without cuDNN it fails at the first image.
     """
     windows = sys.platform == "win32"
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find

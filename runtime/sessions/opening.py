@@ -46,7 +46,7 @@ class Sessions:
     captures: bool = False
     """Whether the decoder's runs for single tokens are recorded as CUDA graphs."""
     released_vision: tuple[Range, ...] = ()
-    """Where the vision encoder's weights are mapped: memory that may be given back once pictures are encoded."""
+    """Where the vision encoder's weights are mapped: memory that may be given back once images are encoded."""
     released_prefill: tuple[Range, ...] = ()
     """Those of the prefill graph."""
 

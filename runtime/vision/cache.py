@@ -1,6 +1,6 @@
-"""Features of earlier pictures, which need not be encoded again.
+"""Features of earlier images, which need not be encoded again.
 
-Enters: digests and features. Leaves: the features of equal pictures, from memory or from a folder.
+Enters: digests and features. Leaves: the features of equal images, from memory or from a folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FeatureCache:
         self._lock = threading.Lock()
 
     def get(self, digest: bytes) -> Floats | None:
-        """Features float32 [tokens, D] of the picture with this digest, or None."""
+        """Features float32 [tokens, D] of the image with this digest, or None."""
         with self._lock:
             features = self._features.get(digest)
             if features is not None:
@@ -41,7 +41,7 @@ class FeatureCache:
         return features
 
     def put(self, digest: bytes, features: Floats) -> None:
-        """Keep a picture's features; of an array that may be written to, a copy."""
+        """Keep an image's features; of an array that may be written to, a copy."""
         if features.flags.writeable:
             features = features.copy()
             features.flags.writeable = False

@@ -1,7 +1,7 @@
-"""Pictures become features: each distinct one is run through the vision encoder once.
+"""Images become features: each distinct one is run through the vision encoder once.
 
-Enters: pictures as `preprocess.py` makes them. Leaves: their features, float32 [tokens, D], and digests by which equal
-pictures are known.
+Enters: images as `preprocess.py` makes them. Leaves: their features, float32 [tokens, D], and digests by which equal
+images are known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
-from pumice.images.prepared import ImageFeatures, Pixels, PromptPicture, model_key
+from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, model_key
 from pumice.machine.pages import Range, release
 from pumice.manifest import Manifest
 from pumice.sessions.arrays import DeviceArray, DeviceMemory, Rows
@@ -28,14 +28,14 @@ from pumice.vision.resident import ResidentFeatures
 Floats = NDArray[np.float32]
 
 _PATIENCE = 0.05
-"""Seconds after which a thread that waits for another's picture looks whether it was cancelled."""
+"""Seconds after which a thread that waits for another's image looks whether it was cancelled."""
 
 
 BATCH = 2
-"""Pictures that go through the encoder at once, where they have one size: each takes memory of its own."""
+"""Images that go through the encoder at once, where they have one size: each takes memory of its own."""
 
 
-class PictureEncoder:
+class ImageEncoder:
     """The vision encoder behind a cache of features; for all threads, of which one encodes what several ask for."""
 
     def __init__(
@@ -46,32 +46,30 @@ class PictureEncoder:
         resident: ResidentFeatures | None = None,
         released: Sequence[Range] = (),
     ) -> None:
-        """Of the mapped memory `released` the pages are given back whenever pictures are encoded."""
+        """Of the mapped memory `released` the pages are given back whenever images are encoded."""
         self._session, self._cache, self._resident = session, cache, resident
         self._released = released
         self.width = manifest.decoder.hidden_size
-        self._batch = (
-            BATCH if manifest.image.size is not None else 1
-        )  # no padding where pictures vary in size
+        self._batch = BATCH if manifest.image.size is not None else 1  # no padding where images vary in size
         self.model = model_key(manifest)
         self._under_way: dict[bytes, Future[Floats | None]] = {}
         """What some thread encodes; None comes of it if that thread failed or was cancelled."""
         self._lock = threading.Lock()
 
     def encode(
-        self, pictures: Sequence[PromptPicture], cancellation: Cancellation, first: int = 0
+        self, images: Sequence[PromptImage], cancellation: Cancellation, first: int = 0
     ) -> list[ImageFeatures]:
-        """Features of pictures, in their order; what is encoded already, or equal to another, is not encoded again.
+        """Features of images, in their order; what is encoded already, or equal to another, is not encoded again.
 
-        Errors name a picture by its number, of which the first one has `first`.
+        Errors name an image by its number, of which the first one has `first`.
 
         Raises:
             GenerationError: features that are not finite, or a failure in ONNX Runtime.
             RunCancelledError: the run was ended.
         """
-        known = {p.digest: p.features for p in pictures if isinstance(p, ImageFeatures)}
-        numbers = {p.digest: first + i for i, p in reversed([*enumerate(pictures)])}
-        while missing := self._missing(pictures, known):
+        known = {p.digest: p.features for p in images if isinstance(p, ImageFeatures)}
+        numbers = {p.digest: first + i for i, p in reversed([*enumerate(images)])}
+        while missing := self._missing(images, known):
             mine: dict[bytes, Future[Floats | None]] = {}
             try:  # Ctrl-C may come at any place, and what is claimed must not stay so
                 self._claim(missing, mine)
@@ -89,22 +87,26 @@ class PictureEncoder:
                     known[digest] = features
         return [
             ImageFeatures(features=known[p.digest], size=p.size, digest=p.digest, model=self.model)
-            for p in pictures
+            for p in images
         ]
 
-    def _missing(self, pictures: Sequence[PromptPicture], known: dict[bytes, Floats]) -> dict[bytes, Pixels]:
-        """The distinct pictures that are neither known nor cached; `known` takes up those that are cached."""
-        missing: dict[bytes, Pixels] = {}
-        for picture in pictures:
-            if isinstance(picture, Pixels) and picture.digest not in known and picture.digest not in missing:
-                features = self._cache.get(picture.digest)
-                if features is not None and features.shape == (picture.tokens, self.width):
-                    known[picture.digest] = features
+    def _missing(
+        self, images: Sequence[PromptImage], known: dict[bytes, Floats]
+    ) -> dict[bytes, PreparedImage]:
+        """The distinct images that are neither known nor cached; `known` takes up those that are cached."""
+        missing: dict[bytes, PreparedImage] = {}
+        for image in images:
+            if isinstance(image, PreparedImage) and image.digest not in known and image.digest not in missing:
+                features = self._cache.get(image.digest)
+                if features is not None and features.shape == (image.tokens, self.width):
+                    known[image.digest] = features
                 else:
-                    missing[picture.digest] = picture
+                    missing[image.digest] = image
         return missing
 
-    def _claim(self, missing: Mapping[bytes, Pixels], mine: dict[bytes, Future[Floats | None]]) -> None:
+    def _claim(
+        self, missing: Mapping[bytes, PreparedImage], mine: dict[bytes, Future[Floats | None]]
+    ) -> None:
         """Note in `mine` what no other thread encodes; from now on this one does."""
         with self._lock:
             for digest in missing:  # in the prompt's order, on which batches and so their rounding depend
@@ -134,55 +136,55 @@ class PictureEncoder:
         return None
 
     def _run(
-        self, pictures: Sequence[Pixels], numbers: Mapping[bytes, int], cancellation: Cancellation
+        self, images: Sequence[PreparedImage], numbers: Mapping[bytes, int], cancellation: Cancellation
     ) -> dict[bytes, Floats]:
-        pixels_NCHW = np.stack([picture.values for picture in pictures])
-        features_NTD = self._features(pictures, pixels_NCHW, cancellation)
+        pixels_NCHW = np.stack([image.values for image in images])
+        features_NTD = self._features(images, pixels_NCHW, cancellation)
         found = {}
-        for picture, features_TD in zip(pictures, features_NTD, strict=True):
+        for image, features_TD in zip(images, features_NTD, strict=True):
             if not np.isfinite(features_TD).all():
                 raise GenerationError(
-                    f"picture {numbers[picture.digest]}'s features are not finite (NaN or infinity; pictures are "
+                    f"image {numbers[image.digest]}'s features are not finite (NaN or infinity; images are "
                     "counted from 0): export the model again with another precision"
                 )
-            features = np.array(features_TD)  # a batch's output is not kept for one of its pictures
+            features = np.array(features_TD)  # a batch's output is not kept for one of its images
             features.flags.writeable = False
-            found[picture.digest] = features
-            self._cache.put(picture.digest, features)
+            found[image.digest] = features
+            self._cache.put(image.digest, features)
             with self._lock:
-                self._under_way[picture.digest].set_result(features)
+                self._under_way[image.digest].set_result(features)
         return found
 
     def _features(
-        self, pictures: Sequence[Pixels], pixels_NCHW: Floats, cancellation: Cancellation
+        self, images: Sequence[PreparedImage], pixels_NCHW: Floats, cancellation: Cancellation
     ) -> Floats:
         """Features [N, T, D] for the host; where they were computed elsewhere, they stay there as well."""
         if self._resident is None:
             (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
-            features_NTD: Floats = output.reshape(len(pictures), -1, self.width)
+            features_NTD: Floats = output.reshape(len(images), -1, self.width)
             return features_NTD
-        there = picture_features(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
-        for i, picture in enumerate(pictures):
-            self._resident.put(picture.digest, there.row(i))
+        there = encode_on_device(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
+        for i, image in enumerate(images):
+            self._resident.put(image.digest, there.row(i))
         return there.numpy()
 
-    def joined(self, pictures: Sequence[ImageFeatures]) -> Rows:
-        """The features of pictures one behind another, float32 [M, D], where the decoder computes."""
-        if self._resident is not None and pictures:
-            known = {picture.digest: picture.features for picture in pictures}
-            return self._resident.rows(known, [picture.digest for picture in pictures], self.width)
-        rows = [picture.features for picture in pictures]
+    def joined(self, images: Sequence[ImageFeatures]) -> Rows:
+        """The features of images one behind another, float32 [M, D], where the decoder computes."""
+        if self._resident is not None and images:
+            known = {image.digest: image.features for image in images}
+            return self._resident.rows(known, [image.digest for image in images], self.width)
+        rows = [image.features for image in images]
         return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
 
 
-def picture_features(
+def encode_on_device(
     session: Any,
     memory: DeviceMemory,
     pixels_NCHW: NDArray[np.float32],
     width: int,
     cancellation: Cancellation,
 ) -> DeviceArray:
-    """Features of pictures of one size, float32 [N, T, D], left in `memory`.
+    """Features of images of one size, float32 [N, T, D], left in `memory`.
 
     Raises:
         RunCancelledError: the run was ended.

@@ -1,6 +1,6 @@
-"""Features of pictures in a folder, from one process to the next.
+"""Features of images in a folder, from one process to the next.
 
-Enters: digests and features. Leaves: files, one for each picture, and the features in them.
+Enters: digests and features. Leaves: files, one for each image, and the features in them.
 
     <digest in hexadecimal>.features    magic line │ SHA-256 of digest and rest │ tokens, D as int64 │ float32 values
 

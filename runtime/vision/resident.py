@@ -1,4 +1,4 @@
-"""The latest pictures' features in a device's memory, so that they need not come from the host again.
+"""The latest images' features in a device's memory, so that they need not come from the host again.
 
 Enters: features as the vision encoder leaves them. Leaves: those of a prompt, one behind another.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pumice.sessions.arrays import DeviceArray, DeviceMemory
 
 MOST = 16
-"""Pictures; of a 7B model 150 MiB."""
+"""Images; of a 7B model 150 MiB."""
 
 
 class ResidentFeatures:
@@ -26,7 +26,7 @@ class ResidentFeatures:
         self._lock = threading.Lock()
 
     def put(self, digest: bytes, features_TD: DeviceArray) -> None:
-        """Keep a picture's features; the one that was asked for least lately is forgotten."""
+        """Keep an image's features; the one that was asked for least lately is forgotten."""
         with self._lock:
             self._known.pop(digest, None)
             self._known[digest] = features_TD
@@ -34,10 +34,10 @@ class ResidentFeatures:
                 del self._known[next(iter(self._known))]
 
     def rows(
-        self, pictures: Mapping[bytes, NDArray[np.float32]], order: list[bytes], width: int
+        self, images: Mapping[bytes, NDArray[np.float32]], order: list[bytes], width: int
     ) -> DeviceArray:
-        """The features of `order`'s pictures, one behind another, float32 [M, D]; from the host if not known."""
-        parts = [self._found(digest, pictures[digest]) for digest in order]
+        """The features of `order`'s images, one behind another, float32 [M, D]; from the host if not known."""
+        parts = [self._found(digest, images[digest]) for digest in order]
         if len(parts) == 1:
             return parts[0]
         joined = self.memory.empty((sum(len(part) for part in parts), width), np.float32)

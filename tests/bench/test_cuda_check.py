@@ -22,18 +22,18 @@ CHECK = Check(
     shape="llava-1.5-7b",
     parities=[GOOD, replace(GOOD, difference=0.4, same_tokens=0.5)],
     systems={
-        "transformers eager": {"ttft_s": 0.30, "decode_text": 20.0, "decode_picture": 18.0},
-        "transformers sdpa": {"ttft_s": 0.20, "decode_text": 25.0, "decode_picture": 22.0},
+        "transformers eager": {"ttft_s": 0.30, "decode_text": 20.0, "decode_image": 18.0},
+        "transformers sdpa": {"ttft_s": 0.20, "decode_text": 25.0, "decode_image": 22.0},
         "pumice cuda-int4": {
             "ttft_s": 0.12,
             "decode_text": 160.0,
-            "decode_picture": 150.0,
+            "decode_image": 150.0,
             "weight_bytes": 4_000_000_000,
         },
         "pumice cuda-fp16": {
             "ttft_s": 0.15,
             "decode_text": 50.0,
-            "decode_picture": 45.0,
+            "decode_image": 45.0,
             "weight_bytes": 10_000_000_000,
         },
     },
@@ -128,8 +128,8 @@ def test_logits_are_compared_in_units_of_their_spread() -> None:
 
 def test_parity_runs(pebble_bundle_cuda: Path, pebble_checkpoint: Path) -> None:
     """On the CPU, where it must be exact against itself."""
-    picture = next((pebble_checkpoint.parent / "heldout").glob("*.png"))
-    asked = [Asked(question="What is shown?", picture=str(picture)), Asked(question="How many?")]
+    image = next((pebble_checkpoint.parent / "heldout").glob("*.png"))
+    asked = [Asked(question="What is shown?", image=str(image)), Asked(question="How many?")]
     itself, theirs = cuda_parity.parity(
         "pebble", "cuda-fp16", pebble_bundle_cuda, pebble_checkpoint, asked, "cpu"
     )

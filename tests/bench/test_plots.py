@@ -20,15 +20,15 @@ EACH = {
 
 
 @pytest.mark.slow
-def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
+def test_images_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     systems = [measured("pumice-cpu-int4", **EACH), measured("genai-int4", decode_100=28.0, decode_2000=20.0)]
     drawn = draw(results(*systems), tmp_path)
     assert [path.name for path in drawn] == [
         f"interleave-0.5b-{name}.png" for name in ("first-token", "decode", "memory")
     ]
     for path in drawn:
-        with Image.open(path) as picture:
-            assert picture.width > 1000
+        with Image.open(path) as image:
+            assert image.width > 1000
     assert not draw(results(), tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_8_bits_are_not_judged_where_4_are_asked_for() -> None:
     assert not judged(measured("pumice-cpu-int8", decode_100=90.0), measured("genai-int4", decode_100=1.0))
 
 
-def test_peers_that_see_no_pictures_are_not_the_leanest() -> None:
+def test_peers_that_see_no_images_are_not_the_leanest() -> None:
     found = judged(
         measured("pumice-cpu-int4", resident_mb=500.0),
         measured("genai-int4", resident_mb=600.0, ttft_s=None),

@@ -33,9 +33,9 @@ def last_logits(checkpoint: Path) -> tuple[torch.Tensor, int]:
     )
     assert not any(report.values()), report
     processor = AutoProcessor.from_pretrained(checkpoint)
-    picture = Image.fromarray(np.arange(90 * 70 * 3, dtype=np.uint32).astype(np.uint8).reshape(70, 90, 3))
+    image = Image.fromarray(np.arange(90 * 70 * 3, dtype=np.uint32).astype(np.uint8).reshape(70, 90, 3))
     prompt = processor.apply_chat_template(MESSAGES, add_generation_prompt=True)
-    inputs = processor(images=picture, text=prompt, return_tensors="pt")
+    inputs = processor(images=image, text=prompt, return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits[0, -1]
     return logits, int((inputs["input_ids"] == model.config.image_token_id).sum())

@@ -17,7 +17,7 @@ from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
 from pumice.export.processor.load import load_processor
 from pumice.export.recipes.recipe import PrecisionName
-from pumice.export.verify.probes import picture
+from pumice.export.verify.probes import image
 from pumice.manifest import decode_manifest
 from tests import manifest_examples, oracle
 from tests.export.test_graphs import Graphs
@@ -29,18 +29,18 @@ TOLERANCE = 2e-4
 MEAN_ERRORS: dict[PrecisionName, float] = {"fp16": 0.003, "int8": 0.05, "int4": 0.35}
 """Of logits, in parts of their spread; about half of it is seen, on random weights."""
 NEW_TOKENS = 32
-WIDE, TALL = picture(0, (150, 100)), picture(1, (41, 67))
-PICTURE: dict[str, Any] = {"type": "image"}
+WIDE, TALL = image(0, (150, 100)), image(1, (41, 67))
+IMAGE: dict[str, Any] = {"type": "image"}
 PROMPTS = {
-    "one picture": ([("user", [PICTURE, "what is shown?"])], [WIDE]),
-    "two pictures": ([("user", [PICTURE, PICTURE, "how many shapes are there in both?"])], [WIDE, TALL]),
-    "no picture": ([("user", ["the quick brown fox jumps over the lazy dog"])], []),
+    "one image": ([("user", [IMAGE, "what is shown?"])], [WIDE]),
+    "two images": ([("user", [IMAGE, IMAGE, "how many shapes are there in both?"])], [WIDE, TALL]),
+    "no image": ([("user", ["the quick brown fox jumps over the lazy dog"])], []),
     "second turn": (
         [("user", [TALL, "what is left of it?"]), ("assistant", ["a square"]), ("user", ["a red one?"])],
         [TALL],
     ),
-    "a picture in each turn": (
-        [("user", [TALL, "is it red?"]), ("assistant", ["one of them."]), ("user", [PICTURE, "and this?"])],
+    "an image in each turn": (
+        [("user", [TALL, "is it red?"]), ("assistant", ["one of them."]), ("user", [IMAGE, "and this?"])],
         [TALL, WIDE],
     ),
 }
@@ -55,10 +55,10 @@ class Reference:
 
     def inputs(self, name: str) -> dict[str, torch.Tensor]:
         messages, images = asked(name)
-        pictures = iter(images)
+        prepared = iter(images)
         for message in messages:
             message["content"] = [
-                {"type": "image", "image": next(pictures)} if part["type"] == "image" else part
+                {"type": "image", "image": next(prepared)} if part["type"] == "image" else part
                 for part in message["content"]
             ]
         return dict(
@@ -88,13 +88,13 @@ class Exported:
 
 
 def asked(name: str) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Messages and pictures of a prompt."""
+    """Messages and images of a prompt."""
     turns, images = PROMPTS[name]
     return [
         {
             "role": role,
             "content": [
-                {"type": "text", "text": part} if isinstance(part, str) else dict(PICTURE) for part in parts
+                {"type": "text", "text": part} if isinstance(part, str) else dict(IMAGE) for part in parts
             ],
         }
         for role, parts in turns
@@ -188,12 +188,12 @@ def test_precisions(rounded: Exported, name: str) -> None:
 def test_newer_layouts(family: str, layout: Layout, tmp_path: Path) -> None:
     """Tensor names, config keys and processor files as transformers writes them today."""
     found = export(family, "fp32", tmp_path, layout=layout)
-    for name in ("two pictures", "second turn"):
+    for name in ("two images", "second turn"):
         test_inputs(found, name)
         test_logits(found, name)
 
 
-def test_pixtral_takes_pictures_of_any_size(tmp_path: Path) -> None:
+def test_pixtral_takes_images_of_any_size(tmp_path: Path) -> None:
     """Several of one size at once, and of several sizes one by one: as transformers packs them all together."""
     checkpoint = FAMILIES["pixtral"](tmp_path / "checkpoint")
     export_bundle(checkpoint, tmp_path / "bundle", precision="fp32")
@@ -201,14 +201,14 @@ def test_pixtral_takes_pictures_of_any_size(tmp_path: Path) -> None:
     patch = read_config(open_checkpoint(checkpoint).config).vision.patch_size
     sizes = [(patch, patch), (3 * patch, 2 * patch), (3 * patch, 2 * patch), (patch, 7 * patch)]
     packed = torch.zeros(len(sizes), 3, 3 * patch, 7 * patch)
-    pictures = [torch.randn(3, *size, generator=torch.Generator().manual_seed(9)) for size in sizes]
-    for row, pixels in zip(packed, pictures, strict=True):
+    images = [torch.randn(3, *size, generator=torch.Generator().manual_seed(9)) for size in sizes]
+    for row, pixels in zip(packed, images, strict=True):
         row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     with torch.no_grad():
         features = oracle.theirs(checkpoint).get_image_features(packed, image_sizes=torch.tensor(sizes))
     expected = [rows.numpy() for rows in features.pooler_output]
     for together in ([0], [1, 2], [3]):
-        pixels = torch.stack([pictures[index] for index in together]).numpy()
+        pixels = torch.stack([images[index] for index in together]).numpy()
         wanted = np.concatenate([expected[index] for index in together])
         rows = encoder.run(None, {"pixel_values": pixels})[0]
         assert rows.shape == wanted.shape

@@ -25,12 +25,12 @@ from tests.runtime.prompt.test_template import turn
 
 # rope scalings and dtypes make no difference here
 NAMES = ["llava-1.5", "bakllava", "llava-interleave", "llava-llama-3", "vip-llava", "pixtral"]
-PICTURES = [noise("RGB", 90, 40, 1), noise("RGBA", 33, 70, 2), noise("L", 20, 20, 3)]
+IMAGES = [noise("RGB", 90, 40, 1), noise("RGBA", 33, 70, 2), noise("L", 20, 20, 3)]
 CONVERSATIONS = {
-    "no picture": [turn("user", "What is a red circle?")],
-    "one picture": [turn("user", None, "What is shown here?")],
-    "two pictures": [turn("user", None, None, "What differs? 日本 🙂")],
-    "later pictures": [
+    "no image": [turn("user", "What is a red circle?")],
+    "one image": [turn("user", None, "What is shown here?")],
+    "two images": [turn("user", None, None, "What differs? 日本 🙂")],
+    "later images": [
         turn("user", None, "What is shown here?"),
         turn("assistant", "A red circle."),
         turn("user", None, None, "And in these?"),
@@ -63,9 +63,9 @@ class Family:
             ChatTemplate(template, variables),
         )
 
-    def expected(self, text: str, pictures: list[Image.Image], *, bos: bool) -> Any:
+    def expected(self, text: str, images: list[Image.Image], *, bos: bool) -> Any:
         options = {} if bos else {"add_special_tokens": False}
-        return self.processor(text=text, images=pictures or None, return_tensors="np", **options)
+        return self.processor(text=text, images=images or None, return_tensors="np", **options)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -73,10 +73,10 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Family(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def check(family: Family, prompt: Any, expected: Any, pictures: list[Image.Image], *, raw: bool) -> None:
-    prepared = family.builder.prepare(prompt, pictures, raw=raw)
+def check(family: Family, prompt: Any, expected: Any, images: list[Image.Image], *, raw: bool) -> None:
+    prepared = family.builder.prepare(prompt, images, raw=raw)
     assert prepared.input_ids.tolist() == expected["input_ids"].tolist()
-    if pictures:
+    if images:
         assert np.array_equal(prepared.pixel_values, expected["pixel_values"])
         if "image_sizes" in expected:
             assert np.array_equal(prepared.image_sizes, expected["image_sizes"])
@@ -85,17 +85,17 @@ def check(family: Family, prompt: Any, expected: Any, pictures: list[Image.Image
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_conversations(family: Family, name: str) -> None:
     messages = CONVERSATIONS[name]
-    pictures = PICTURES[: sum(part["type"] == "image" for message in messages for part in message["content"])]
+    images = IMAGES[: sum(part["type"] == "image" for message in messages for part in message["content"])]
     text = family.processor.apply_chat_template(messages, add_generation_prompt=True)
     bos = family.processor.tokenizer.bos_token
-    expected = family.expected(text, pictures, bos=not (bos and text.startswith(bos)))
-    check(family, messages, expected, pictures, raw=False)
+    expected = family.expected(text, images, bos=not (bos and text.startswith(bos)))
+    check(family, messages, expected, images, raw=False)
 
 
-@pytest.mark.parametrize("pictures", range(4))
-def test_raw_prompts(family: Family, pictures: int) -> None:
-    text = "x" + family.processor.image_token.join(["a ", " b\n", "c", " d"][: pictures + 1])
-    check(family, text, family.expected(text, PICTURES[:pictures], bos=True), PICTURES[:pictures], raw=True)
+@pytest.mark.parametrize("images", range(4))
+def test_raw_prompts(family: Family, images: int) -> None:
+    text = "x" + family.processor.image_token.join(["a ", " b\n", "c", " d"][: images + 1])
+    check(family, text, family.expected(text, IMAGES[:images], bos=True), IMAGES[:images], raw=True)
 
 
 def test_ends(family: Family) -> None:

@@ -134,9 +134,9 @@ def test_float_parameters_are_narrow(tmp_path: Path) -> None:
 def test_float16_generates(pebble_checkpoint: Path, pebble_bundle: Path, tmp_path: Path) -> None:
     """Through the runtime, whose cache is of the manifest's type: the words of float32."""
     export_bundle(pebble_checkpoint, tmp_path / "bundle", precision="fp16")
-    picture = pebble_checkpoint.parent / "heldout" / "stop-sign.png"
+    image = pebble_checkpoint.parent / "heldout" / "stop-sign.png"
     answers = [
-        pumice.load(bundle, device="cpu").generate("What is this?", images=[picture], max_new_tokens=24).text
+        pumice.load(bundle, device="cpu").generate("What is this?", images=[image], max_new_tokens=24).text
         for bundle in (pebble_bundle, tmp_path / "bundle")
     ]
     assert answers[0] == answers[1]

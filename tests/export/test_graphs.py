@@ -220,7 +220,7 @@ def test_several_tokens_over_a_past(plain: tuple[Path, Graphs]) -> None:
     np.testing.assert_allclose(rest, whole[:, 4:], atol=1e-4)
 
 
-def test_image_tokens_without_pictures_are_words(plain: tuple[Path, Graphs]) -> None:
+def test_image_tokens_without_images_are_words(plain: tuple[Path, Graphs]) -> None:
     """A model may well generate its image token: it is then looked up as any other."""
     checkpoint, graphs = plain
     token = read_config(open_checkpoint(checkpoint).config).image_token_id

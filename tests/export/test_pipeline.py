@@ -15,7 +15,7 @@ from pumice.export import pipeline as export
 from pumice.export.bundle.writing import file_entries
 from pumice.export.pipeline import export_bundle
 from pumice.export.recipes.recipe import NAMES
-from pumice.export.recipes.storage import Form, weight_bytes
+from pumice.export.recipes.storage import WeightStorage, weight_bytes
 from pumice.export.weights.stream import ALIGNMENT
 from pumice.manifest import load_manifest
 from tests.factory import Text, make_checkpoint
@@ -202,7 +202,7 @@ def test_needed_space_is_known_beforehand(
     told: list[int] = []
     written: list[int] = []
 
-    def sizes(form: Form, config: Any) -> list[int]:
+    def sizes(form: WeightStorage, config: Any) -> list[int]:
         told.extend(weight_bytes(form, config))
         return told
 

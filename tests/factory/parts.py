@@ -102,5 +102,5 @@ class Llava:
     @property
     def tokens_per_image(self) -> int:
         if self.vision.tower == "pixtral":
-            return 1  # as its released config has it: pictures vary
+            return 1  # as its released config has it: images vary
         return self.vision.patches + self.class_tokens - (1 if self.strategy == "default" else 0)

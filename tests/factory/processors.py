@@ -1,4 +1,4 @@
-"""The files of a checkpoint's processor: pictures, tokenizer settings, chat template."""
+"""The files of a checkpoint's processor: images, tokenizer settings, chat template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 
 
 def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
-    """By file name. `old` releases have a file for pictures and a template in two places, newer ones one file."""
+    """By file name. `old` releases have a file for images and a template in two places, newer ones one file."""
     pixtral = model.vision.tower == "pixtral"
     kind = "PixtralProcessor" if pixtral else "LlavaProcessor"
     processor = {"processor_class": kind, "patch_size": model.vision.patch_size}
@@ -23,16 +23,16 @@ def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
         "processor_class": kind,
         "tokenizer_class": "PreTrainedTokenizerFast" if old else "TokenizersBackend",
     }
-    pictures = _image_processor(model)
+    images = _image_processor(model)
     if not old:
         return {
             "tokenizer_config.json": settings,
-            "processor_config.json": {**processor, "image_processor": pictures},
+            "processor_config.json": {**processor, "image_processor": images},
         }
     return {
         "tokenizer_config.json": {**settings, "chat_template": model.template},
         "special_tokens_map.json": dict(model.vocabulary.named),
-        "preprocessor_config.json": {**pictures, "processor_class": kind},
+        "preprocessor_config.json": {**images, "processor_class": kind},
         "processor_config.json": processor,
         "chat_template.json": {"chat_template": model.template},
     }

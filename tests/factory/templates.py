@@ -42,7 +42,7 @@ MISTRAL = (
     "{{ '[/INST]' }}{% else %}"
     "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{{ eos_token }}{% endif %}{% endfor %}"
 )
-"""Pixtral's, with pictures where they stand."""
+"""Pixtral's, with images where they stand."""
 
 VIP = (
     "{{ 'A chat between a curious human and an artificial intelligence assistant.' }}"

@@ -94,7 +94,7 @@ def test_multi_head_attention(heads: int, head_dim: int, bias: bool) -> None:
     )
 
 
-def test_multi_head_attention_of_a_large_picture() -> None:
+def test_multi_head_attention_of_a_large_image() -> None:
     """As many patches as SigLIP so400m has: the kernel goes through them in blocks."""
     q, k, v = torch.randn(3, 1, 729, 144).unbind()
     check(

@@ -70,19 +70,19 @@ def test_image_features(pair: Pair) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["pixtral"])
-def test_pictures_of_several_sizes(family: str, tmp_path: Path) -> None:
+def test_images_of_several_sizes(family: str, tmp_path: Path) -> None:
     """transformers packs them into one sequence; here each is encoded by itself."""
     folder = FAMILIES[family](tmp_path)
     theirs, ours = oracle.theirs(folder), oracle.ours(folder)
     patch = ours.config.vision.patch_size
     sizes = [(patch, patch), (3 * patch, 2 * patch), (patch, 7 * patch), (5 * patch, 5 * patch)]
     packed = torch.zeros(len(sizes), 3, 5 * patch, 7 * patch)
-    pictures = [torch.randn(1, 3, *size) for size in sizes]
-    for row, picture in zip(packed, pictures, strict=True):
-        row[:, : picture.shape[2], : picture.shape[3]] = picture[0]
+    images = [torch.randn(1, 3, *size) for size in sizes]
+    for row, image in zip(packed, images, strict=True):
+        row[:, : image.shape[2], : image.shape[3]] = image[0]
     expected = theirs.get_image_features(packed, image_sizes=torch.tensor(sizes)).pooler_output
-    for picture, features in zip(pictures, expected, strict=True):
-        torch.testing.assert_close(ours.vision_encoder(picture), features, atol=1e-4, rtol=0)
+    for image, features in zip(images, expected, strict=True):
+        torch.testing.assert_close(ours.vision_encoder(image), features, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -71,12 +71,12 @@ def test_held_out_set() -> None:
         "describe",
         "side",
         "follow-up: it",
-        "two pictures: difference",
+        "two images: difference",
     } <= kinds
     for record in records:
         for name in record.images:
-            with Image.open(FOLDER / name) as picture:
-                assert picture.mode == "RGB"
+            with Image.open(FOLDER / name) as image:
+                assert image.mode == "RGB"
 
 
 def test_scoring() -> None:

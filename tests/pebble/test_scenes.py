@@ -42,14 +42,14 @@ def test_scenes_are_decided_by_their_seed(seed: int, held_out: bool) -> None:
         assert shape.y + shape.radius <= (shape.row + 1) / 3
 
 
-def test_pictures_are_decided_by_their_scene() -> None:
+def test_images_are_decided_by_their_scene() -> None:
     for seed in range(6):
         scene = sample_scene(Random(seed))
-        picture = np.asarray(render(scene, 96))
-        assert np.array_equal(picture, np.asarray(render(scene, 96)))
-        corner = picture[:2, :2].mean((0, 1))
+        image = np.asarray(render(scene, 96))
+        assert np.array_equal(image, np.asarray(render(scene, 96)))
+        corner = image[:2, :2].mean((0, 1))
         assert np.abs(corner - BACKGROUNDS[scene.background]).max() < 4 * scene.noise + 1
-        middle = picture[int(scene.shapes[0].y * 96), int(scene.shapes[0].x * 96)]
+        middle = image[int(scene.shapes[0].y * 96), int(scene.shapes[0].x * 96)]
         colour = np.array(COLOURS[scene.shapes[0].colour]) + scene.shapes[0].tint
         assert np.abs(middle - colour).max() < 4 * scene.noise + 3
 
@@ -131,7 +131,7 @@ def test_pairs_differ_in_one_shape(seed: int) -> None:
     pair = sample_pair(rng)
     first, second = ({shape.layout for shape in scene.shapes} for scene in (pair.first, pair.second))
     assert 1 <= len(first ^ second) <= 2
-    turn = PAIR_ASKS["two pictures: more"](pair, rng)
+    turn = PAIR_ASKS["two images: more"](pair, rng)
     if turn is not None:
         assert turn.answer == f"The {'first' if len(first) > len(second) else 'second'} one."
 

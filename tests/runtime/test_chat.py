@@ -16,7 +16,7 @@ from pumice.errors import (
 from pumice.model import Model
 from pumice.scheduler import chunks as cuts
 
-from .test_generation import force, picture
+from .test_generation import force, image
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def whole(model: Model, chat: Chat, images: list[object]) -> list[int]:
 
 
 def test_turns_equal_whole_conversations(model: Model) -> None:
-    chat, images = model.chat(), [picture(0), picture(1)]
+    chat, images = model.chat(), [image(0), image(1)]
     first = chat.send("What is in this picture?", images[:1], max_new_tokens=12)
     assert first.token_ids == whole(model, chat, images[:1])
     second = chat.send("And what colour is it?", max_new_tokens=12)
@@ -46,7 +46,7 @@ def test_turns_equal_whole_conversations(model: Model) -> None:
 def test_a_turn_is_read_once(model: Model) -> None:
     per_image = model.manifest.image_tokens.per_image or 0
     chat = model.chat()
-    first = chat.send("What is in this picture?", picture(7), max_new_tokens=12)
+    first = chat.send("What is in this picture?", image(7), max_new_tokens=12)
     second = chat.send("What colour?", max_new_tokens=12)
     assert first.usage.cached_tokens < per_image
     assert (
@@ -57,18 +57,18 @@ def test_a_turn_is_read_once(model: Model) -> None:
 
 def test_regenerating_and_editing_equal_fresh_conversations(model: Model) -> None:
     chat = model.chat(max_new_tokens=12)
-    first = chat.send("What is in this picture?", [picture(0)])
-    chat.send("And here?", [picture(1)])
+    first = chat.send("What is in this picture?", [image(0)])
+    chat.send("And here?", [image(1)])
     again = chat.regenerate()
-    assert again.token_ids == whole(model, chat, [picture(0), picture(1)])
+    assert again.token_ids == whole(model, chat, [image(0), image(1)])
     assert again.usage.cached_tokens == cuts.resumed(again.usage.prompt_tokens, again.usage.prompt_tokens)
     chat.edit(-1, "How many shapes are there?")
     assert len(chat.messages) == 4
-    other = chat.edit(1, "And here?", [picture(2)])
-    assert other.token_ids == whole(model, chat, [picture(0), picture(2)])
+    other = chat.edit(1, "And here?", [image(2)])
+    assert other.token_ids == whole(model, chat, [image(0), image(2)])
     assert other.usage.cached_tokens > first.usage.prompt_tokens
     changed = chat.edit(0, "What colour is the circle?")
-    assert changed.token_ids == whole(model, chat, [picture(0)])
+    assert changed.token_ids == whole(model, chat, [image(0)])
     assert len(chat.messages) == 2
     chat.rewind(0)
     assert chat.messages == ()
@@ -87,19 +87,19 @@ def test_options_of_a_chat_are_those_of_every_turn(model: Model) -> None:
 
 def test_beams_in_a_chat(model: Model) -> None:
     chat = model.chat(max_new_tokens=8)
-    chat.send("What is in this picture?", [picture(0)])
+    chat.send("What is in this picture?", [image(0)])
     answer = chat.send("What colour is it?", num_beams=3)
-    fresh = model.generate(list(chat.messages)[:-1], [picture(0)], max_new_tokens=8, num_beams=3)
+    fresh = model.generate(list(chat.messages)[:-1], [image(0)], max_new_tokens=8, num_beams=3)
     assert answer.token_ids == fresh.token_ids
     assert (
         chat.send("And now?").token_ids
-        == model.generate(list(chat.messages)[:-1], [picture(0)], max_new_tokens=8).token_ids
+        == model.generate(list(chat.messages)[:-1], [image(0)], max_new_tokens=8).token_ids
     )
 
 
 def test_a_failed_turn_changes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = model.chat()
-    chat.send("What is in this picture?", picture(), max_new_tokens=6)
+    chat.send("What is in this picture?", image(), max_new_tokens=6)
     before = chat.messages
     with pytest.raises(ImageError):
         chat.send("And this?", "missing.png")
@@ -113,25 +113,25 @@ def test_a_failed_turn_changes_nothing(model: Model, monkeypatch: pytest.MonkeyP
             chat.send("And now?")
     assert chat.messages == before
     again = chat.send("What colour?", max_new_tokens=12)
-    assert again.token_ids == whole(model, chat, [picture()])
+    assert again.token_ids == whole(model, chat, [image()])
 
 
 def test_a_stopped_answer_stays_as_far_as_it_came(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = model.chat()
     with monkeypatch.context() as patch:
         force(patch, 300)
-        with chat.stream("What is in this picture?", picture()) as stream:
+        with chat.stream("What is in this picture?", image()) as stream:
             next(stream)
             next(stream)
     assert stream.result.finish_reason == "cancelled"
     assert chat.messages[-1]["content"] == [{"type": "text", "text": stream.result.text.strip()}]
     after = chat.send("What colour?", max_new_tokens=12)
-    assert after.token_ids == whole(model, chat, [picture()])
+    assert after.token_ids == whole(model, chat, [image()])
 
 
 def test_an_answer_stopped_before_its_first_word_is_no_turn(model: Model) -> None:
     chat = model.chat()
-    chat.stream("What is in this picture?", picture()).cancel()
+    chat.stream("What is in this picture?", image()).cancel()
     assert chat.messages == ()
     assert chat.send("What colour?", max_new_tokens=3).usage.image_tokens == 0
 
@@ -169,10 +169,10 @@ def test_long_conversations_grow_their_cache(model: Model, monkeypatch: pytest.M
     for turn in range(8):
         answer = chat.send(
             f"Question {turn}, is there a circle in this picture?",
-            picture() if turn == 0 else None,
+            image() if turn == 0 else None,
             max_new_tokens=12,
         )
-    assert answer.token_ids == whole(model, chat, [picture()])
+    assert answer.token_ids == whole(model, chat, [image()])
     assert answer.usage.prompt_tokens > 150
 
 
@@ -180,7 +180,7 @@ def test_a_conversation_that_outgrows_memory_stays_as_it_was(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = model.chat(max_new_tokens=8)
-    chat.send("What is in this picture?", picture())
+    chat.send("What is in this picture?", image())
     before, room = chat.messages, chat._cache.capacity
     with monkeypatch.context() as patch:
         patch.setattr("pumice.bundle.plan.available_memory", lambda device: 1000)
@@ -190,4 +190,4 @@ def test_a_conversation_that_outgrows_memory_stays_as_it_was(
     assert chat._cache.capacity == room
     answer = chat.send("What colour?", max_new_tokens=12)
     assert answer.usage.cached_tokens > 40
-    assert answer.token_ids == whole(model, chat, [picture()])
+    assert answer.token_ids == whole(model, chat, [image()])

@@ -20,7 +20,7 @@ from pumice.decoder.kv_cache import KVCache
 from pumice.decoder.prefix_cache import PrefixCache
 from pumice.generation.strategy import Floats
 from pumice.model import Model
-from pumice.pipeline import Answerer
+from pumice.pipeline import Pipeline
 from pumice.scheduler import scheduler
 from pumice.scheduler.scheduler import Scheduler
 from tests.runtime.scheduler.test_scheduler import Script, ids_of, job_of, run, step
@@ -75,15 +75,15 @@ def logits(
     cache: KVCache | None = None,
 ) -> list[list[Floats]]:
     """The logits behind prompts and behind every token of `ANSWER`; of several, which then are answered together."""
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     cache = cache or decoder.new_cache(320, slots=len(prompts))
     scripts = [Script(ids, [[step(token)] for token in ANSWER]) for ids in prompts]
-    jobs = [job_of(model, ids, script) for ids, script in zip(prompts, scripts, strict=True)]
+    requests = [job_of(model, ids, script) for ids, script in zip(prompts, scripts, strict=True)]
     queue = Scheduler(decoder, cache, prefixes)
-    for job in jobs:
-        queue.add(job)
+    for request in requests:
+        queue.add(request)
     run(queue)
-    assert [job.error for job in jobs] == [None] * len(jobs)
+    assert [request.error for request in requests] == [None] * len(requests)
     return [[logits_V for _, logits_V in script.seen] for script in scripts]
 
 
@@ -108,7 +108,7 @@ def test_kept_prefixes_change_no_bit(model: Model) -> None:
     for length in LENGTHS:
         ids = ids_of(length, length)
         (fresh,) = logits(model, ids)
-        prefixes, slot = PrefixCache(2**24), model._answerer.decoder.new_cache(320)
+        prefixes, slot = PrefixCache(2**24), model.pipeline.decoder.new_cache(320)
         logits(model, ids, prefixes=prefixes)
         logits(model, ids, cache=slot)
         assert same_bits(*logits(model, ids, prefixes=prefixes), fresh), length
@@ -162,13 +162,13 @@ def test_drafts_leave_float32_answers_as_they_are(bundles: dict[str, Path]) -> N
             assert abs(ours.logprob - theirs.logprob) < 1e-4
 
 
-def enlarged(answerer: Answerer) -> Answerer:
+def enlarged(pipeline: Pipeline) -> Pipeline:
     """The same with a manifest by which its files are a thousand times as large."""
     files = {
         name: dataclasses.replace(entry, size=entry.size * 1000)
-        for name, entry in answerer.manifest.files.items()
+        for name, entry in pipeline.manifest.files.items()
     }
-    return dataclasses.replace(answerer, manifest=dataclasses.replace(answerer.manifest, files=files))
+    return dataclasses.replace(pipeline, manifest=dataclasses.replace(pipeline.manifest, files=files))
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def enlarged(answerer: Answerer) -> Answerer:
 def test_drafts_are_made_by_default_where_they_change_nothing_and_pay(
     name: str, small: bool, large: bool, bundles: dict[str, Path]
 ) -> None:
-    answerer = load(bundles[name])._answerer
-    for one, expected in ((answerer, small), (enlarged(answerer), large)):
+    pipeline = load(bundles[name]).pipeline
+    for one, expected in ((pipeline, small), (enlarged(pipeline), large)):
         assert (one._drafter(one.options({})) is not None) is expected
         assert one._drafter(one.options({"prompt_lookup_num_tokens": 4})) is not None
         assert one._drafter(one.options({"prompt_lookup_num_tokens": 0})) is None
 
 
 def test_drafts_of_float16_are_off_by_default(pebble_bundle_cuda: Path) -> None:
-    answerer = enlarged(load(pebble_bundle_cuda)._answerer)
-    assert answerer._drafter(answerer.options({})) is None
-    assert answerer._drafter(answerer.options({"prompt_lookup_num_tokens": 4})) is not None
+    pipeline = enlarged(load(pebble_bundle_cuda).pipeline)
+    assert pipeline._drafter(pipeline.options({})) is None
+    assert pipeline._drafter(pipeline.options({"prompt_lookup_num_tokens": 4})) is not None

@@ -63,17 +63,17 @@ def oracle(pebble_checkpoint: Path) -> Any:
     return Oracle()
 
 
-def picture(seed: int = 0) -> Image.Image:
+def image(seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (40 + seed, 60, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("images", [0, 1, 2])
 def test_tokens_text_and_logits_are_those_of_transformers(
-    model: Model, oracle: Any, question: str, pictures: int
+    model: Model, oracle: Any, question: str, prepared: int
 ) -> None:
-    images = [picture(i) for i in range(pictures)]
+    images = [image(i) for i in range(prepared)]
     prepared = model.prepare(question, images)
     expected = oracle.tokens(prepared, 24)
     result = model.generate(question, images, max_new_tokens=24)
@@ -87,25 +87,25 @@ def test_tokens_text_and_logits_are_those_of_transformers(
 
 def test_raw_prompts(model: Model, oracle: Any) -> None:
     prompt = "USER: <image>\nWhat is in this picture? ASSISTANT:"
-    expected = oracle.tokens(model.prepare(prompt, [picture()], raw=True), 16)
-    assert model.generate(prompt, [picture()], raw=True, max_new_tokens=16).token_ids == expected
+    expected = oracle.tokens(model.prepare(prompt, [image()], raw=True), 16)
+    assert model.generate(prompt, [image()], raw=True, max_new_tokens=16).token_ids == expected
 
 
 def test_a_stream_is_the_answer_in_pieces(model: Model) -> None:
-    stream = model.stream(QUESTIONS[0], [picture()], max_new_tokens=24)
+    stream = model.stream(QUESTIONS[0], [image()], max_new_tokens=24)
     with pytest.raises(UsageError, match="has not ended"):
         _ = stream.result
     pieces = list(stream)
-    whole = model.generate(QUESTIONS[0], [picture()], max_new_tokens=24)
+    whole = model.generate(QUESTIONS[0], [image()], max_new_tokens=24)
     assert "".join(pieces) == stream.result.text == whole.text
     assert stream.result.token_ids == whole.token_ids
     assert list(stream) == []
 
 
 def test_counts_and_times(model: Model) -> None:
-    result = model.generate(QUESTIONS[0], [picture()], max_new_tokens=3)
+    result = model.generate(QUESTIONS[0], [image()], max_new_tokens=3)
     usage, timings = result.usage, result.timings
-    assert usage.prompt_tokens == model.prepare(QUESTIONS[0], [picture()]).tokens
+    assert usage.prompt_tokens == model.prepare(QUESTIONS[0], [image()]).tokens
     assert usage.image_tokens == model.manifest.image_tokens.per_image
     assert usage.completion_tokens == len(result.token_ids) <= 3
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
@@ -131,7 +131,7 @@ def test_the_end_token_stops_an_answer_and_is_no_text(model: Model, monkeypatch:
     result = model.generate("Hi")
     assert result.token_ids == [300, end]
     assert result.finish_reason == "stop"
-    assert result.text == model._answerer.tokenizer.decode([300])
+    assert result.text == model.pipeline.tokenizer.decode([300])
 
 
 def test_the_limit_ends_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_prompt_without_room_for_an_answer_is_refused(model: Model) -> None:
     with pytest.raises(ContextLengthError, match=rf"context is {context:,}"):
         model.prepare("word " * context)
     full = ("?" * n for n in range(context, 0, -1))
-    prompt = next(text for text in full if len(model._answerer.tokenizer.encode(text)) == context)
+    prompt = next(text for text in full if len(model.pipeline.tokenizer.encode(text)) == context)
     assert model.prepare(prompt, raw=True).tokens == context
     with pytest.raises(ContextLengthError, match=rf"{context:,} leaves no room"):
         model.generate(prompt, raw=True)
@@ -223,40 +223,40 @@ def test_logits_that_are_not_finite_are_an_error(
 
 def test_several_prompts_give_several_answers(model: Model) -> None:
     questions = ["What is in this picture?", "How many shapes are there?"]
-    alone = [model.generate(q, [picture(i)], max_new_tokens=6) for i, q in enumerate(questions)]
-    together = model.generate(questions, [[picture(0)], [picture(1)]], max_new_tokens=6)
+    alone = [model.generate(q, [image(i)], max_new_tokens=6) for i, q in enumerate(questions)]
+    together = model.generate(questions, [[image(0)], [image(1)]], max_new_tokens=6)
     assert [r.token_ids for r in together] == [r.token_ids for r in alone]
     messages = [[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]] * 2
     assert len(model.generate(messages, max_new_tokens=2)) == 2
     wrong: list[tuple[Any, str]] = [
-        ([picture()], "got 1 with Image among them"),
-        ([[picture()]], "got 1$"),
+        ([image()], "got 1 with Image among them"),
+        ([[image()]], "got 1$"),
         ([[]] * 3, "got 3$"),
-        (picture(), "got Image$"),
+        (image(), "got Image$"),
         ((p for p in ([], [])), "got generator$"),
     ]
     for images, told in wrong:
-        with pytest.raises(UsageError, match=f"^2 prompts were given, .* 2 lists of pictures.* {told}"):
+        with pytest.raises(UsageError, match=f"^2 prompts were given, .* 2 lists of images.* {told}"):
             model.generate(questions, images)
 
 
 def test_a_prompt_that_fails_is_named_before_computing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "_answers", lambda *_: pytest.fail("computed"))
     for prompts, images, error, told in [
-        (["a", "b"], [None, ["missing.png"]], ImageError, "^prompt 1: there is no picture"),
+        (["a", "b"], [None, ["missing.png"]], ImageError, "^prompt 1: there is no image"),
         (["a", 3], None, PromptError, "^prompt 1: expected a question"),
         ([[], "b"], None, PromptError, "^prompt 0: .*an empty list"),
-        (["<image>", "b"], [None, [picture()]], PromptError, "^prompt 0: .*1 <image> placeholder, but 0 "),
+        (["<image>", "b"], [None, [image()]], PromptError, "^prompt 0: .*1 <image> placeholder, but 0 "),
         (["a", "b", "c " * 3000], None, ContextLengthError, "^prompt 2: the prompt has"),
     ]:
         with pytest.raises(error, match=told):
             model.generate(prompts, images, raw="<image>" in prompts)  # type: ignore[call-overload]
 
 
-def test_prompts_and_their_pictures_may_be_tuples(model: Model) -> None:
-    alone = model.generate("What is this?", picture(), max_new_tokens=5)
+def test_prompts_and_their_images_may_be_tuples(model: Model) -> None:
+    alone = model.generate("What is this?", image(), max_new_tokens=5)
     hello = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-    both = model.generate(("What is this?", hello), ((picture(),), None), max_new_tokens=5)  # type: ignore[call-overload]
+    both = model.generate(("What is this?", hello), ((image(),), None), max_new_tokens=5)  # type: ignore[call-overload]
     assert [r.token_ids for r in both] == [
         alone.token_ids,
         model.generate(hello, max_new_tokens=5).token_ids,
@@ -265,7 +265,7 @@ def test_prompts_and_their_pictures_may_be_tuples(model: Model) -> None:
 
 def test_several_answers_to_each_of_several_prompts_stand_side_by_side(model: Model) -> None:
     questions = ["What is in this picture?", "How many shapes are there?", "Hi"]
-    images: list[Any] = [[picture(0)], [picture(1)], None]
+    images: list[Any] = [[image(0)], [image(1)], None]
     for options in (
         {"num_beams": 3, "num_return_sequences": 2},
         {"do_sample": True, "temperature": 2.0, "num_return_sequences": 3, "seed": 8},
@@ -279,15 +279,15 @@ def test_several_answers_to_each_of_several_prompts_stand_side_by_side(model: Mo
         assert [r.token_ids for r in together] == [r.token_ids for r in alone]
 
 
-def test_one_picture_need_not_be_in_a_list(model: Model) -> None:
-    single = model.generate("What?", picture(), max_new_tokens=3)
-    assert single.token_ids == model.generate("What?", [picture()], max_new_tokens=3).token_ids
+def test_one_image_need_not_be_in_a_list(model: Model) -> None:
+    single = model.generate("What?", image(), max_new_tokens=3)
+    assert single.token_ids == model.generate("What?", [image()], max_new_tokens=3).token_ids
 
 
-def test_bad_pictures_and_prompts_are_told_before_computing(model: Model) -> None:
+def test_bad_images_and_prompts_are_told_before_computing(model: Model) -> None:
     with pytest.raises(ImageError):
         model.stream("What?", ["missing.png"])
-    with pytest.raises(PromptError, match="1 <image> placeholder, but 0 pictures"):
+    with pytest.raises(PromptError, match="1 <image> placeholder, but 0 images"):
         model.stream("<image>", raw=True)
 
 
@@ -295,7 +295,7 @@ def test_threads_may_generate_at_once(model: Model) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def ask(i: int) -> list[int]:
-        return model.generate(QUESTIONS[i % 2], [picture(i % 3)], max_new_tokens=8).token_ids
+        return model.generate(QUESTIONS[i % 2], [image(i % 3)], max_new_tokens=8).token_ids
 
     alone = [ask(i) for i in range(6)]
     with ThreadPoolExecutor(4) as pool:
@@ -305,7 +305,7 @@ def test_threads_may_generate_at_once(model: Model) -> None:
 def read(decoder: Decoder, ids: list[int], cache: KVCache, slot: int = 0) -> np.ndarray:
     """Logits after the last of some tokens of text."""
     none = np.zeros((0, decoder.shape.hidden_size), np.float32)
-    return decoder.read(ids, ids, none, cache, slot, cancellation=Cancellation())[-1]
+    return decoder.forward(ids, ids, none, cache, slot, cancellation=Cancellation())[-1]
 
 
 def all_logits(decoder: Decoder, ids: list[int]) -> np.ndarray:
@@ -313,7 +313,7 @@ def all_logits(decoder: Decoder, ids: list[int]) -> np.ndarray:
 
 
 def test_a_token_allocates_nothing_that_stays(model: Model) -> None:
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     cache = decoder.new_cache(600)
     read(decoder, [5, 6, 7], cache)
     decode_one = DecodeStep(decoder, cache)
@@ -332,7 +332,7 @@ def test_a_token_allocates_nothing_that_stays(model: Model) -> None:
 
 
 def test_decoding_in_one_buffer_equals_reading_at_once(model: Model) -> None:
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     ids = [int(i) for i in np.random.default_rng(0).integers(10, 400, 90)]
     whole_TV = all_logits(decoder, ids)
     cache = decoder.new_cache(len(ids))
@@ -348,7 +348,7 @@ def test_decoding_in_one_buffer_equals_reading_at_once(model: Model) -> None:
 
 def test_slots_decode_together_as_they_do_alone(model: Model) -> None:
     """Rows of different lengths, one left out, one moved to another slot."""
-    decoder, rng = model._answerer.decoder, np.random.default_rng(1)
+    decoder, rng = model.pipeline.decoder, np.random.default_rng(1)
     rows = [[int(i) for i in rng.integers(10, 400, length)] for length in (40, 7, 90, 23)]
     cache = decoder.new_cache(128, slots=6)
     for slot, ids in enumerate(rows, start=1):
@@ -368,7 +368,7 @@ def test_slots_decode_together_as_they_do_alone(model: Model) -> None:
 
 
 def test_a_cache_keeps_its_contents_when_it_grows(model: Model) -> None:
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     ids = list(range(20, 140))
     cache = decoder.new_cache(64)
     read(decoder, ids[:60], cache)
@@ -387,10 +387,10 @@ def test_low_memory_leaves_weights_in_their_files(pebble_bundle: Path) -> None:
         "status = pathlib.Path('/proc/self/status').read_text()\n"
         "print(status.split('RssAnon:')[1].split()[0], answer)"  # KiB that no file stands behind
     )
-    picture = Path(__file__).parents[2] / "pebble" / "heldout" / "stop-sign.png"
+    image = Path(__file__).parents[2] / "pebble" / "heldout" / "stop-sign.png"
     outputs = [
         subprocess.run(
-            [sys.executable, "-c", script, str(pebble_bundle), kind, str(picture)],
+            [sys.executable, "-c", script, str(pebble_bundle), kind, str(image)],
             capture_output=True, text=True, check=True,
         ).stdout.split(maxsplit=1)
         for kind in ("low", "usual")

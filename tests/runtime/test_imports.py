@@ -44,7 +44,7 @@ def test_public_names_are_all_there() -> None:
 
 
 def test_a_whole_generation_without_the_export_extra(pebble_bundle: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (50, 40), "red").save(tmp_path / "picture.png")
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "image.png")
     program = f"""
 import sys
 
@@ -66,7 +66,7 @@ assert main(["info", sys.argv[1]]) == 0
 assert not set({BLOCKED}) & {{name.split(".")[0] for name in sys.modules}}
 print("done")
 """
-    assert python(program, str(pebble_bundle), str(tmp_path / "picture.png")).endswith("done\n")
+    assert python(program, str(pebble_bundle), str(tmp_path / "image.png")).endswith("done\n")
 
 
 def test_exporting_without_the_extra_says_what_to_install(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prompts with 0 to 3 pictures, 1 to 3 turns and different options give the same tokens alone, as a list, and through
+"""Prompts with 0 to 3 images, 1 to 3 turns and different options give the same tokens alone, as a list, and through
 the engine 16 at a time. Oracle: each prompt alone, reusing nothing. Tolerance: tokens equal.
 """
 
@@ -17,7 +17,7 @@ import pumice
 from pumice.model import Model
 from pumice.result import Generation
 
-from .test_generation import picture
+from .test_generation import image
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -52,9 +52,9 @@ def prompts(count: int) -> list[Prompt]:
 
 
 def prompt(dice: random.Random, options: dict[str, Any]) -> Prompt:
-    """A conversation whose pictures are spread over its turns; few pictures, so that they come again."""
+    """A conversation whose images are spread over its turns; few images, so that they come again."""
     turns = dice.randint(1, 3)
-    images = [picture(dice.randrange(6)) for _ in range(dice.randint(0, 3))]
+    images = [image(dice.randrange(6)) for _ in range(dice.randint(0, 3))]
     places = sorted(dice.randrange(turns) for _ in images)
     messages: list[dict[str, Any]] = []
     for turn in range(turns):

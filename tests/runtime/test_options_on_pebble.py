@@ -80,17 +80,17 @@ def expected(oracle: Any, tokenizer: Any, prepared: pumice.Prepared, options: di
     return answer
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items())
 )
 def test_answers_are_those_of_transformers(
-    model: Model, oracle: Any, tokenizer: Any, options: dict[str, Any], pictures: int
+    model: Model, oracle: Any, tokenizer: Any, options: dict[str, Any], prepared: int
 ) -> None:
     given = {"max_new_tokens": 32, **options}
-    for question in QUESTIONS[: 1 + pictures]:
-        prepared = model.prepare(question, images(pictures))
-        answer = model.generate(question, images(pictures), **given)
+    for question in QUESTIONS[: 1 + prepared]:
+        prepared = model.prepare(question, images(prepared))
+        answer = model.generate(question, images(prepared), **given)
         assert answer.token_ids == expected(oracle, tokenizer, prepared, given)
         text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
         strings = options.get("stop_strings", ())
@@ -122,7 +122,7 @@ def test_logprobs_are_the_models_own(model: Model) -> None:
     prepared = model.prepare(QUESTIONS[0], images(1))
     ids = [*prepared.input_ids[0].tolist(), *answer.token_ids[:-1]]
     features = model.encode_image(images(1)[0]).features
-    logits_TV = model._answerer.decoder.all_logits(ids, features)
+    logits_TV = model.pipeline.decoder.all_logits(ids, features)
     logprobs_TV = torch.from_numpy(logits_TV[prepared.tokens - 1 :]).double().log_softmax(-1)
     for entry, logprobs_V in zip(answer.logprobs, logprobs_TV, strict=True):
         assert entry.logprob == pytest.approx(float(logprobs_V[entry.token_id]), abs=2e-4)

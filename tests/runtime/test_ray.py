@@ -13,7 +13,7 @@ from PIL import Image
 import pumice
 from pumice.bulk import Failure, run_batch
 from pumice.ray import COLUMNS, BatchGenerator
-from tests.runtime.bulk.pictures import write_pictures
+from tests.runtime.bulk.images import write_images
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ray.md"
 PLAIN = list(COLUMNS)[:5]
@@ -44,7 +44,7 @@ def test_columns_in_and_columns_out(generator: BatchGenerator, pebble_bundle: Pa
     expected = [model.generate(PROMPT, name, max_new_tokens=4).text for name in names[:2]]
     assert list(batch["text"]) == [*expected, ""]
     assert list(batch["error_type"]) == ["", "", "ImageError"]
-    assert "there is no picture" in batch["error_message"][2]
+    assert "there is no image" in batch["error_message"][2]
     assert list(batch["completion_tokens"]) == [4, 4, 0]
 
 
@@ -56,7 +56,7 @@ def test_columns_have_the_same_types_whatever_is_in_them(generator: BatchGenerat
     )
 
 
-def test_pictures_as_bytes_and_arrays(generator: BatchGenerator, tmp_path: Path) -> None:
+def test_images_as_bytes_and_arrays(generator: BatchGenerator, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     red = np.array(Image.new("RGB", (40, 40), "red"))
     given = [
@@ -103,8 +103,8 @@ def test_columns_of_other_names(pebble_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_bad_use(pebble_bundle: Path) -> None:
-    with pytest.raises(pumice.UsageError, match="unknown field 'pictures'"):
-        BatchGenerator(pebble_bundle, columns={"pictures": "x"})
+    with pytest.raises(pumice.UsageError, match="unknown field 'images'"):
+        BatchGenerator(pebble_bundle, columns={"images": "x"})
     with pytest.raises(pumice.UsageError, match="temperature"):
         BatchGenerator(pebble_bundle, device="cpu", temperature=-1.0)
 
@@ -115,7 +115,7 @@ def test_the_example_gives_the_same_records_on_a_local_ray(pebble_bundle: Path, 
     parquet = pytest.importorskip(
         "pyarrow.parquet", reason="Ray Data is not installed: pip install 'pumice[ray]'"
     )
-    broken = write_pictures(tmp_path / "pictures", 200)
+    broken = write_images(tmp_path / "images", 200)
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / "pebble").symlink_to(pebble_bundle)
     (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -126,14 +126,14 @@ def test_the_example_gives_the_same_records_on_a_local_ray(pebble_bundle: Path, 
             pumice.load(pebble_bundle, device="cpu", threads=1),
             [
                 {"id": str(path.relative_to(tmp_path)), "image": path.read_bytes()}
-                for path in sorted(tmp_path.glob("pictures/*/*"))
+                for path in sorted(tmp_path.glob("images/*/*"))
             ],
             prompt=PROMPT,
             max_new_tokens=4,
         )
     )
     assert [row["path"] for row in rows] == [record.id for record in records]
-    assert [row["path"] for row in rows if row["error_type"]] == [f"pictures/{name}" for name in broken]
+    assert [row["path"] for row in rows if row["error_type"]] == [f"images/{name}" for name in broken]
     for row, record in zip(rows, records, strict=True):
         assert {name: row[name] for name in PLAIN} == {
             name: getattr(record, name) or empty(name) for name in PLAIN

@@ -15,9 +15,9 @@ from pumice.decoder.step import DecodeStep
 from pumice.errors import GenerationError, UsageError
 from pumice.model import Model
 from pumice.stream import TextStream
-from pumice.vision.encoder import PictureEncoder
+from pumice.vision.encoder import ImageEncoder
 
-from .test_generation import force, picture
+from .test_generation import force, image
 
 QUESTION = "What is in this picture?"
 
@@ -41,9 +41,9 @@ def model(pebble_bundle: Path) -> Model:
     ],
 )
 def test_pieces_make_the_answer(model: Model, options: dict[str, Any]) -> None:
-    stream = model.stream(QUESTION, [picture()], **options)
+    stream = model.stream(QUESTION, [image()], **options)
     pieces = list(stream)
-    again = model.generate(QUESTION, [picture()], **options)
+    again = model.generate(QUESTION, [image()], **options)
     assert all(pieces)
     assert "".join(pieces) == stream.result.text
     assert [r.token_ids for r in stream.results] == [
@@ -53,7 +53,7 @@ def test_pieces_make_the_answer(model: Model, options: dict[str, Any]) -> None:
 
 
 def test_half_a_character_waits_for_its_other_half(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = model._answerer.tokenizer
+    tokenizer = model.pipeline.tokenizer
     ids = tokenizer.encode("ab 🙂é")
     force(monkeypatch, *ids, model.manifest.tokens.eos_ids[0])
     pieces = list(model.stream("Hi", max_new_tokens=len(ids) + 1))
@@ -90,7 +90,7 @@ def test_another_thread_may_cancel(model: Model, monkeypatch: pytest.MonkeyPatch
 
 
 def test_cancelled_before_its_first_piece(model: Model) -> None:
-    stream = model.stream(QUESTION, [picture()])
+    stream = model.stream(QUESTION, [image()])
     stream.cancel()
     stream.cancel()
     assert list(stream) == []
@@ -100,7 +100,7 @@ def test_cancelled_before_its_first_piece(model: Model) -> None:
 
 
 def test_cancelling_what_has_ended_changes_nothing(model: Model) -> None:
-    stream = model.stream(QUESTION, [picture()])
+    stream = model.stream(QUESTION, [image()])
     text = "".join(stream)
     stream.cancel()
     assert stream.result.finish_reason == "stop"
@@ -121,7 +121,7 @@ def test_a_failure_comes_once_and_behind_what_was_said(model: Model, monkeypatch
     with pytest.raises(GenerationError, match="no more"):
         for piece in stream:
             pieces.append(piece)
-    assert "".join(pieces) == model._answerer.tokenizer.decode([300, 301, 302])
+    assert "".join(pieces) == model.pipeline.tokenizer.decode([300, 301, 302])
     assert list(stream) == []
     with pytest.raises(UsageError, match="has not ended"):
         _ = stream.result
@@ -133,7 +133,7 @@ def test_cancelling_ends_whatever_is_under_way(
 ) -> None:
     """Another thread cancels in the middle of a step; this one gets no piece more, and sees the answer ended."""
     owner, method = {
-        "vision": (PictureEncoder, "_run"),
+        "vision": (ImageEncoder, "_run"),
         "prefill": (Decoder, "read"),
         "decode": (DecodeStep, "__call__"),
     }[phase]
@@ -146,7 +146,7 @@ def test_cancelling_ends_whatever_is_under_way(
         return original(*args, **options)
 
     monkeypatch.setattr(owner, method, interrupted)
-    stream = model.stream(QUESTION, [picture(99 + len(phase))], prompt_lookup_num_tokens=0)
+    stream = model.stream(QUESTION, [image(99 + len(phase))], prompt_lookup_num_tokens=0)
     said = "".join(stream)
     assert stream.result.finish_reason == "cancelled"
     assert stream.result.text.startswith(said)
@@ -168,7 +168,7 @@ def test_who_leaves_when_another_thread_cancels_has_a_result(
         canceller.join()
         return logits
 
-    stream = model.stream(QUESTION, [picture()], prompt_lookup_num_tokens=0)
+    stream = model.stream(QUESTION, [image()], prompt_lookup_num_tokens=0)
     next(stream)
     monkeypatch.setattr(DecodeStep, "__call__", interrupted)
     next(stream, None)

@@ -66,13 +66,13 @@ def test_logits_are_those_of_answers(bundle: Path) -> None:
     (window,) = windows(IDS, POSITIONS)
     found_NV = np.concatenate(list(bundle_reader(bundle)(window)))
     assert found_NV.shape[0] == POSITIONS
-    decoder = pumice.load(bundle, device="cpu", prefix_cache_bytes=0)._answerer.decoder
+    decoder = pumice.load(bundle, device="cpu", prefix_cache_bytes=0).pipeline.decoder
     nothing_MD = np.zeros((0, decoder.shape.hidden_size), np.float32)
     alone_NV = decoder.all_logits(window.read, nothing_MD)[window.context :]
     for place in (0, CONTEXT):
         ids = list(window.read[: window.context + place + 1])
         cache = decoder.new_cache(len(ids))
-        expected_V = decoder.read_prompt(ids, ids, nothing_MD, cache, 0, Cancellation(), ends=True)
+        expected_V = decoder.prefill(ids, ids, nothing_MD, cache, 0, Cancellation(), ends=True)
         np.testing.assert_allclose(found_NV[place], expected_V, atol=1e-4)
         if decoder.sessions.prefill is not None:
             assert np.abs(alone_NV[place] - expected_V).max() > 0.1

@@ -209,7 +209,7 @@ def test_other_architectures(copy, model_type):
         ),
         ({"model_type": "qwen2_vl", "vision_config": {}}, "another vision-language architecture"),
         ({"model_type": "internvl_chat", "vision_config": {}}, "another vision-language architecture"),
-        ({"model_type": "llava_next", "vision_config": {}}, "LLaVA-NeXT, which cuts pictures into tiles"),
+        ({"model_type": "llava_next", "vision_config": {}}, "LLaVA-NeXT, which cuts images into tiles"),
         ({"model_type": "llava_qwen", "mm_vision_tower": "x"}, "take the converted release"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "(BertModel)"),
         ({"architectures": "LlavaForConditionalGeneration"}, "model_type None"),

@@ -37,7 +37,7 @@ CONFIG: dict[str, tuple[str, Any]] = {
     "tower layers 1e9": ("vision_config.num_hidden_layers", 10**9),
     "context 1e9": ("text_config.max_position_embeddings", 10**9),
     "vocabulary 1e12": ("text_config.vocab_size", 10**12),
-    "picture 1e9": ("vision_config.image_size", 10**9),
+    "image 1e9": ("vision_config.image_size", 10**9),
     "patch 1e9": ("vision_config.patch_size", 10**9),
     "width 1e12": ("text_config.hidden_size", 10**12),
     "tower width 1e12": ("vision_config.hidden_size", 10**12),
@@ -89,7 +89,7 @@ CONFIG: dict[str, tuple[str, Any]] = {
     "dtype of rubbish": ("text_config.torch_dtype", [1]),
 }  # fmt: skip
 
-PICTURES: dict[str, tuple[str, Any]] = {
+IMAGES: dict[str, tuple[str, Any]] = {
     "size 0": ("size", {"shortest_edge": 0}),
     "size negative": ("size", {"height": -56, "width": -56}),
     "size 1e12": ("size", {"shortest_edge": 10**12}),
@@ -120,7 +120,7 @@ PROCESSOR: dict[str, tuple[str, Any]] = {
     "patch 0": ("patch_size", 0),
     "class": ("processor_class", "Qwen2VLProcessor"),
     "class of rubbish": ("processor_class", 7),
-    "image token": ("image_token", "<picture>"),
+    "image token": ("image_token", "<image>"),
     "image token a number": ("image_token", 7),
 }
 
@@ -207,10 +207,10 @@ FILES: dict[str, Apply] = {
     "weights a folder": files.folder_instead("model.safetensors"),
     "weights a dead link": files.link_to_nowhere("model.safetensors"),
     "tokenizer a dead link": files.link_to_nowhere("tokenizer.json"),
-    "pictures a circle": files.closed("preprocessor_config.json"),
+    "images a circle": files.closed("preprocessor_config.json"),
     "settings a circle": files.closed("tokenizer_config.json"),
     "no tokenizer settings": files.gone("tokenizer_config.json"),
-    "no picture settings": files.gone("preprocessor_config.json"),
+    "no image settings": files.gone("preprocessor_config.json"),
     "no processor": files.gone("processor_config.json", "chat_template.json"),
     "pointer of git-lfs": files.content("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
     "zip as weights": files.content("model.safetensors", b"PK\x03\x04" + bytes(100)),
@@ -245,7 +245,7 @@ def catalogue(times: int = 1) -> list[Mutation]:
         found += [_made(f"{name} {number}", next(turn), apply) for number in range(1, count * times + 1)]
     settings = {
         "config.json": CONFIG,
-        "preprocessor_config.json": PICTURES,
+        "preprocessor_config.json": IMAGES,
         "processor_config.json": PROCESSOR,
         "generation_config.json": GENERATION,
     }

@@ -59,19 +59,19 @@ def _check_message(error: PumiceError, checkpoint: Path) -> None:
 
 
 def _compared(checkpoint: Path, bundle: Path) -> Verdict:
-    """The bundle's answer on a picture and a question beside transformers'."""
+    """The bundle's answer on an image and a question beside transformers'."""
     model = pumice.load(bundle, device="cpu", threads=1)
-    prompt, pictures, raw = _question(model)
-    prepared, ours = model.prepare(prompt, pictures, raw=raw), model.logits(prompt, pictures, raw=raw)
+    prompt, images, raw = _question(model)
+    prepared, ours = model.prepare(prompt, images, raw=raw), model.logits(prompt, images, raw=raw)
     try:
-        inputs = _their_inputs(checkpoint, prompt, pictures)
+        inputs = _their_inputs(checkpoint, prompt, images)
         theirs = _their_logits(checkpoint, inputs)
     except Exception as error:
         return Verdict(
             outcome="alone", message=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         )
     np.testing.assert_array_equal(prepared.input_ids, inputs["input_ids"].numpy())
-    if pictures:
+    if images:
         np.testing.assert_array_equal(prepared.pixel_values, inputs["pixel_values"].numpy())
     scale = max(1.0, float(np.abs(theirs).max()) / 10)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * scale)
@@ -79,22 +79,22 @@ def _compared(checkpoint: Path, bundle: Path) -> Verdict:
 
 
 def _question(model: pumice.Model) -> tuple[Any, list[Image.Image], bool]:
-    """Messages about a picture; plain text where no template takes them; a word where there is room for no more."""
+    """Messages about an image; plain text where no template takes them; a word where there is room for no more."""
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     plain = f"{model.manifest.image_tokens.token}\n{QUESTION}"
-    for prompt, pictures, raw in ((messages, [_picture()], False), (plain, [_picture()], True)):
+    for prompt, images, raw in ((messages, [_image()], False), (plain, [_image()], True)):
         with contextlib.suppress(PumiceError):
-            model.prepare(prompt, pictures, raw=raw)
-            return prompt, pictures, raw
+            model.prepare(prompt, images, raw=raw)
+            return prompt, images, raw
     return "red", [], True
 
 
-def _picture() -> Image.Image:
+def _image() -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
 
-def _their_inputs(checkpoint: Path, prompt: Any, pictures: list[Image.Image]) -> dict[str, torch.Tensor]:
+def _their_inputs(checkpoint: Path, prompt: Any, images: list[Image.Image]) -> dict[str, torch.Tensor]:
     processor = read_processor(checkpoint)
     text, specials = prompt, True
     if not isinstance(prompt, str):
@@ -103,7 +103,7 @@ def _their_inputs(checkpoint: Path, prompt: Any, pictures: list[Image.Image]) ->
         specials = not (
             bos is not None and text.startswith(bos)
         )  # as transformers does when it tokenises itself
-    made = processor(text=text, images=pictures or None, add_special_tokens=specials, return_tensors="pt")
+    made = processor(text=text, images=images or None, add_special_tokens=specials, return_tensors="pt")
     return dict(made)
 
 

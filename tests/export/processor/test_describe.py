@@ -82,27 +82,27 @@ def test_both_layouts_describe_the_same(released, new):
 
 
 def transformers_steps(folder: Path) -> ImageProcessing:
-    """What the manifest's steps say, checked by computing them with Pillow and NumPy for two pictures."""
+    """What the manifest's steps say, checked by computing them with Pillow and NumPy for two images."""
     image = described(folder)["image"]
     processor = AutoProcessor.from_pretrained(folder).image_processor
     for width, height in ((90, 61), (31, 200)):
         x, y = np.meshgrid(np.arange(width), np.arange(height))
-        picture = Image.fromarray(np.stack([x * 2, y, x * y % 256], -1).astype(np.uint8))
-        expected = processor(images=picture, return_tensors="np")["pixel_values"][0]
-        np.testing.assert_allclose(computed(picture, image), expected, rtol=1e-5, atol=1e-5)
+        prepared = Image.fromarray(np.stack([x * 2, y, x * y % 256], -1).astype(np.uint8))
+        expected = processor(images=prepared, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(computed(prepared, image), expected, rtol=1e-5, atol=1e-5)
     return image
 
 
-def computed(picture: Image.Image, spec: ImageProcessing) -> np.ndarray:
+def computed(image: Image.Image, spec: ImageProcessing) -> np.ndarray:
     if spec.resize_shortest_edge is not None:
-        short, long = sorted(picture.size)
+        short, long = sorted(image.size)
         other = int(spec.resize_shortest_edge * long / short)
-        portrait = picture.width <= picture.height
+        portrait = image.width <= image.height
         size = (spec.resize_shortest_edge, other) if portrait else (other, spec.resize_shortest_edge)
-        picture = picture.resize(size, spec.resample)
+        image = image.resize(size, spec.resample)
     if spec.resize_to is not None:
-        picture = picture.resize(spec.resize_to[::-1], spec.resample)
-    pixels = np.asarray(picture).astype(np.float64)
+        image = image.resize(spec.resize_to[::-1], spec.resample)
+    pixels = np.asarray(image).astype(np.float64)
     if spec.crop_to is not None:
         top, left = (pixels.shape[0] - spec.crop_to[0]) // 2, (pixels.shape[1] - spec.crop_to[1]) // 2
         pixels = pixels[top : top + spec.crop_to[0], left : left + spec.crop_to[1]]
@@ -240,15 +240,15 @@ def test_image_token_that_tokenizer_and_model_know_differently(folder):
 
 
 def test_image_token_that_the_tokenizer_lacks(folder):
-    change(folder, "processor_config.json", image_token="<picture>")
-    assert "'<picture>' has id None" in refused(folder)
+    change(folder, "processor_config.json", image_token="<image>")
+    assert "'<image>' has id None" in refused(folder)
 
 
 def test_image_token_of_another_name(folder):
-    text = (folder / "tokenizer.json").read_text().replace("<image>", "<picture>")
+    text = (folder / "tokenizer.json").read_text().replace("<image>", "<image>")
     (folder / "tokenizer.json").write_text(text)
-    change(folder, "processor_config.json", image_token="<picture>")
-    assert described(folder)["image_tokens"].token == "<picture>"
+    change(folder, "processor_config.json", image_token="<image>")
+    assert described(folder)["image_tokens"].token == "<image>"
 
 
 TEMPLATES = {"processor": "P", "json": "J", "jinja": "N", "tokenizer": "T"}

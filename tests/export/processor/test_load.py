@@ -37,7 +37,7 @@ PIXTRAL = {
     "patch_size": {"height": PATCH, "width": PATCH},
 }
 PIXTRAL_TEXTS = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
-PICTURES = [
+IMAGES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8))
     for i, size in enumerate([(30, 80), (90, 20), (5, 5)])
 ]
@@ -115,10 +115,10 @@ SETTINGS = ("patch_size", "vision_feature_select_strategy", "num_additional_imag
 def test_settings_that_older_files_lack_are_the_models(clip: Files, left_out: tuple[str, ...]) -> None:
     content = json.loads((clip.folder / "processor_config.json").read_text())
     complete = AutoProcessor.from_pretrained(clip.folder)
-    expected = complete(text="a <image>", images=PICTURES[0])["input_ids"][0]
+    expected = complete(text="a <image>", images=IMAGES[0])["input_ids"][0]
     clip.write("processor_config.json", {k: v for k, v in content.items() if k not in left_out})
     processor = load_processor(clip.folder, clip.config)
-    assert processor(text="a <image>", images=PICTURES[0])["input_ids"][0] == expected
+    assert processor(text="a <image>", images=IMAGES[0])["input_ids"][0] == expected
     assert expected.count(clip.config.image_token_id) == clip.describe()["image_tokens"].per_image == 16
 
 
@@ -144,8 +144,7 @@ def test_siglip(siglip: Files, nested: bool) -> None:
     processor = load_processor(siglip.folder, siglip.config)
     assert processor.image_processor.backend == "pil"
     assert (
-        processor(text="<image>", images=PICTURES[0])["input_ids"][0].count(siglip.config.image_token_id)
-        == 16
+        processor(text="<image>", images=IMAGES[0])["input_ids"][0].count(siglip.config.image_token_id) == 16
     )
 
 
@@ -174,7 +173,7 @@ def test_pixtrals_reference_needs_no_torchvision(pixtral: Files) -> None:
     processor = load_processor(pixtral.folder, pixtral.config)
     assert type(processor).__name__ == "PixtralProcessor"
     assert processor.image_processor.backend == "pil"
-    inputs = processor(text="[IMG][IMG][IMG]", images=PICTURES)
+    inputs = processor(text="[IMG][IMG][IMG]", images=IMAGES)
     assert inputs["pixel_values"].shape == (3, 3, SIDE, SIDE)
     assert inputs["image_sizes"].tolist() == [[28, 56], [56, 14], [14, 14]]
     ids = inputs["input_ids"][0].tolist()
@@ -215,7 +214,7 @@ def test_pixtral_processors_that_are_refused(pixtral: Files, changes: dict[str, 
     [
         ({"do_resize": False}, "do_resize false"),
         ({"do_center_crop": True, "crop_size": 28}, "do_center_crop"),
-        ({"size": {"longest_edge": 57}}, "pictures of 57 pixels, but the vision tower takes 56 at most"),
+        ({"size": {"longest_edge": 57}}, "images of 57 pixels, but the vision tower takes 56 at most"),
         ({"size": {"shortest_edge": 56}}, "supported for Pixtral is longest_edge"),
         ({"size": {"height": 56, "width": 28}}, "supported for Pixtral is longest_edge"),
         ({"size": {"longest_edge": -3}}, "no sense"),
@@ -241,7 +240,7 @@ def test_a_longest_edge_within_the_last_patch_fits(pixtral: Files, size: dict[st
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"size": {"height": 56, "width": 28}}, "pictures of (56, 28)"),
+        ({"size": {"height": 56, "width": 28}}, "images of (56, 28)"),
         ({"size": {"shortest_edge": 56}}, "any size"),
         ({"do_resize": False}, "any size"),
         ({"do_pad": True}, "do_pad"),

@@ -17,7 +17,7 @@ from pumice.export.bundle.writing import file_entries, write_manifest
 from pumice.export.pipeline import export_bundle
 from pumice.export.verify import verdict
 from pumice.export.verify.comparison import verify_bundle
-from pumice.export.verify.probes import Probe, picture
+from pumice.export.verify.probes import Probe, image
 from pumice.manifest import load_manifest
 from tests.factory import FAMILIES, Text, make_checkpoint
 
@@ -53,8 +53,8 @@ def test_true_bundle_passes_and_remembers(
 
 def test_own_question_and_json(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, bundle = copied
-    picture = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
-    arguments = ["verify", str(bundle), str(checkpoint), "--prompt", "What is it?", "-i", str(picture)]
+    image = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
+    arguments = ["verify", str(bundle), str(checkpoint), "--prompt", "What is it?", "-i", str(image)]
     assert main([*arguments, "--max-new-tokens", "4", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [case["images"] for case in report["cases"]] == [1]
@@ -62,8 +62,8 @@ def test_own_question_and_json(copied: tuple[Path, Path], capsys: pytest.Capture
 
 def test_any_number_of_questions(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, bundle = copied
-    pictures = sorted((Path(__file__).parents[3] / "pebble" / "heldout").glob("*.png"))[:1] * 3
-    a, b, c = map(str, pictures)
+    images = sorted((Path(__file__).parents[3] / "pebble" / "heldout").glob("*.png"))[:1] * 3
+    a, b, c = map(str, images)
     asked = ["-i", a, "--prompt", "One?", "--image", b, "--prompt", "None?", "--prompt", "Another?", "-i", c]
     arguments = ["verify", str(bundle), str(checkpoint), *asked]
     assert main([*arguments, "--max-new-tokens", "2", "--json"]) == 0
@@ -90,7 +90,7 @@ def test_other_preprocessing_fails_and_is_told(
     write_manifest(bundle, replace(manifest, image=other))
     assert main(["verify", str(bundle), str(checkpoint), "--max-new-tokens", "2", "-q"]) == 1
     shown = capsys.readouterr().out
-    assert "one picture: picture 1: 9,408 of 9,408 pixel values differ, by at most" in shown
+    assert "one image: image 1: 9,408 of 9,408 pixel values differ, by at most" in shown
     assert "FAILED: " in shown
     assert "9,408 pixel values differ" in (bundle / "PARITY.md").read_text()
     cases = json.loads((bundle / "parity.json").read_text())["cases"]
@@ -107,7 +107,7 @@ def test_other_tokens_fail_and_are_told(
     write_manifest(bundle, replace(manifest, files=file_entries(bundle)))
     assert main(["verify", str(bundle), str(checkpoint), "--max-new-tokens", "2", "-q"]) == 1
     shown = capsys.readouterr().out
-    assert "no picture: token ids differ from position" in shown
+    assert "no image: token ids differ from position" in shown
     assert "DIFFER" in shown
 
 
@@ -126,7 +126,7 @@ def test_without_chat_template(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", layout="saved")
     (checkpoint / "chat_template.jinja").unlink()
     export_bundle(checkpoint, tmp_path / "bundle")
-    probe = Probe(name="raw", turns=("what is it?",), images=(picture(0, (60, 40)),))
+    probe = Probe(name="raw", turns=("what is it?",), images=(image(0, (60, 40)),))
     report = verify_bundle(tmp_path / "bundle", checkpoint, probes=[probe], max_new_tokens=4).report
     assert report.summary.passed
     assert report.cases[0].prompt_tokens > 16

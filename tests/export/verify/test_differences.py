@@ -9,17 +9,17 @@ import pytest
 
 from pumice.export.verify.differences import differences
 from pumice.export.verify.reference import Inputs
-from pumice.images.prepared import Pixels
+from pumice.images.prepared import PreparedImage
 from pumice.prompt.builder import Prepared
 
 LARGE, SMALL = np.ones((3, 4, 6), np.float32), np.full((3, 4, 2), 0.5, np.float32)
 
 
 def ours(**changes: Any) -> Prepared:
-    same: dict[str, Any] = {"ids": [1, 2, 3], "pictures": (LARGE, SMALL)}
+    same: dict[str, Any] = {"ids": [1, 2, 3], "images": (LARGE, SMALL)}
     chosen = same | changes
     ids = np.array([chosen["ids"]], np.int64)
-    images = tuple(Pixels(values=values, digest=bytes(32), tokens=1) for values in chosen["pictures"])
+    images = tuple(PreparedImage(values=values, digest=bytes(32), tokens=1) for values in chosen["images"])
     return Prepared(input_ids=ids, images=images, image_tokens=2, size=None)
 
 
@@ -44,9 +44,9 @@ def test_equal_inputs() -> None:
         ),
         ({"ids": [1, 2]}, "differ from position 2 (ours none, transformers' 3); 2 tokens, transformers' 3"),
         ({"ids": [1, 2, 3, 4]}, "differ from position 3 (ours 4, transformers' none)"),
-        ({"pictures": (LARGE,)}, "1 pictures, transformers' 2"),
-        ({"pictures": (LARGE, LARGE)}, "picture 2 has shape [3, 4, 6], transformers' [3, 4, 2]"),
-        ({"pictures": (LARGE, SMALL + 1)}, "picture 2: 24 of 24 pixel values differ, by at most 1.0e+00"),
+        ({"images": (LARGE,)}, "1 images, transformers' 2"),
+        ({"images": (LARGE, LARGE)}, "image 2 has shape [3, 4, 6], transformers' [3, 4, 2]"),
+        ({"images": (LARGE, SMALL + 1)}, "image 2: 24 of 24 pixel values differ, by at most 1.0e+00"),
     ],
 )
 def test_what_is_said(changes: dict[str, Any], told: str) -> None:

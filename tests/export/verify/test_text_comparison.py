@@ -72,16 +72,16 @@ def positions(
 
 def chunks(bundle: Path, ids: list[int], first: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
     """As answers are made: by the decoder, over what the prefill graph left if there is one."""
-    decoder = pumice.load(bundle, device="cpu", prefix_cache_bytes=0)._answerer.decoder
+    decoder = pumice.load(bundle, device="cpu", prefix_cache_bytes=0).pipeline.decoder
     nothing = np.zeros((0, decoder.shape.hidden_size), np.float32)
     cache = decoder.new_cache(len(ids))
-    decoder.read_prompt(ids[:first], ids[:first], nothing, cache, 0, Cancellation(), ends=False)
+    decoder.prefill(ids[:first], ids[:first], nothing, cache, 0, Cancellation(), ends=False)
     for start in range(first, len(ids), step):
         part = ids[start : start + step]
-        yield start, decoder.read(part, part, nothing, cache, keep=0).copy()
+        yield start, decoder.forward(part, part, nothing, cache, keep=0).copy()
         if decoder.sessions.prefill is not None:
             cache.rewind(0, start)
-            decoder.read_prompt(part, part, nothing, cache, 0, Cancellation(), ends=False)
+            decoder.prefill(part, part, nothing, cache, 0, Cancellation(), ends=False)
 
 
 def figures(p: torch.Tensor, q: torch.Tensor, follows: torch.Tensor) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pumice.manifest import Manifest, load_manifest
 from tests.factory import FAMILIES, Text, make_checkpoint
 
 WORDS = list(range(100, 400))
-SENTENCE = "The quick brown fox looks at the picture: a red circle is left of the blue square. "
+SENTENCE = "The quick brown fox looks at the image: a red circle is left of the blue square. "
 
 
 def test_every_window_starts_anew() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pumice.benchmark.measurement import Figure, measure
 from pumice.benchmark.report import measurement_json, measurement_table
-from pumice.benchmark.workload import Workload, synthetic_picture
+from pumice.benchmark.workload import Workload, synthetic_image
 
 WORKLOAD = Workload(prompt=40, contexts=(20, 50), new=3, repeats=2)
 
@@ -12,7 +12,7 @@ WORKLOAD = Workload(prompt=40, contexts=(20, 50), new=3, repeats=2)
 def test_every_figure_in_every_round(pebble_bundle_int4: Path) -> None:
     told: list[str] = []
     found = measure(
-        pebble_bundle_int4, synthetic_picture(), WORKLOAD, device="cpu", threads=1, progress=told.append
+        pebble_bundle_int4, synthetic_image(), WORKLOAD, device="cpu", threads=1, progress=told.append
     )
     speeds = {figure.name: figure for figure in found.figures if figure.unit != "MB"}
     assert list(speeds) == [
@@ -37,20 +37,20 @@ def test_every_figure_in_every_round(pebble_bundle_int4: Path) -> None:
     }
 
 
-def test_no_picture_is_known_from_an_earlier_round(
+def test_no_image_is_known_from_an_earlier_round(
     pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pumice.vision.encoder import PictureEncoder
+    from pumice.vision.encoder import ImageEncoder
 
     encoded: list[bytes] = []
-    original = PictureEncoder._run
+    original = ImageEncoder._run
 
-    def watched(self: PictureEncoder, pictures: list, *rest: object) -> object:  # type: ignore[type-arg]
-        encoded.extend(picture.digest for picture in pictures)
-        return original(self, pictures, *rest)  # type: ignore[arg-type]
+    def watched(self: ImageEncoder, images: list, *rest: object) -> object:  # type: ignore[type-arg]
+        encoded.extend(image.digest for image in images)
+        return original(self, images, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(PictureEncoder, "_run", watched)
-    measure(pebble_bundle, synthetic_picture(), WORKLOAD, device="cpu", threads=1)
+    monkeypatch.setattr(ImageEncoder, "_run", watched)
+    measure(pebble_bundle, synthetic_image(), WORKLOAD, device="cpu", threads=1)
     rounds = WORKLOAD.repeats + 1
     assert len(encoded) == 2 * rounds  # encoding alone, and for the first token
     assert len(set(encoded)) == rounds

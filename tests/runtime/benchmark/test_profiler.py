@@ -7,7 +7,7 @@ import pytest
 from pumice.benchmark.node_bytes import node_weights
 from pumice.benchmark.profiler import Recording, record
 from pumice.benchmark.report import recording_json, recording_table
-from pumice.benchmark.workload import Workload, synthetic_picture
+from pumice.benchmark.workload import Workload, synthetic_image
 from pumice.manifest import load_manifest
 
 WORKLOAD = Workload(prompt=200, contexts=(100,), new=4, repeats=2)
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recording(pebble_bundle_int4: Path, folder: Path) -> Recording:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
-        return record(pebble_bundle_int4, synthetic_picture(), WORKLOAD, device="cpu", threads=1)
+        return record(pebble_bundle_int4, synthetic_image(), WORKLOAD, device="cpu", threads=1)
 
 
 def test_every_graph_in_its_phases(recording: Recording) -> None:

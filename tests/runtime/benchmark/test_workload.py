@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import pumice
-from pumice.benchmark.workload import QUESTION, Parts, Workload, synthetic_picture
+from pumice.benchmark.workload import QUESTION, Parts, Workload, synthetic_image
 from pumice.errors import UsageError
 from pumice.model import Model
 
@@ -16,8 +16,8 @@ def model(pebble_bundle: Path) -> Model:
 
 @pytest.fixture
 def parts(model: Model) -> Parts:
-    answerer = model._answerer
-    return Parts(manifest=model.manifest, decoder=answerer.decoder, encoder=answerer.encoder)
+    pipeline = model.pipeline
+    return Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
 
 
 def test_a_short_context_shortens_what_is_measured() -> None:
@@ -51,7 +51,7 @@ def test_decoding_begins_behind_the_context(parts: Parts, monkeypatch: pytest.Mo
 
 def test_a_prompt_is_read_whole(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = type(parts.decoder).read_prompt
+    original = type(parts.decoder).prefill
 
     def watched(self: object, ids: list[int], *rest: object, ends: bool) -> object:
         read.extend(ids)
@@ -64,8 +64,8 @@ def test_a_prompt_is_read_whole(parts: Parts, monkeypatch: pytest.MonkeyPatch) -
     assert max(read) < parts.manifest.decoder.vocab_size
 
 
-def test_the_picture_and_the_question_are_the_same_everywhere() -> None:
-    picture = synthetic_picture()
-    assert picture.size == (640, 480)
-    assert np.array_equal(np.asarray(picture), np.asarray(synthetic_picture()))
+def test_the_image_and_the_question_are_the_same_everywhere() -> None:
+    image = synthetic_image()
+    assert image.size == (640, 480)
+    assert np.array_equal(np.asarray(image), np.asarray(synthetic_image()))
     assert len(QUESTION.split()) == 26

@@ -53,8 +53,8 @@ class FakeEngine:
     def _answer(self, prompt: Any, images: Any, raw: bool, options: dict[str, Any]) -> Any:
         self.begun += 1
         time.sleep(self._pace(prompt))
-        pictures = [open_image(image).tobytes() for image in images]
-        text = hashlib.sha256(repr((prompt, raw, sorted(options.items()), pictures)).encode()).hexdigest()[:8]
+        prepared = [open_image(image).tobytes() for image in images]
+        text = hashlib.sha256(repr((prompt, raw, sorted(options.items()), prepared)).encode()).hexdigest()[:8]
         answers = [generation(f"{text} {i}") for i in range(options.get("num_return_sequences", 1))]
         return answers[0] if len(answers) == 1 else answers
 

@@ -1,4 +1,4 @@
-"""A folder of generated pictures, some of them broken."""
+"""A folder of generated images, some of them broken."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 
-def write_pictures(folder: Path, number: int, *, broken: float = 0.03, seed: int = 0) -> list[str]:
-    """`number` pictures, no two of them equal; returns the names of those that are broken."""
+def write_images(folder: Path, number: int, *, broken: float = 0.03, seed: int = 0) -> list[str]:
+    """`number` images, no two of them equal; returns the names of those that are broken."""
     rng = np.random.default_rng(seed)
     bad = set(rng.choice(number, round(number * broken), replace=False).tolist())
     names = []
@@ -22,6 +22,6 @@ def write_pictures(folder: Path, number: int, *, broken: float = 0.03, seed: int
         image.save(path)
         if i in bad:
             data = path.read_bytes()
-            path.write_bytes((data[: len(data) // 2], b"", b"no picture", data[8:])[i % 4])
+            path.write_bytes((data[: len(data) // 2], b"", b"no image", data[8:])[i % 4])
             names.append(f"{i % 7}/{i:05}.png")
     return sorted(names)

@@ -61,7 +61,7 @@ def test_bad_lines_are_entries_of_their_own(
     assert scan(open_inputs(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_pictures_of_a_folder(tmp_path: Path) -> None:
+def test_images_of_a_folder(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/1.JPG", "a.webp", "c.gif", "b.jpeg", ".hidden.png", ".git/x.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.bulk.conftest import read_lines
-from tests.runtime.bulk.pictures import write_pictures
+from tests.runtime.bulk.images import write_images
 
 PROMPT = "What is in this picture?"
 
@@ -37,13 +37,13 @@ def wait_for(process: subprocess.Popen[Any], partial: Path, least: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_thousand_pictures_and_ten_kills(pebble_bundle: Path, tmp_path: Path) -> None:
-    broken = write_pictures(tmp_path / "pictures", 2000)
+def test_two_thousand_images_and_ten_kills(pebble_bundle: Path, tmp_path: Path) -> None:
+    broken = write_images(tmp_path / "images", 2000)
     output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     rng = random.Random(4)
     for kill in range(10):
         process = subprocess.Popen(
-            command(pebble_bundle, tmp_path / "pictures", output), stderr=subprocess.DEVNULL
+            command(pebble_bundle, tmp_path / "images", output), stderr=subprocess.DEVNULL
         )
         wait_for(process, partial, kill * 190 + rng.randrange(190))
         time.sleep(rng.random() / 10)
@@ -51,22 +51,22 @@ def test_two_thousand_pictures_and_ten_kills(pebble_bundle: Path, tmp_path: Path
         assert process.wait() == -signal.SIGKILL
     assert not output.exists()
     last = subprocess.run(
-        command(pebble_bundle, tmp_path / "pictures", output), capture_output=True, check=True
+        command(pebble_bundle, tmp_path / "images", output), capture_output=True, check=True
     )
     assert b"2,000 records, 1,940 answered, 60 failed" in last.stderr
     found = read_lines(output)
     assert len(found) == len({line["id"] for line in found}) == 2000
     assert [line["id"] for line in found if "error" in line] == broken
     whole = tmp_path / "whole.jsonl"
-    subprocess.run(command(pebble_bundle, tmp_path / "pictures", whole), capture_output=True, check=True)
+    subprocess.run(command(pebble_bundle, tmp_path / "images", whole), capture_output=True, check=True)
     assert found == read_lines(whole)
 
 
 @pytest.mark.slow
 def test_ctrl_c(pebble_bundle: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", 400)
+    write_images(tmp_path / "images", 400)
     output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
-    arguments = command(pebble_bundle, tmp_path / "pictures", output)
+    arguments = command(pebble_bundle, tmp_path / "images", output)
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
     wait_for(process, partial, 50)
     process.send_signal(signal.SIGINT)
@@ -87,10 +87,10 @@ def test_ctrl_c(pebble_bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_bar_on_a_terminal(pebble_bundle: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", 100)
+    write_images(tmp_path / "images", 100)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        command(pebble_bundle, tmp_path / "pictures", tmp_path / "out.jsonl"), stderr=theirs, close_fds=True
+        command(pebble_bundle, tmp_path / "images", tmp_path / "out.jsonl"), stderr=theirs, close_fds=True
     )
     os.close(theirs)
     said = b""
@@ -135,8 +135,8 @@ def test_bad_use_is_one_line_and_leaves_nothing(
     from pumice.cli import main
 
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    write_pictures(tmp_path / "pictures", 2)
-    arguments = command(pebble_bundle, tmp_path / "pictures", tmp_path / "out.jsonl", *more)[3:]
+    write_images(tmp_path / "images", 2)
+    arguments = command(pebble_bundle, tmp_path / "images", tmp_path / "out.jsonl", *more)[3:]
     assert main(arguments) == code
     (line,) = [
         line for line in capsys.readouterr().err.splitlines() if not line.startswith("pumice: running on")
@@ -148,12 +148,12 @@ def test_bad_use_is_one_line_and_leaves_nothing(
 def test_records_of_all_kinds(pebble_bundle: Path, tmp_path: Path) -> None:
     from pumice.cli import main
 
-    write_pictures(tmp_path / "pictures", 3, broken=0)
+    write_images(tmp_path / "images", 3, broken=0)
     (tmp_path / "schema.json").write_text('{"enum": [17]}')
     records: list[dict[str, Any]] = [
-        {"image": "pictures/0/00000.png"},
+        {"image": "images/0/00000.png"},
         {"id": "none", "prompt": "Hi"},
-        {"id": "two", "images": ["pictures/0/00000.png", "pictures/1/00001.png"], "json_schema": None},
+        {"id": "two", "images": ["images/0/00000.png", "images/1/00001.png"], "json_schema": None},
         {"id": "digits", "regex": "[0-9]{3}"},
         {"id": "gone", "image": "https://127.0.0.1/a.png"},
         {"id": "file", "image": "file:///etc/hostname"},

@@ -14,7 +14,7 @@ from tests.runtime.bulk.engine import FakeEngine
 
 RECORDS: list[Any] = [
     {"id": "a", "prompt": "A?"},
-    {"image": "picture.png"},
+    {"image": "image.png"},
     {"id": "missing", "image": "missing.png"},
     {"id": "typo", "max_new_token": 3},
     {"id": "é\n", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.5, "do_sample": True},
@@ -27,7 +27,7 @@ FAILED = {"missing": "ImageError", "typo": "UsageError", "range": "UsageError"}
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
-    Image.new("RGB", (4, 4), "red").save(tmp_path / "in" / "picture.png")
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "in" / "image.png")
     return write_lines(tmp_path / "in" / "in.jsonl", RECORDS)
 
 
@@ -290,20 +290,20 @@ def test_an_input_that_changes_under_the_run(run: Runner, inputs: Path, output: 
     assert not output.exists()
 
 
-def test_a_folder_of_pictures(run: Runner, tmp_path: Path, output: Path) -> None:
+def test_a_folder_of_images(run: Runner, tmp_path: Path, output: Path) -> None:
     for i in range(20):
-        path = tmp_path / "pictures" / str(i % 3) / f"{i:02}.png"
+        path = tmp_path / "images" / str(i % 3) / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (i, 0, 0)).save(path)
     path.write_bytes(path.read_bytes()[:40])
-    run(tmp_path / "pictures", output)
+    run(tmp_path / "images", output)
     lines = read_lines(output)
     assert [line["id"] for line in lines] == sorted(f"{i % 3}/{i:02}.png" for i in range(20))
     assert [line["id"] for line in lines if "error" in line] == ["1/19.png"]
     assert len({line["text"] for line in lines if "text" in line}) == 19
-    shutil.rmtree(tmp_path / "pictures" / "0")
+    shutil.rmtree(tmp_path / "images" / "0")
     with pytest.raises(BatchError, match="the inputs have changed: 20 records then, 13 now"):
-        run(tmp_path / "pictures", output)
+        run(tmp_path / "images", output)
 
 
 def test_memory_does_not_grow_with_the_records(run: Runner, tmp_path: Path, output: Path) -> None:

@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 from pumice.bulk import Record, run_batch
-from pumice.bulk.item import Request
+from pumice.bulk.item import BatchItem
 from pumice.bulk.record import failed
 from pumice.bulk.window import answer_all
 from pumice.errors import EngineClosedError, UsageError
 from tests.runtime.bulk.engine import FakeEngine, generation
 
 
-def requests(number: int) -> Iterator[Request]:
+def requests(number: int) -> Iterator[BatchItem]:
     for i in range(number):
-        yield Request(index=i, id=str(i), prompt=f"prompt {i}", images=(), raw=False, options={})
+        yield BatchItem(index=i, id=str(i), prompt=f"prompt {i}", images=(), raw=False, options={})
 
 
 def uneven(prompt: str) -> float:
@@ -42,11 +42,11 @@ def test_no_more_are_in_flight_than_may() -> None:
 def test_one_slow_record_holds_up_only_so_many() -> None:
     read = 0
 
-    def counted() -> Iterator[Request]:
+    def counted() -> Iterator[BatchItem]:
         nonlocal read
-        for request in requests(1000):
+        for item in requests(1000):
             read += 1
-            yield request
+            yield item
 
     gate = threading.Event()
     engine = FakeEngine(pace=lambda prompt: gate.wait(10) and 0.0 if prompt == "prompt 0" else 0.0)
@@ -92,7 +92,7 @@ def test_a_failing_record_hurts_no_other() -> None:
         *(None, "UsageError", "ImageError", "UsageError", "UsageError", "UsageError", None)
     ]
     assert records[2].error is not None
-    assert "remote pictures are not fetched" in records[2].error.message
+    assert "remote images are not fetched" in records[2].error.message
     assert records[6].id == "named"
 
 
@@ -147,7 +147,7 @@ def test_records_among_the_requests_are_passed_on() -> None:
     items = [
         *requests(1),
         failed(1, "x", UsageError("no")),
-        Request(index=2, id="2", prompt="c", images=(), raw=False, options={}),
+        BatchItem(index=2, id="2", prompt="c", images=(), raw=False, options={}),
     ]
     records = list(answer_all(FakeEngine(), items, in_flight=1))
     assert [record.error is None for record in records] == [True, False, True]

@@ -23,7 +23,7 @@ from pumice.cli.main import main
 from pumice.errors import BundleError, OptimizeError
 from pumice.sessions.optimize import make
 
-PICTURE = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
+IMAGE = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
 QUESTION = "What is this?"
 
 
@@ -51,12 +51,12 @@ def test_logits_and_answers_are_the_bundles_own(
     copied = pumice.load(folder, device="cpu", optimized=True)
     assert find(folder.resolve()) is not None
     np.testing.assert_array_equal(
-        copied.logits(QUESTION, [PICTURE]), plain.logits(QUESTION, [PICTURE]), strict=True
+        copied.logits(QUESTION, [IMAGE]), plain.logits(QUESTION, [IMAGE]), strict=True
     )
     for model in (copied, pumice.load(folder, device="cpu")):
         for _ in range(2):  # memory was given back between them
-            found = model.generate(QUESTION, [PICTURE], max_new_tokens=24)
-            assert found.token_ids == plain.generate(QUESTION, [PICTURE], max_new_tokens=24).token_ids
+            found = model.generate(QUESTION, [IMAGE], max_new_tokens=24)
+            assert found.token_ids == plain.generate(QUESTION, [IMAGE], max_new_tokens=24).token_ids
 
 
 def test_a_copy_is_taken_by_itself_and_can_be_refused(
@@ -226,7 +226,7 @@ def test_info_tells_of_a_copy(bundle: Path, cache: Path, capsys: pytest.CaptureF
 def test_each_model_gives_back_its_own_memory(bundle: Path, cache: Path) -> None:
     """Memory that another one has given back to the system may be anybody's by now."""
     models = [pumice.load(bundle, device="cpu", optimized=True) for _ in range(2)]
-    first, second = (set(model._answerer.decoder.sessions.released_vision) for model in models)
+    first, second = (set(model.pipeline.decoder.sessions.released_vision) for model in models)
     assert first
     assert second
     assert not any(a < d and c < b for a, b in first for c, d in second)
@@ -323,4 +323,4 @@ def test_memory_is_given_back_wherever_the_cache_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PUMICE_CACHE_DIR", "real" if place == "relative" else str(tmp_path / "link"))
     model = pumice.load(bundle, device="cpu", optimized=True)
-    assert model._answerer.decoder.sessions.released_vision
+    assert model.pipeline.decoder.sessions.released_vision

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from pumice.bundle import plan as planning
-from pumice.bundle.footprint import picture_tokens, position_bytes
+from pumice.bundle.footprint import image_tokens, position_bytes
 from pumice.bundle.plan import (
     check_cache,
     default_feature_cache_bytes,
@@ -85,7 +85,7 @@ def test_a_plan_fits_or_says_what_would(kv_dtype: Literal["float32", "float16"],
 
 
 def test_a_plan_counts_the_moment_of_loading(manifest: Manifest) -> None:
-    found = plan(manifest, context=1, pictures=0, available=0)
+    found = plan(manifest, context=1, images=0, available=0)
     loading = sum(found.loaded.values()) + found.packing
     assert found.total == loading  # a large head, which is packed before there is a cache
     assert found.longest_context == 0
@@ -110,7 +110,7 @@ def test_nothing_is_said_where_memory_is_unknown(
         {"batch": 0},
         {"batch": 1025},
         {"batch": 1.5},
-        {"pictures": -1},
+        {"images": -1},
     ],
 )
 def test_numbers_outside_their_interval_are_refused(arguments: dict[str, Any], manifest: Manifest) -> None:
@@ -138,7 +138,7 @@ def test_budgets_are_bounded(manifest: Manifest, monkeypatch: pytest.MonkeyPatch
     have(monkeypatch, 10**12)
     assert default_prefix_cache_bytes(manifest) == 128 * MIB
     assert default_prefix_cache_bytes(manifest, 100 * MIB) == 10 * MIB
-    tokens = picture_tokens(manifest)
+    tokens = image_tokens(manifest)
     assert default_feature_cache_bytes(manifest) == min(256 * MIB, 32 * tokens * 4096 * 4)
     assert default_feature_cache_bytes(manifest, 10 * MIB) == MIB
     many = replace(manifest, image_tokens=replace(manifest.image_tokens, per_image=10_000))

@@ -16,9 +16,9 @@ from pumice.cli import main
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
-    Image.new("RGB", (50, 40), "red").save(tmp_path / "picture.png")
-    return str(tmp_path / "picture.png")
+def image(tmp_path: Path) -> str:
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
 
 
 def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -40,10 +40,10 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_a_question_about_a_picture(
-    pebble_bundle: Path, picture: str, capsys: pytest.CaptureFixture[str]
+def test_a_question_about_a_image(
+    pebble_bundle: Path, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["run", str(pebble_bundle), "-i", picture, "What is in this picture?", "--device", "cpu"]
+    arguments = ["run", str(pebble_bundle), "-i", image, "What is in this picture?", "--device", "cpu"]
     assert main([*arguments, "--max-new-tokens", "8"]) == 0
     text = capsys.readouterr().out
     assert main([*arguments, "--json", "--max-new-tokens", "8"]) == 0
@@ -51,7 +51,7 @@ def test_a_question_about_a_picture(
     assert text == answer["text"].lstrip() + "\n"
     assert set(answer) == {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
     expected = pumice.load(pebble_bundle, device="cpu").generate(
-        "What is in this picture?", picture, max_new_tokens=8
+        "What is in this picture?", image, max_new_tokens=8
     )
     assert answer["token_ids"] == expected.token_ids
 
@@ -59,8 +59,8 @@ def test_a_question_about_a_picture(
 @pytest.mark.parametrize(
     "order", [["-i", "{p}", "{b}", "Hi"], ["{b}", "Hi", "-i", "{p}"], ["{b}", "-i", "{p}", "Hi"]]
 )
-def test_options_and_the_prompt_in_any_order(order: list[str], pebble_bundle: Path, picture: str) -> None:
-    arguments = [word.format(b=pebble_bundle, p=picture) for word in order]
+def test_options_and_the_prompt_in_any_order(order: list[str], pebble_bundle: Path, image: str) -> None:
+    arguments = [word.format(b=pebble_bundle, p=image) for word in order]
     assert main(["run", *arguments, "--max-new-tokens", "1"]) == 0
 
 
@@ -73,9 +73,9 @@ def test_a_prompt_from_standard_input(pebble_bundle: Path) -> None:
     assert run("run", str(pebble_bundle), stdin=b"\xff").returncode == 2
 
 
-def test_raw_prompts(pebble_bundle: Path, picture: str) -> None:
+def test_raw_prompts(pebble_bundle: Path, image: str) -> None:
     prompt = "USER: <image>\nHi ASSISTANT:"
-    assert main(["run", str(pebble_bundle), "--raw", "-i", picture, prompt, "--max-new-tokens", "1"]) == 0
+    assert main(["run", str(pebble_bundle), "--raw", "-i", image, prompt, "--max-new-tokens", "1"]) == 0
     assert main(["run", str(pebble_bundle), "--raw", prompt]) == 1
 
 
@@ -189,25 +189,27 @@ MONOTONOUS = (
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of threads
-def test_a_chat_on_a_terminal(pebble_bundle: Path, picture: str) -> None:
-    terminal = Terminal("run", str(pebble_bundle), "-i", picture, "--max-new-tokens", "4")
-    for typed, shown in [
-        (None, "[1 picture] > "),
+def test_a_chat_on_a_terminal(pebble_bundle: Path, image: str) -> None:
+    terminal = Terminal("run", str(pebble_bundle), "-i", image, "--max-new-tokens", "4")
+    for as_pumice_error, shown in [
+        (None, "[1 image] > "),
         ("What is in this picture?\n", "\r\n> "),
         ("/again\n", "\r\n> "),
         ("/undo\n", "\r\n> "),
         ("/undo\n", "there is no turn -1: the conversation has 0\r\n> "),
-        ("/image missing.png\n", "[1 picture] > "),
-        ("And this?\n", "pumice: error: there is no picture 'missing.png'\r\n[1 picture] > "),
+        ("/image missing.png\n", "[1 image] > "),
+        ("And this?\n", "pumice: error: there is no image 'missing.png'\r\n[1 image] > "),
         ("/reset\n", "\r\n> "),
         ("/help\n", "leave (so does Ctrl-D); Ctrl-C stops an answer\r\n> "),
         ("/frobnicate\n", "no such command: /frobnicate; /help lists them\r\n> "),
         ("\x03", "\r\n> "),
     ]:
-        if typed == "\x03":  # input() misses an interrupt between its prompt and its first wait for a key
+        if (
+            as_pumice_error == "\x03"
+        ):  # input() misses an interrupt between its prompt and its first wait for a key
             time.sleep(0.5)
-        if typed is not None:
-            terminal.type(typed)
+        if as_pumice_error is not None:
+            terminal.type(as_pumice_error)
         terminal.wait_for(shown)
     terminal.type("\x04")
     assert terminal.exit_code() == 0
@@ -245,9 +247,9 @@ def test_options_outside_their_intervals(
 
 
 def test_options_of_generation(
-    pebble_bundle: Path, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pebble_bundle: Path, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ["run", str(pebble_bundle), "-i", picture, "What is in this picture?", "--device", "cpu", "--json"]
+    run = ["run", str(pebble_bundle), "-i", image, "What is in this picture?", "--device", "cpu", "--json"]
 
     def answer(*arguments: str) -> str:
         assert main([*run, "--max-new-tokens", "12", *arguments]) == 0

@@ -19,7 +19,7 @@ def model(pebble_bundle: Path) -> Model:
 
 
 def both(model: Model, slots: int) -> tuple[KVCache, KVCache]:
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     caches = KVCache(decoder.shape, 60, "cpu", slots), decoder.new_cache(60, slots)
     assert isinstance(caches[0]._buffers, HostBuffers)
     assert isinstance(caches[1]._buffers, DeviceBuffers)
@@ -28,7 +28,7 @@ def both(model: Model, slots: int) -> tuple[KVCache, KVCache]:
             shape = (2 * cache.shape.layers, cache.shape.kv_heads, 40, cache.shape.head_dim)
             block = np.random.default_rng(slot).standard_normal(shape).astype(cache.shape.kv_dtype)
             cache.write(slot, 5, block)
-            cache.keys[slot] = [slot, *range(44)]
+            cache.contents[slot] = [slot, *range(44)]
     return caches
 
 
@@ -40,7 +40,7 @@ def assert_alike(one: KVCache, other: KVCache) -> None:
 
 
 def test_a_new_cache_holds_zeros(model: Model) -> None:
-    cache = model._answerer.decoder.new_cache(60, 2)
+    cache = model.pipeline.decoder.new_cache(60, 2)
     assert not cache.read(1, 0, 64).any()
 
 

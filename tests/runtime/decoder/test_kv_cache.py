@@ -24,7 +24,7 @@ def model(pebble_bundle: Path) -> Model:
 
 def filled(model: Model, lengths: list[int], capacity: int = 100) -> KVCache:
     """A cache whose slots hold noise."""
-    cache = model._answerer.decoder.new_cache(capacity, slots=len(lengths))
+    cache = model.pipeline.decoder.new_cache(capacity, slots=len(lengths))
     for slot, length in enumerate(lengths):
         cache.write(slot, 0, noise(cache, slot, length))
         cache.fill(slot, [100 * slot + i for i in range(length)])
@@ -53,12 +53,12 @@ def test_a_copy_holds_what_its_source_holds_and_keeps_it(model: Model) -> None:
     cache = filled(model, [60, 80, 5])
     cache.copy(0, 1)
     cache.copy(2, 0)
-    assert cache.keys[1] == list(range(60))
+    assert cache.contents[1] == list(range(60))
     assert (cache.read(1, 0, 60) == noise(cache, 0, 60)).all()
     assert (cache.read(0, 0, 5) == noise(cache, 2, 5)).all()
     cache.rewind(1, 3)
-    assert cache.keys[1] == [0, 1, 2]
-    assert cache.keys[0] == [200, 201, 202, 203, 204]
+    assert cache.contents[1] == [0, 1, 2]
+    assert cache.contents[0] == [200, 201, 202, 203, 204]
 
 
 def test_only_what_differs_is_copied(model: Model) -> None:
@@ -69,14 +69,14 @@ def test_only_what_differs_is_copied(model: Model) -> None:
         cache.write(slot, 50, noise(cache, token, 1))
         cache.fill(slot, [token])
     cache.copy(0, 1)
-    assert cache.keys[1] == cache.keys[0]
+    assert cache.contents[1] == cache.contents[0]
     assert (cache.read(1, 50, 51) == noise(cache, 7, 1)).all()
     assert (cache.read(1, 0, 10) == noise(cache, 9, 10)).all()
 
 
 def test_a_full_slot_that_is_left_out_gives_up_one_position(model: Model) -> None:
     """The graph writes to every row: a row in use is never full, and what is free may lose its end."""
-    decoder = model._answerer.decoder
+    decoder = model.pipeline.decoder
     cache = decoder.new_cache(64, slots=3)
     ids = [[int(i) for i in np.random.default_rng(s).integers(10, 400, 64)] for s in range(3)]
     for slot, length in enumerate((62, 64, 40)):
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(
         ):
             cache.reserve(640)
         with pytest.raises(InsufficientMemoryError, match="1,024 tokens × 8 slots"):
-            model._answerer.decoder.new_cache(1024, slots=8)
+            model.pipeline.decoder.new_cache(1024, slots=8)
     assert cache.capacity == 128
     assert (cache.read(0, 0, 60) == noise(cache, 0, 60)).all()
     cache.reserve(300)  # twice as much would not fit

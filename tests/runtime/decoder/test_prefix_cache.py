@@ -25,7 +25,7 @@ class Slots:
 
     def __init__(self, slots: int = 1, capacity: int = 512) -> None:
         self.capacity, self.writes = capacity, 0
-        self.keys: list[list[Key]] = [[] for _ in range(slots)]
+        self.contents: list[list[Key]] = [[] for _ in range(slots)]
         self.values = np.zeros((slots, 2 * LAYERS, HEADS, capacity, WIDTH), np.float32)
 
     def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
@@ -37,13 +37,13 @@ class Slots:
 
     def fill(self, slot: int, keys: list[Key]) -> None:
         """Read the rest of a prompt."""
-        for position in range(len(self.keys[slot]), len(keys)):
+        for position in range(len(self.contents[slot]), len(keys)):
             self.values[slot, :, :, position] = value(keys[: position + 1])
-        self.keys[slot] = list(keys)
+        self.contents[slot] = list(keys)
 
     def check(self, slot: int) -> None:
-        for position in range(len(self.keys[slot])):
-            assert (self.values[slot, :, :, position] == value(self.keys[slot][: position + 1])).all()
+        for position in range(len(self.contents[slot])):
+            assert (self.values[slot, :, :, position] == value(self.contents[slot][: position + 1])).all()
 
 
 def value(keys: list[Key]) -> float:
@@ -65,8 +65,8 @@ def test_what_is_restored_is_what_would_be_read(asked: list[list[Key]], blocks: 
     for keys in asked:
         slots = Slots()
         held = cache.restore(slots, 0, keys)
-        assert held == len(slots.keys[0]) <= max(0, len(keys) - 1)
-        assert slots.keys[0] == keys[:held]
+        assert held == len(slots.contents[0]) <= max(0, len(keys) - 1)
+        assert slots.contents[0] == keys[:held]
         slots.check(0)
         slots.fill(0, keys)
         cache.save(slots, 0)

@@ -11,7 +11,7 @@ KEYS = st.lists(st.integers(0, 3) | st.sampled_from([b"a" * 32, b"b" * 32]), max
 
 
 @dataclass(frozen=True)
-class Picture:
+class Pixels:
     digest: bytes
     tokens: int
 
@@ -29,11 +29,11 @@ def test_common_prefixes(first: list[Key], second: list[Key], shared: list[Key])
     assert common_prefix(one, one) == len(one)
 
 
-def test_image_tokens_are_their_pictures() -> None:
-    pictures = [Picture(b"a" * 32, 2), Picture(b"b" * 32, 1), Picture(b"a" * 32, 2)]
-    keys = prompt_keys([1, 9, 9, 5, 9, 9, 9, 2], 9, pictures)
+def test_image_tokens_are_their_images() -> None:
+    images = [Pixels(b"a" * 32, 2), Pixels(b"b" * 32, 1), Pixels(b"a" * 32, 2)]
+    keys = prompt_keys([1, 9, 9, 5, 9, 9, 9, 2], 9, images)
     assert keys == [1, b"a" * 32, b"a" * 32, 5, b"b" * 32, b"a" * 32, b"a" * 32, 2]
-    assert prompt_keys([1, 9], 9, []) == [1, 9]  # a word, where there is no picture
+    assert prompt_keys([1, 9], 9, []) == [1, 9]  # a word, where there is no image
 
 
 @given(token=st.integers(0, 2**63 - 1), digest=st.binary(min_size=32, max_size=32))

@@ -17,7 +17,7 @@ from pumice.sessions.arrays import DeviceArray
 from tests.runtime.device_stand_in import load_on_stand_in
 
 QUESTION = "What is in this picture?"
-PICTURES = sorted((Path(__file__).parents[3] / "pebble" / "heldout").glob("*.png"))
+IMAGES = sorted((Path(__file__).parents[3] / "pebble" / "heldout").glob("*.png"))
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def read_back(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     ids=str,
 )
 def test_answers_are_the_same(host: Model, device: Model, options: dict[str, Any]) -> None:
-    for pictures in ([], PICTURES[:1], PICTURES[1:4]):
-        theirs = host.generate(QUESTION, images=pictures, max_new_tokens=12, **options)
-        ours = device.generate(QUESTION, images=pictures, max_new_tokens=12, **options)
+    for images in ([], IMAGES[:1], IMAGES[1:4]):
+        theirs = host.generate(QUESTION, images=images, max_new_tokens=12, **options)
+        ours = device.generate(QUESTION, images=images, max_new_tokens=12, **options)
         for one, other in zip(aslist(theirs), aslist(ours), strict=True):
             assert one.text == other.text
             assert one.token_ids == other.token_ids
@@ -79,7 +79,7 @@ def test_greedy_decoding_reads_back_one_number_a_token(
 
 
 def test_logits_are_read_back_where_they_are_needed(device: Model, read_back: list[tuple[int, ...]]) -> None:
-    vocabulary = device._answerer.decoder.shape.vocab_size
+    vocabulary = device.pipeline.decoder.shape.vocab_size
     for options in ({"do_sample": True}, {"logprobs": 0}, {"repetition_penalty": 1.1}, {"num_beams": 2}):
         read_back.clear()
         device.generate(QUESTION, max_new_tokens=4, prompt_lookup_num_tokens=0, **options)
@@ -87,33 +87,33 @@ def test_logits_are_read_back_where_they_are_needed(device: Model, read_back: li
 
 
 def test_features_stay_on_the_device(device: Model, host: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = device.encode_image(PICTURES[4])
+    image = device.encode_image(IMAGES[4])
     monkeypatch.setattr("pumice.sessions.arrays.DeviceMemory.upload", lambda *_: pytest.fail("uploaded"))
-    answer = device.generate(QUESTION, images=[picture], max_new_tokens=4)
-    np.testing.assert_array_equal(picture.features, host.encode_image(PICTURES[4]).features)
-    assert answer.text == host.generate(QUESTION, images=[picture], max_new_tokens=4).text
+    answer = device.generate(QUESTION, images=[image], max_new_tokens=4)
+    np.testing.assert_array_equal(image.features, host.encode_image(IMAGES[4]).features)
+    assert answer.text == host.generate(QUESTION, images=[image], max_new_tokens=4).text
 
 
 def test_features_that_were_forgotten_come_from_the_host(
     device: Model, host: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pumice.vision.resident.MOST", 2)
-    answer = device.generate(QUESTION, images=PICTURES[5:9], max_new_tokens=4)
-    assert answer.text == host.generate(QUESTION, images=PICTURES[5:9], max_new_tokens=4).text
+    answer = device.generate(QUESTION, images=IMAGES[5:9], max_new_tokens=4)
+    assert answer.text == host.generate(QUESTION, images=IMAGES[5:9], max_new_tokens=4).text
 
 
 def test_the_likeliest_token_is_that_of_the_logits(device: Model, host: Model) -> None:
     ids = list(range(10, 30))
-    none = np.zeros((0, device._answerer.decoder.shape.hidden_size), np.float32)
+    none = np.zeros((0, device.pipeline.decoder.shape.hidden_size), np.float32)
     found = []
     for model in (device, device, host):
-        decoder = model._answerer.decoder
+        decoder = model.pipeline.decoder
         cache = decoder.new_cache(100, slots=3)
         for slot in (0, 1, 2):
-            decoder.read(ids[: 20 - 7 * slot], ids[: 20 - 7 * slot], none, cache, slot)
+            decoder.forward(ids[: 20 - 7 * slot], ids[: 20 - 7 * slot], none, cache, slot)
         step = decoder.new_step(cache, 0, 3)
         if isinstance(step, DeviceStep) and not found:
-            found.append(np.array([step.likeliest([5, None, 7]) for _ in range(6)])[:, [0, 2]])
+            found.append(np.array([step.greedy([5, None, 7]) for _ in range(6)])[:, [0, 2]])
         else:
             logits = [step([5, None, 7])[[0, 2]].argmax(-1) for _ in range(6)]
             found.append(np.array(logits))
@@ -134,7 +134,7 @@ def test_the_mask_of_recordings_has_one_shape_for_all_lengths(
     device: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is recorded has fixed shapes and places: positions behind a row's length are masked, not left out."""
-    decoder, memory = device._answerer.decoder, device._answerer.decoder.sessions.memory
+    decoder, memory = device.pipeline.decoder, device.pipeline.decoder.sessions.memory
     assert memory is not None
     none = np.zeros((0, decoder.shape.hidden_size), np.float32)
     shapes: list[list[int]] = []
@@ -142,7 +142,7 @@ def test_the_mask_of_recordings_has_one_shape_for_all_lengths(
     for captures in (False, True):
         sessions = dataclasses.replace(decoder.sessions, captures=captures)
         cache = decoder.new_cache(100)
-        decoder.read([11, 12, 13], [11, 12, 13], none, cache, 0)
+        decoder.forward([11, 12, 13], [11, 12, 13], none, cache, 0)
         step = DeviceStep(sessions, memory, decoder.shape, cache, range(1))
         bind = step._with_tokens.bind_ortvalue_input
         monkeypatch.setattr(
@@ -150,6 +150,6 @@ def test_the_mask_of_recordings_has_one_shape_for_all_lengths(
             "bind_ortvalue_input",
             lambda name, value, bind=bind: (shapes.append(value.shape()), bind(name, value)),
         )
-        results.append([step.likeliest([token]) for token in (3, 4, 5)])
+        results.append([step.greedy([token]) for token in (3, 4, 5)])
     assert results[0] == results[1]
     assert shapes == [[1, 4], [1, 5], [1, 6], *[[1, 128]] * 3]

@@ -17,7 +17,7 @@ from pumice.engine.submission import Question
 from pumice.engine.workplace import Workplace
 from pumice.errors import UsageError
 from pumice.result import Generated
-from pumice.scheduler.request import Clock, Job
+from pumice.scheduler.request import Clock, Request
 from pumice.sessions.runs import Cancellation, RunCancelledError
 
 PATIENCE = 30.0
@@ -97,7 +97,7 @@ class Words:
 
 
 class HeldFeatures:
-    """Pictures whose encoding is held up."""
+    """Images whose encoding is held up."""
 
     def __init__(self, gate: Gate | None) -> None:
         self.gate = gate
@@ -112,72 +112,72 @@ class FakeScheduler:
 
     def __init__(self, slots: int) -> None:
         self.slots, self.free_slots = slots, slots
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
-        self.order: list[Job] = []
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.order: list[Request] = []
         self.threads: set[str] = set()
         self.steps = 0
 
-    def add(self, job: Job) -> None:
+    def add(self, request: Request) -> None:
         self._here()
-        self.waiting.append(job)
+        self.waiting.append(request)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, request: Request) -> None:
         self._here()
-        job.cancellation.set()
-        self._drop(job)
+        request.cancellation.set()
+        self._drop(request)
 
     def step(self) -> bool:
         self._here()
         self.steps += 1
-        for job in [*self.waiting, *self.running]:
-            if job.cancellation.is_set:
-                self._drop(job)
+        for request in [*self.waiting, *self.running]:
+            if request.cancellation.is_set:
+                self._drop(request)
         while self.waiting and self.waiting[0].strategy.rows <= self.free_slots:
-            job = self.waiting.popleft()
-            job.slots = list(range(job.strategy.rows))
-            self.free_slots -= len(job.slots)
-            job.state = "reading"
-            self.running.append(job)
-            self.order.append(job)
-        for job in list(self.running):
-            self._advance(job)
+            request = self.waiting.popleft()
+            request.slots = list(range(request.strategy.rows))
+            self.free_slots -= len(request.slots)
+            request.state = "prefill"
+            self.running.append(request)
+            self.order.append(request)
+        for request in list(self.running):
+            self._advance(request)
         return bool(self.waiting or self.running)
 
-    def _advance(self, job: Job) -> None:
-        ask = job.strategy.ask  # type: ignore[attr-defined]
-        if job.state == "reading" and ask.reading is not None:
+    def _advance(self, request: Request) -> None:
+        ask = request.strategy.ask  # type: ignore[attr-defined]
+        if request.state == "prefill" and ask.reading is not None:
             try:
-                ask.reading.pass_through(job.cancellation)
+                ask.reading.pass_through(request.cancellation)
             except RunCancelledError:
-                self._drop(job)
+                self._drop(request)
                 return
         if ask.step_error is not None:
             raise ask.step_error
-        job.state = "decoding"
-        if not job.advance([None] * job.strategy.rows):  # type: ignore[list-item]
-            self._end(job)
+        request.state = "decode"
+        if not request.advance([None] * request.strategy.rows):  # type: ignore[list-item]
+            self._end(request)
 
-    def _drop(self, job: Job) -> None:
-        if not job.done:
-            job.cancelled = True
-            self._end(job)
+    def _drop(self, request: Request) -> None:
+        if not request.done:
+            request.cancelled = True
+            self._end(request)
 
-    def _end(self, job: Job) -> None:
-        job.state = "done"
-        if job in self.waiting:
-            self.waiting.remove(job)
-        if job in self.running:
-            self.running.remove(job)
-        self.free_slots += len(job.slots)
-        job.slots = []
+    def _end(self, request: Request) -> None:
+        request.state = "finished"
+        if request in self.waiting:
+            self.waiting.remove(request)
+        if request in self.running:
+            self.running.remove(request)
+        self.free_slots += len(request.slots)
+        request.slots = []
 
     def _here(self) -> None:
         self.threads.add(threading.current_thread().name)
 
 
 class FakeWorkplace:
-    """Makes jobs of `Ask`s; `asked` are those that were prepared, `questions` what came with them."""
+    """Makes requests of `Ask`s; `asked` are those that were prepared, `questions` what came with them."""
 
     def __init__(self, slots: int) -> None:
         self.scheduler = FakeScheduler(slots)
@@ -189,14 +189,14 @@ class FakeWorkplace:
             raise UsageError(f"unknown options {sorted(arguments)}")
         return SimpleNamespace(**{"num_beams": 1, "num_return_sequences": 1, **arguments})
 
-    def make_job(self, question: Question, started: float) -> Job:
+    def make_request(self, question: Question, started: float) -> Request:
         ask = question.prompt[0]["ask"] if isinstance(question.prompt, list) else question.prompt
         self.asked.append(ask)
         if ask.preparing is not None:
             ask.preparing.pass_through()
         if ask.prepare_error is not None:
             raise ask.prepare_error
-        return Job(
+        return Request(
             [1, 2, 3],
             [1, 2, 3],
             HeldFeatures(ask.encoding),  # type: ignore[arg-type]
@@ -207,4 +207,6 @@ class FakeWorkplace:
 
     def workplace(self) -> Workplace:
         scheduler: Any = self.scheduler
-        return Workplace(options=self.options, make_job=self.make_job, scheduler=scheduler, context=64)
+        return Workplace(
+            options=self.options, make_request=self.make_request, scheduler=scheduler, context=64
+        )

@@ -120,8 +120,8 @@ def test_failures(make_engine: MakeEngine) -> None:
 
     async def main() -> None:
         with pytest.raises(ImageError):
-            await engine.agenerate(Ask(prepare_error=ImageError("no picture")))
-        stream = engine.astream(Ask(prepare_error=ImageError("no picture")))
+            await engine.agenerate(Ask(prepare_error=ImageError("no image")))
+        stream = engine.astream(Ask(prepare_error=ImageError("no image")))
         with pytest.raises(UsageError, match="has not ended"):
             _ = stream.result
         with pytest.raises(ImageError):

@@ -16,7 +16,7 @@ from pumice.errors import (
 from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
 
 MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
-PHASES = ["in line", "preparing", "encoding", "waiting", "reading", "decoding"]
+PHASES = ["in line", "preparing", "encoding", "waiting", "prefill", "decode"]
 
 
 def ask_in(phase: str, engine: Engine, fake: FakeWorkplace) -> tuple[Ask, Gate | None, list[Future[Any]]]:
@@ -31,19 +31,19 @@ def ask_in(phase: str, engine: Engine, fake: FakeWorkplace) -> tuple[Ask, Gate |
         others = [engine.submit(Ask(endless=True, rows=2), num_return_sequences=2)]
         eventually(lambda: fake.scheduler.free_slots == 0)
         return Ask(), None, others
-    if phase == "decoding":
+    if phase == "decode":
         return Ask(endless=True), None, []
     return Ask(**{phase: gate}), gate, others
 
 
 def arrived(phase: str, ask: Ask, fake: FakeWorkplace) -> bool:
     scheduler = fake.scheduler
-    running = [job.strategy.ask for job in scheduler.running]  # type: ignore[attr-defined]
+    running = [request.strategy.ask for request in scheduler.running]  # type: ignore[attr-defined]
     if phase == "in line":
         return ask not in fake.asked
     if phase == "waiting":
-        return ask in [job.strategy.ask for job in scheduler.waiting]  # type: ignore[attr-defined]
-    if phase == "decoding":
+        return ask in [request.strategy.ask for request in scheduler.waiting]  # type: ignore[attr-defined]
+    if phase == "decode":
         return ask in running and scheduler.steps > 3
     gate: Gate = getattr(ask, phase)
     return gate.reached.is_set()
@@ -87,8 +87,8 @@ def test_a_run_that_ends_before_the_cancelling_is_noted_has_not_failed(make_engi
     encoding = Gate()
     future = engine.submit(Ask(encoding=encoding))
     assert encoding.reached.wait(PATIENCE)
-    (request,) = engine._crew.admission.live()
-    request.stop()
+    (submission,) = engine._crew.request_queue.live()
+    submission.stop()
     with pytest.raises(CancelledError):
         future.result(PATIENCE)
     assert engine.counters.cancelled == 1
@@ -108,12 +108,12 @@ def test_cancelling_what_is_done_does_nothing(make_engine: MakeEngine) -> None:
 def test_deadlines_hold_in_every_phase(make_engine: MakeEngine, phase: str) -> None:
     engine, fake = make_engine()
     ask, gate, others = ask_in(phase, engine, fake)
-    if phase == "reading":  # a chunk ends by itself; the step thread looks at the clock between two
+    if phase == "prefill":  # a chunk ends by itself; the step thread looks at the clock between two
         assert gate is not None
         threading.Timer(0.1, gate.open).start()
         ask.endless = True
     future = engine.submit(ask, deadline=0.05)
-    where = {"waiting": "while the request waited for a slot", "decoding": "generated tokens"}
+    where = {"waiting": "while the request waited for a slot", "decode": "generated tokens"}
     with pytest.raises(DeadlineError, match="the deadline of 0.05 s passed .*" + where.get(phase, "")):
         future.result(PATIENCE)
     if gate is not None:

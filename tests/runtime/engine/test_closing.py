@@ -43,7 +43,7 @@ def test_aborting_cancels_all(make_engine: MakeEngine) -> None:
     assert engine.counters.cancelled == 10
 
 
-@pytest.mark.parametrize("phase", ["encoding", "reading"])
+@pytest.mark.parametrize("phase", ["encoding", "prefill"])
 def test_aborting_ends_what_is_being_computed(make_engine: MakeEngine, phase: str) -> None:
     engine, _ = make_engine()
     gate = Gate()
@@ -109,7 +109,7 @@ def test_an_engine_that_is_let_go_answers_what_it_accepted(monkeypatch: pytest.M
 def test_a_closed_engine_lets_go_of_its_cache(make_engine: MakeEngine) -> None:
     engine, _ = make_engine()
     engine.close()
-    assert not hasattr(engine._crew.stepper, "_scheduler")
+    assert not hasattr(engine._crew.step_loop, "_scheduler")
 
 
 def test_another_process_is_told_so(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

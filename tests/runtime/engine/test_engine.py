@@ -43,7 +43,7 @@ def test_first_come_first_served(make_engine: MakeEngine) -> None:
     asks = [Ask(rows=2 if n % 3 == 1 else 1) for n in range(12)]
     wait([engine.submit(ask, num_return_sequences=ask.rows) for ask in asks], PATIENCE)
     assert fake.asked == asks
-    assert [job.strategy.ask for job in fake.scheduler.order] == asks  # type: ignore[attr-defined]
+    assert [request.strategy.ask for request in fake.scheduler.order] == asks  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_request_in_its_slot_is_no_longer_queued(make_engine: MakeEngine) -> N
     queued.result(PATIENCE)
 
 
-def test_pictures_are_prepared_for_as_many_as_there_are_slots(make_engine: MakeEngine) -> None:
+def test_images_are_prepared_for_as_many_as_there_are_slots(make_engine: MakeEngine) -> None:
     engine, fake = make_engine(slots=2)
     running = [engine.submit(Ask(endless=True)) for _ in range(2)]
     eventually(lambda: engine.counters.running == 2)
@@ -126,7 +126,7 @@ def test_pictures_are_prepared_for_as_many_as_there_are_slots(make_engine: MakeE
 @pytest.mark.parametrize(
     ("error", "raised", "message"),
     [
-        (ImageError("the picture cannot be read"), ImageError, "the picture cannot be read"),
+        (ImageError("the image cannot be read"), ImageError, "the image cannot be read"),
         (ZeroDivisionError("by 0"), GenerationError, "the request failed: ZeroDivisionError: by 0"),
         (SystemExit(3), GenerationError, "SystemExit"),
     ],

@@ -118,8 +118,8 @@ def test_every_request_ends_once(
     assert fake.scheduler.free_slots == slots
     assert not fake.scheduler.waiting
     assert not fake.scheduler.running
-    assert not engine._crew.stepper._jobs
-    assert not engine._crew.stepper._timed
+    assert not engine._crew.step_loop._requests
+    assert not engine._crew.step_loop._timed
 
 
 def test_cancels_that_race_with_the_end(make_engine: MakeEngine) -> None:

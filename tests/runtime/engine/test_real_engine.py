@@ -23,7 +23,7 @@ from pumice.errors import (
     UsageError,
 )
 from pumice.model import Model
-from pumice.scheduler.request import Job
+from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 from pumice.sessions.runs import Cancellation
 from tests.runtime.engine.stand_ins import PATIENCE, eventually
@@ -51,12 +51,12 @@ def model(pebble_bundle: Path) -> Model:
 
 
 def requests(count: int, seed: int) -> list[tuple[Any, list[Any], dict[str, Any]]]:
-    """Prompts of 1 to 3 turns with 0 to 3 pictures."""
+    """Prompts of 1 to 3 turns with 0 to 3 images."""
     chance = random.Random(seed)
-    pictures = sorted(HELDOUT.glob("*.png"))[:6]
+    prepared = sorted(HELDOUT.glob("*.png"))[:6]
     made: list[tuple[Any, list[Any], dict[str, Any]]] = []
     for n in range(count):
-        images = [chance.choice(pictures) for _ in range(chance.randint(0, 3))]
+        images = [chance.choice(prepared) for _ in range(chance.randint(0, 3))]
         text = {"type": "text", "text": chance.choice(["What is this?", "Describe it.", "How many shapes?"])}
         messages: list[dict[str, Any]] = []
         for turn in range(chance.randint(1, 3)):
@@ -94,7 +94,7 @@ def test_streams_give_the_text(model: Model) -> None:
             assert "".join(stream) == stream.result.text
 
 
-def test_the_same_picture_is_encoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_image_is_encoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
     real = Cancellation.run
 
@@ -122,10 +122,10 @@ def test_logits_that_are_not_finite_fail_alone(
     poison = model.prepare("Poison").input_ids[0].tolist()
     real = Scheduler._advance
 
-    def poisoned(self: Scheduler, job: Job, logits_RV: list[Any]) -> None:
-        if job.ids == poison and job.tokens == after:
+    def poisoned(self: Scheduler, request: Request, logits_RV: list[Any]) -> None:
+        if request.ids == poison and request.tokens == after:
             logits_RV = [logits_V * np.float32(np.nan) for logits_V in logits_RV]
-        real(self, job, logits_RV)
+        real(self, request, logits_RV)
 
     monkeypatch.setattr(Scheduler, "_advance", poisoned)
     with Engine(model, slots=4) as engine:

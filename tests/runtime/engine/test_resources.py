@@ -25,7 +25,7 @@ def test_deadlines_far_away_keep_nothing(make_engine: MakeEngine) -> None:
     engine, _ = make_engine()
     for _ in range(50):
         engine.submit(Ask(), deadline=1e9).result(PATIENCE)
-    eventually(lambda: not engine._crew.stepper._timed)
+    eventually(lambda: not engine._crew.step_loop._timed)
 
 
 @pytest.mark.parametrize("how", ["finished", "failed", "cancelled", "cancelled in line", "expired"])
@@ -34,31 +34,31 @@ def test_nothing_of_a_request_is_kept(make_engine: MakeEngine, how: str) -> None
     engine, fake = make_engine()
     gate = Gate()
 
-    class Picture:
+    class Pixels:
         pass
 
-    picture = Picture()
-    gone = weakref.ref(picture)
+    image = Pixels()
+    gone = weakref.ref(image)
     ask = Ask(
         endless=how in ("cancelled", "expired"),
-        prepare_error=ImageError("no picture") if how == "failed" else None,
+        prepare_error=ImageError("no image") if how == "failed" else None,
     )
     blocking = engine.submit(Ask(preparing=gate)) if how == "cancelled in line" else None
-    future = engine.submit(ask, [picture], deadline=0.02 if how == "expired" else None)  # type: ignore[list-item]
-    del picture
+    future = engine.submit(ask, [image], deadline=0.02 if how == "expired" else None)  # type: ignore[list-item]
+    del image
     if how.startswith("cancelled"):
         if how == "cancelled":
             eventually(lambda: fake.scheduler.running)
         future.cancel()
     assert wait([future], PATIENCE).done
-    request = weakref.ref(ask)
+    submission = weakref.ref(ask)
     fake.asked.clear()
     fake.scheduler.order.clear()
     del ask
 
     def collected() -> bool:
         gc.collect()
-        return gone() is None and request() is None
+        return gone() is None and submission() is None
 
     eventually(collected)
     gate.open()
@@ -95,9 +95,9 @@ def test_an_idle_engine_sleeps(
     monkeypatch.setattr("pumice.engine.step_loop.SimpleQueue", CountingMail)
     engine, fake = make_engine()
     engine.submit(Ask(), deadline=deadline).result(PATIENCE)
-    eventually(lambda: not engine._crew.stepper._busy)
+    eventually(lambda: not engine._crew.step_loop._busy)
     time.sleep(0.02)
-    looks, steps = engine._crew.stepper._mail.looks, fake.scheduler.steps  # type: ignore[attr-defined]
+    looks, steps = engine._crew.step_loop._mail.looks, fake.scheduler.steps  # type: ignore[attr-defined]
     time.sleep(0.05)
     assert fake.scheduler.steps == steps
-    assert engine._crew.stepper._mail.looks <= looks + 1  # type: ignore[attr-defined]
+    assert engine._crew.step_loop._mail.looks <= looks + 1  # type: ignore[attr-defined]

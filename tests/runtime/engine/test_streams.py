@@ -98,11 +98,11 @@ def test_abandoned_streams_are_cancelled(make_engine: MakeEngine, how: str) -> N
 
 def test_a_failure_is_raised_once(make_engine: MakeEngine) -> None:
     engine, _ = make_engine()
-    stream = engine.stream(Ask(prepare_error=ImageError("no picture")))
-    with pytest.raises(ImageError, match="no picture"):
+    stream = engine.stream(Ask(prepare_error=ImageError("no image")))
+    with pytest.raises(ImageError, match="no image"):
         next(stream)
     assert next(stream, None) is None
-    with pytest.raises(ImageError, match="no picture"):
+    with pytest.raises(ImageError, match="no image"):
         _ = stream.result
 
 

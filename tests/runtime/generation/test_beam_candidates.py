@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pumice.generation.beam_search import drawn, likeliest
+from pumice.generation.beam_search import best, drawn
 
 
 @settings(max_examples=200)
@@ -26,7 +26,7 @@ def test_the_likeliest_are_sorted_and_the_first_of_equals(
         (-float(score), row, token) for row, v in enumerate(scores_RV) for token, score in enumerate(v)
     ]
     expected = sorted(one for one in everything if one[0] < np.inf)[:count]
-    assert [(-float(c.score), c.row, c.token) for c in likeliest(scores_RV, count)] == expected
+    assert [(-float(c.score), c.row, c.token) for c in best(scores_RV, count)] == expected
 
 
 def test_drawing_is_one_after_another_without_putting_back() -> None:

@@ -47,7 +47,7 @@ def tokenizer(pebble_checkpoint: Path) -> Any:
 
 
 def question(kind: str) -> tuple[str, Path]:
-    """A question of this kind about a held-out picture, another one for each kind."""
+    """A question of this kind about a held-out image, another one for each kind."""
     records = [
         record for record in load_records(QUESTIONS) if record.kind == kind and len(record.images) == 1
     ]
@@ -77,9 +77,9 @@ def test_answers_are_those_of_transformers(
     model: Model, oracle: Any, tokenizer: Any, kind: str, options: dict[str, Any]
 ) -> None:
     options = {"max_new_tokens": 40} | options
-    text, picture = question(kind)
-    expected = answers(oracle, model.prepare(text, [picture]), **options, tokenizer=tokenizer)
-    found = model.generate(text, [picture], do_sample=False, **options)
+    text, image = question(kind)
+    expected = answers(oracle, model.prepare(text, [image]), **options, tokenizer=tokenizer)
+    found = model.generate(text, [image], do_sample=False, **options)
     results = found if isinstance(found, list) else [found]
     assert [result.token_ids for result in results] == expected
     for result in results:
@@ -91,7 +91,7 @@ def test_answers_are_those_of_transformers(
         assert result.usage.completion_tokens == len(result.token_ids)
 
 
-def test_no_picture_and_several(model: Model, oracle: Any) -> None:
+def test_no_image_and_several(model: Model, oracle: Any) -> None:
     """Prompts side by side, each with beams of its own."""
     texts = ["What can you do?", "What is in these pictures?"]
     images: list[list[Path]] = [[], [FOLDER / "pair-00-a.png", FOLDER / "pair-00-b.png"]]
@@ -99,8 +99,8 @@ def test_no_picture_and_several(model: Model, oracle: Any) -> None:
     found = model.generate(texts, images, do_sample=False, **options)
     alone = [
         result.token_ids
-        for text, pictures in zip(texts, images, strict=True)
-        for result in model.generate(text, pictures, do_sample=False, **options)  # type: ignore[attr-defined]
+        for text, prepared in zip(texts, images, strict=True)
+        for result in model.generate(text, prepared, do_sample=False, **options)  # type: ignore[attr-defined]
     ]
     assert [result.token_ids for result in found] == alone
     assert alone[2:] == answers(oracle, model.prepare(texts[1], images[1]), **options)

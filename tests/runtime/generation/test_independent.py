@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from pumice.generation.detokenizer import Detokenizer
-from pumice.generation.independent import Answers
+from pumice.generation.independent import IndependentSequences
 from pumice.generation.logits_processors import make_processor
 from pumice.generation.options import GenerationOptions, resolve
 from pumice.generation.prompt_lookup import Drafter
 from pumice.generation.sampling import make_rngs, make_sampler
-from pumice.generation.sequence import Answer, Rules
+from pumice.generation.sequence import GeneratedSequence, Rules
 from pumice.generation.strategy import Step
 from tests.runtime.generation.reference import Floats, manifest
 
@@ -27,7 +27,7 @@ def options(count: int, **others: Any) -> GenerationOptions:
     return resolve(given, manifest(vocab_size=VOCABULARY, eos_ids=(END,)))
 
 
-def answers(count: int, prompt: list[int], drafter: Any = None, **others: Any) -> Answers:
+def answers(count: int, prompt: list[int], drafter: Any = None, **others: Any) -> IndependentSequences:
     chosen = options(count, **others)
     rules = Rules(
         processor=make_processor(chosen, len(prompt)),
@@ -39,7 +39,7 @@ def answers(count: int, prompt: list[int], drafter: Any = None, **others: Any) -
         token_text=str,
     )
     each = [
-        Answer(
+        GeneratedSequence(
             np.array(prompt),
             rules,
             rng=rng,
@@ -48,7 +48,7 @@ def answers(count: int, prompt: list[int], drafter: Any = None, **others: Any) -
         )
         for rng in make_rngs(chosen)
     ]
-    return Answers(each, drafter)
+    return IndependentSequences(each, drafter)
 
 
 def logits_after(context: list[int]) -> Floats:
@@ -58,7 +58,7 @@ def logits_after(context: list[int]) -> Floats:
     return logits_V
 
 
-def drive(strategy: Answers, prompt: list[int]) -> list[list[int]]:
+def drive(strategy: IndependentSequences, prompt: list[int]) -> list[list[int]]:
     """Let it end; returns the rows' contexts at each step."""
     contexts, seen = [list(prompt)], []
     while True:

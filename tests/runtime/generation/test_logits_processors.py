@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pumice.generation import softmax as softmax_module
-from pumice.generation.logits_processors import make_processor, takes_likeliest
+from pumice.generation.logits_processors import is_greedy, make_processor
 from tests.runtime.generation.reference import Floats, options, ours, theirs
 
 VOCABULARY = 50
@@ -247,7 +247,7 @@ def test_neutral_options_do_nothing_at_all() -> None:
 def test_the_likeliest_token_is_enough_where_nothing_else_counts(
     changes: dict[str, Any], likeliest: bool
 ) -> None:
-    assert takes_likeliest(options(**changes)) is likeliest
+    assert is_greedy(options(**changes)) is likeliest
 
 
 def test_scores_that_overflow_are_left_to_the_sampler() -> None:

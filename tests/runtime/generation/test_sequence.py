@@ -15,7 +15,7 @@ from pumice.generation.detokenizer import Detokenizer
 from pumice.generation.logits_processors import make_processor
 from pumice.generation.options import resolve
 from pumice.generation.sampling import make_rngs, make_sampler
-from pumice.generation.sequence import Answer, Rules
+from pumice.generation.sequence import GeneratedSequence, Rules
 from tests.runtime.generation.reference import Floats, manifest
 
 END = 0
@@ -51,7 +51,7 @@ class Forced:
         assert token == self._allowed.pop(0)
 
 
-def answer(matcher: Any = None, **options: Any) -> Answer:
+def answer(matcher: Any = None, **options: Any) -> GeneratedSequence:
     chosen = resolve({"max_new_tokens": 20, **options}, manifest(vocab_size=len(TEXTS), eos_ids=(END,)))
     rules = Rules(
         processor=make_processor(chosen, len(PROMPT)),
@@ -62,7 +62,7 @@ def answer(matcher: Any = None, **options: Any) -> Answer:
         logprobs=chosen.logprobs,
         token_text=lambda token: TEXTS[token],
     )
-    return Answer(
+    return GeneratedSequence(
         PROMPT, rules, rng=make_rngs(chosen)[0], detokenizer=Detokenizer(decode, frozenset()), matcher=matcher
     )
 
@@ -73,7 +73,7 @@ def logits(token: int) -> Floats:
     return logits_V
 
 
-def say(given_answer: Answer, *tokens: int) -> list[str]:
+def say(given_answer: GeneratedSequence, *tokens: int) -> list[str]:
     """The pieces that come with each token, until the answer ends."""
     pieces = []
     for token in tokens:

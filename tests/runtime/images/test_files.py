@@ -24,7 +24,7 @@ def encoded(form: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
     "source",
     [
         b"",
-        b"not a picture",
+        b"not an image",
         encoded()[:40],
         encoded("BMP"),
         encoded("TIFF"),
@@ -43,7 +43,7 @@ def test_other_formats_and_damaged_files_are_refused(source: bytes) -> None:
     ["http://127.0.0.1/a.png", "https://example.org/a.png", "file:///etc/passwd", "ftp://x/y", "HTTP://x"],
 )
 def test_addresses_are_refused(address: str) -> None:
-    with pytest.raises(ImageError, match="remote pictures are not fetched"):
+    with pytest.raises(ImageError, match="remote images are not fetched"):
         open_image(address)
 
 
@@ -86,7 +86,7 @@ def test_objects_of_other_kinds_are_refused(source: object) -> None:
 def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, message in [
-        ("missing", "there is no picture"),
+        ("missing", "there is no image"),
         (".", "is not a file"),
         ("pipe", "is not a file"),
     ]:
@@ -112,7 +112,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(10_000, 5_001), (65_536, 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_huge_pictures_are_refused_before_decoding(size: tuple[int, int]) -> None:
+def test_huge_images_are_refused_before_decoding(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match=r"too large|too long"):
         open_image(bomb(*size))
 
@@ -131,7 +131,7 @@ def test_large_files_are_refused_before_reading(tmp_path: Path) -> None:
     edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.integers(0, 400),
 )
-def test_damaged_pictures_open_or_raise_one_short_line(
+def test_damaged_images_open_or_raise_one_short_line(
     form: str, edits: list[tuple[int, int]], cut: int
 ) -> None:
     data = bytearray(encoded(form, (23, 17)))

@@ -1,4 +1,4 @@
-"""Oracle: transformers' LlavaProcessor and PixtralProcessor. Tolerance: none, token ids and pictures are equal."""
+"""Oracle: transformers' LlavaProcessor and PixtralProcessor. Tolerance: none, token ids and images are equal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,8 @@ from tests.runtime.prompt.test_template import VARIABLES, turn
 
 LONGEST, PATCH = 40, 8
 TEMPLATE = PIXTRAL.replace("<image>", "[IMG]")
-PICTURE_TOKENS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
-PICTURES = st.builds(noise, st.sampled_from(["RGB", "L", "RGBA"]), st.integers(4, 90), st.integers(4, 90))
+IMAGE_TOKENS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+IMAGES = st.builds(noise, st.sampled_from(["RGB", "L", "RGBA"]), st.integers(4, 90), st.integers(4, 90))
 WORDS = st.lists(
     st.sampled_from(["a", " ", "\n", "red square", "[IMG", "BREAK]", "日本", "[/INST]", "?"]), max_size=6
 ).map("".join)
@@ -39,14 +39,14 @@ class Pixtral:
         from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
         tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in PICTURE_TOKENS])
+        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in IMAGE_TOKENS])
         definition = tokenizer.to_str().encode()
         images = PixtralImageProcessorPil(size={"longest_edge": LONGEST})
         self.processor = pixtral_processor()(
             images, fast_tokenizer(definition, folder), patch_size=PATCH, chat_template=TEMPLATE
         )
-        self.manifest = pixtral_manifest([tokenizer.token_to_id(text) for text in PICTURE_TOKENS])
-        self.tokenizer = PromptTokenizer(definition, reserved=PICTURE_TOKENS, template=TEMPLATE)
+        self.manifest = pixtral_manifest([tokenizer.token_to_id(text) for text in IMAGE_TOKENS])
+        self.tokenizer = PromptTokenizer(definition, reserved=IMAGE_TOKENS, template=TEMPLATE)
         self.builder = self.with_context(self.manifest.decoder.context_length)
 
     def with_context(self, context: int) -> PromptBuilder:
@@ -90,16 +90,16 @@ def pixtral(tokenizer_json: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
     return Pixtral(tokenizer_json, tmp_path_factory.mktemp("pixtral"))
 
 
-def check(pixtral: Pixtral, prompt: Any, text: str, pictures: list[Image.Image], *, raw: bool) -> None:
+def check(pixtral: Pixtral, prompt: Any, text: str, images: list[Image.Image], *, raw: bool) -> None:
     """Our `prompt` is what transformers makes of `text`."""
     once = {} if raw else {"add_special_tokens": False}
-    expected = pixtral.processor(text=text, images=pictures or None, return_tensors="np", **once)
-    prepared = pixtral.builder.prepare(prompt, pictures, raw=raw)
+    expected = pixtral.processor(text=text, images=images or None, return_tensors="np", **once)
+    prepared = pixtral.builder.prepare(prompt, images, raw=raw)
     assert prepared.input_ids.tolist() == expected["input_ids"].tolist()
     image_id = pixtral.manifest.image_tokens.token_id
     assert prepared.image_tokens == int((prepared.input_ids == image_id).sum())
-    assert len(prepared.pictures) == len(pictures)
-    if pictures:
+    assert len(prepared.pixel_arrays) == len(images)
+    if images:
         assert prepared.image_sizes.dtype == np.int64
         assert np.array_equal(prepared.image_sizes, expected["image_sizes"])
         assert np.array_equal(prepared.pixel_values, expected["pixel_values"])
@@ -107,65 +107,63 @@ def check(pixtral: Pixtral, prompt: Any, text: str, pictures: list[Image.Image],
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pictures=st.lists(PICTURES, max_size=3), words=st.lists(WORDS, min_size=4, max_size=4))
-def test_raw_prompts_with_pictures(pixtral: Pixtral, pictures: list[Image.Image], words: list[str]) -> None:
-    text = "x" + "".join(word + "[IMG]" for word in words[: len(pictures)]) + words[3]
-    check(pixtral, text, text, pictures, raw=True)
+@given(images=st.lists(IMAGES, max_size=3), words=st.lists(WORDS, min_size=4, max_size=4))
+def test_raw_prompts_with_images(pixtral: Pixtral, images: list[Image.Image], words: list[str]) -> None:
+    text = "x" + "".join(word + "[IMG]" for word in words[: len(images)]) + words[3]
+    check(pixtral, text, text, images, raw=True)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(turns=st.lists(st.tuples(WORDS, st.lists(PICTURES, max_size=2)), min_size=1, max_size=3), answer=WORDS)
-def test_conversations_with_pictures_in_any_turn(
+@given(turns=st.lists(st.tuples(WORDS, st.lists(IMAGES, max_size=2)), min_size=1, max_size=3), answer=WORDS)
+def test_conversations_with_images_in_any_turn(
     pixtral: Pixtral, turns: list[tuple[str, list[Image.Image]]], answer: str
 ) -> None:
     messages = []
-    for words, pictures in turns:
+    for words, images in turns:
         messages += [
-            turn("user", *[None] * len(pictures), "What? " + words),
+            turn("user", *[None] * len(images), "What? " + words),
             turn("assistant", "It " + answer),
         ]
     messages = messages[:-1]
     rendered = pixtral.processor.apply_chat_template(messages, add_generation_prompt=True)
-    check(pixtral, messages, rendered, [p for _, pictures in turns for p in pictures], raw=False)
+    check(pixtral, messages, rendered, [p for _, images in turns for p in images], raw=False)
 
 
-def test_one_picture_is_rows_of_tokens(pixtral: Pixtral) -> None:
+def test_one_image_is_rows_of_tokens(pixtral: Pixtral) -> None:
     ids = pixtral.builder.prepare("[IMG]", [noise("RGB", 24, 16)], raw=True).input_ids[0].tolist()
     image = pixtral.manifest.image_tokens
     row = [image.token_id] * 3
     assert ids[-8:] == [*row, image.break_token_id, *row, image.end_token_id]
 
 
-def test_typed_picture_tokens_are_words(pixtral: Pixtral) -> None:
+def test_typed_image_tokens_are_words(pixtral: Pixtral) -> None:
     prepared = pixtral.builder.prepare("Is [IMG][IMG_BREAK][IMG_END] one?", [noise("RGB", 8, 8)])
     image, ids = pixtral.manifest.image_tokens, prepared.input_ids[0].tolist()
     assert [ids.count(i) for i in (image.token_id, image.break_token_id, image.end_token_id)] == [1, 0, 1]
 
 
-def test_a_later_prompt_needs_no_earlier_picture(pixtral: Pixtral) -> None:
+def test_a_later_prompt_needs_no_earlier_image(pixtral: Pixtral) -> None:
     first, second = noise("RGB", 30, 12), noise("RGB", 9, 33)
     messages = [turn("user", None, "What?"), turn("assistant", "It"), turn("user", None, "And?")]
     whole = pixtral.builder.prepare(messages, [first, second])
     later = pixtral.builder.prepare(messages, [whole.images[0], second])
     assert np.array_equal(later.input_ids, whole.input_ids)
     assert later.images[0] is whole.images[0]
-    assert np.array_equal(later.pictures[1], whole.pictures[1])
+    assert np.array_equal(later.images[1], whole.images[1])
     assert later.image_tokens == whole.image_tokens
 
 
-def test_places_are_counted_before_a_picture_is_opened(pixtral: Pixtral) -> None:
-    with pytest.raises(PromptError, match=r"1 \[IMG\] placeholder, but 2 pictures were given"):
+def test_places_are_counted_before_a_image_is_opened(pixtral: Pixtral) -> None:
+    with pytest.raises(PromptError, match=r"1 \[IMG\] placeholder, but 2 images were given"):
         pixtral.builder.prepare("[IMG]", ["missing", "missing"], raw=True)
-    with pytest.raises(ImageError, match="no picture 'missing'"):
+    with pytest.raises(ImageError, match="no image 'missing'"):
         pixtral.builder.prepare("What?", ["missing"])
 
 
-def test_no_picture_is_opened_behind_a_full_context(pixtral: Pixtral) -> None:
+def test_no_image_is_opened_behind_a_full_context(pixtral: Pixtral) -> None:
     builder = pixtral.with_context(100)
     large = noise("RGB", LONGEST, LONGEST)
-    with pytest.raises(
-        ContextLengthError, match=r"4 pictures of the prompt have 120 tokens.* context is 100"
-    ):
+    with pytest.raises(ContextLengthError, match=r"4 images of the prompt have 120 tokens.* context is 100"):
         builder.prepare("What?", [large] * 4 + ["missing"])
     with pytest.raises(ContextLengthError, match=r"the prompt has [\d,]+ tokens"):
         builder.prepare("What is this? " * 20, [large])
@@ -177,13 +175,13 @@ def llava(tokenizer_json: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pictures=st.lists(PICTURES, max_size=3), words=st.lists(WORDS, min_size=4, max_size=4))
-def test_pictures_of_one_size(llava: Pair, pictures: list[Image.Image], words: list[str]) -> None:
-    text = "x" + "".join(word + "<image>" for word in words[: len(pictures)]) + words[3]
-    expected = llava.processors["llava-1.5"](text=text, images=pictures or None, return_tensors="np")
-    prepared = llava.builders["llava-1.5"].prepare(text, pictures, raw=True)
+@given(images=st.lists(IMAGES, max_size=3), words=st.lists(WORDS, min_size=4, max_size=4))
+def test_images_of_one_size(llava: Pair, images: list[Image.Image], words: list[str]) -> None:
+    text = "x" + "".join(word + "<image>" for word in words[: len(images)]) + words[3]
+    expected = llava.processors["llava-1.5"](text=text, images=images or None, return_tensors="np")
+    prepared = llava.builders["llava-1.5"].prepare(text, images, raw=True)
     assert prepared.input_ids.tolist() == expected["input_ids"].tolist()
-    assert prepared.image_tokens == len(pictures) * PER_IMAGE
-    assert prepared.image_sizes.tolist() == [[28, 28]] * len(pictures)
-    if pictures:
+    assert prepared.image_tokens == len(images) * PER_IMAGE
+    assert prepared.image_sizes.tolist() == [[28, 28]] * len(images)
+    if images:
         assert np.array_equal(prepared.pixel_values, expected["pixel_values"])

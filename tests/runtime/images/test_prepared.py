@@ -1,4 +1,4 @@
-"""Pictures that are given again are what their digests say. Oracle: pictures as they were made."""
+"""Images that are given again are what their digests say. Oracle: images as they were made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pumice.errors import UsageError
-from pumice.images.prepared import ImageFeatures, Pixels, as_given, model_key, picture_digest
+from pumice.images.prepared import ImageFeatures, PreparedImage, image_digest, model_key, revalidated
 from pumice.manifest import Manifest
 from tests.runtime.prompt.test_builder import PER_IMAGE, manifest
 
@@ -27,16 +27,18 @@ def features(model: Manifest = FIXED, tokens: int = PER_IMAGE) -> ImageFeatures:
     return ImageFeatures(features=values, size=(28, 28), digest=b"d" * 32, model=model_key(model))
 
 
-def pixels(model: Manifest = FIXED, size: tuple[int, int] = (28, 28), tokens: int = PER_IMAGE) -> Pixels:
+def pixels(
+    model: Manifest = FIXED, size: tuple[int, int] = (28, 28), tokens: int = PER_IMAGE
+) -> PreparedImage:
     values = np.random.default_rng(1).standard_normal((3, *size)).astype(np.float32)
-    return Pixels(values=values, digest=picture_digest(values, model_key(model)), tokens=tokens)
+    return PreparedImage(values=values, digest=image_digest(values, model_key(model)), tokens=tokens)
 
 
 @pytest.mark.parametrize("model", [FIXED, VARIED])
 @pytest.mark.parametrize("make", [features, pixels])
 def test_what_was_made_is_taken_and_cannot_be_changed_afterwards(model: Manifest, make: Any) -> None:
     given = make(model)
-    found = as_given(given, model, model_key(model))
+    found = revalidated(given, model, model_key(model))
     name = "features" if isinstance(found, ImageFeatures) else "values"
     theirs, ours = getattr(given, name), getattr(found, name)
     assert np.array_equal(theirs, ours)
@@ -44,7 +46,7 @@ def test_what_was_made_is_taken_and_cannot_be_changed_afterwards(model: Manifest
     kept = ours.copy()
     theirs[:] = 7
     assert np.array_equal(ours, kept)
-    assert getattr(as_given(found, model, model_key(model)), name) is ours  # copied once
+    assert getattr(revalidated(found, model, model_key(model)), name) is ours  # copied once
 
 
 @pytest.mark.parametrize(
@@ -68,13 +70,13 @@ def test_what_was_made_is_taken_and_cannot_be_changed_afterwards(model: Manifest
 @pytest.mark.parametrize("model", [FIXED, VARIED])
 def test_features_of_another_form_are_refused(model: Manifest, change: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=re.escape(told)):
-        as_given(replace(features(model), **change), model, model_key(model))
+        revalidated(replace(features(model), **change), model, model_key(model))
 
 
 @pytest.mark.parametrize("size", [(0, 28), (-28, -28), (28.0, 28), (True, 28), (28, 28, 28), [28, 28], 28])
-def test_sizes_that_no_picture_has_are_refused(size: Any) -> None:
+def test_sizes_that_no_image_has_are_refused(size: Any) -> None:
     with pytest.raises(UsageError, match=r"expected \(height, width\) in multiples of 14"):
-        as_given(replace(features(VARIED), size=size), VARIED, model_key(VARIED))
+        revalidated(replace(features(VARIED), size=size), VARIED, model_key(VARIED))
 
 
 @pytest.mark.parametrize(
@@ -93,14 +95,14 @@ def test_sizes_that_no_picture_has_are_refused(size: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("model", [FIXED, VARIED])
-def test_prepared_pictures_that_were_changed_are_refused(model: Manifest, change: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="prepared picture"):
-        as_given(replace(pixels(model), **change), model, model_key(model))
+def test_prepared_images_that_were_changed_are_refused(model: Manifest, change: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="prepared image"):
+        revalidated(replace(pixels(model), **change), model, model_key(model))
 
 
-def test_pictures_prepared_for_another_model_are_refused() -> None:
+def test_images_prepared_for_another_model_are_refused() -> None:
     with pytest.raises(UsageError, match="prepared for another model"):
-        as_given(pixels(), FIXED, b"m" * 32)
+        revalidated(pixels(), FIXED, b"m" * 32)
     turned = pixels(VARIED, (14, 56))  # equal bytes, as many tokens
     with pytest.raises(UsageError, match="was changed"):
-        as_given(replace(turned, values=turned.values.reshape(3, 56, 14)), VARIED, model_key(VARIED))
+        revalidated(replace(turned, values=turned.values.reshape(3, 56, 14)), VARIED, model_key(VARIED))

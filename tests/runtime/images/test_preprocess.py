@@ -105,7 +105,7 @@ def test_every_mode_and_awkward_size(mode: str, size: tuple[int, int]) -> None:
     resample=st.sampled_from([1, 2, 3, 4, 5]),
     windowed=st.booleans(),
 )
-def test_any_picture_and_any_settings(
+def test_any_image_and_any_settings(
     mode: str,
     width: int,
     height: int,
@@ -150,7 +150,7 @@ def test_files_are_turned_upright(orientation: int) -> None:
     assert np.array_equal(pixel_values([turned.getvalue()], clip()), expected(upright, clip()))
 
 
-def test_eight_orientations_of_one_scene_are_the_same_picture() -> None:
+def test_eight_orientations_of_one_scene_are_the_same_image() -> None:
     image = noise("RGB", 40, 60)
     undo = {
         1: None,
@@ -174,7 +174,7 @@ def test_eight_orientations_of_one_scene_are_the_same_picture() -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_a_path_bytes_a_data_uri_and_an_array_agree(form: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     noise("RGB", 33, 44).save(path, form)
     data = path.read_bytes()
     uri = f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
@@ -194,13 +194,13 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
     assert np.array_equal(pixel_values([file.getvalue()], clip()), expected(frames[0], clip()))
 
 
-def test_a_picture_smaller_than_the_crop_gets_black_borders() -> None:
+def test_a_image_smaller_than_the_crop_gets_black_borders() -> None:
     spec = clip(edge=9, crop=(30, 21))
     image = noise("RGB", 10, 13)
     assert np.array_equal(pixel_values([image], spec), expected(image, spec))
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     assert pixel_values([], clip()).shape == (0, 3, 56, 56)
 
 
@@ -209,7 +209,7 @@ def test_a_mode_that_pillow_cannot_convert_is_refused() -> None:
         pixel_values([Image.new("La", (4, 4))], clip())
 
 
-def test_a_very_thin_picture_needs_little_memory() -> None:
+def test_a_very_thin_image_needs_little_memory() -> None:
     image = Image.new("RGB", (1, 60_000), "red")
     values = pixel_values([image], clip(336, (336, 336)))
     assert np.array_equal(values, pixel_values([Image.new("RGB", (336, 336), "red")], clip(336, (336, 336))))

@@ -14,7 +14,7 @@ from pumice.manifest import ImageProcessing
 from tests.runtime.images.test_preprocess import MODES, noise
 
 SIDES = st.one_of(st.integers(1, 90), st.sampled_from([1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 224, 500, 1500]))
-PICTURES = st.builds(noise, st.sampled_from(MODES), SIDES, SIDES, st.integers(0, 9))
+IMAGES = st.builds(noise, st.sampled_from(MODES), SIDES, SIDES, st.integers(0, 9))
 FILTERS = st.sampled_from([0, 1, 2, 3, 4, 5])
 CHANNELS = st.tuples(*[st.floats(0.05, 1.0).map(lambda value: round(value, 3))] * 3)
 VALUES = st.fixed_dictionaries(
@@ -53,31 +53,31 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(pictures=st.lists(PICTURES, min_size=1, max_size=3), values=VALUES, side=st.integers(1, 70))
+@given(images=st.lists(IMAGES, min_size=1, max_size=3), values=VALUES, side=st.integers(1, 70))
 def test_siglip_scales_to_a_square_whatever_the_aspect(
-    pictures: list[Image.Image], values: dict[str, Any], side: int
+    images: list[Image.Image], values: dict[str, Any], side: int
 ) -> None:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     processor = SiglipImageProcessorPil(size={"height": side, "width": side}, **settings_of(values))
     ours = spec(values, resize_to=(side, side), size=(side, side))
-    found = padded_together(list(preprocess(pictures, ours)), ours.size)
-    assert np.array_equal(found, np.stack(processor(pictures)["pixel_values"]).astype(np.float32))
+    found = padded_together(list(preprocess(images, ours)), ours.size)
+    assert np.array_equal(found, np.stack(processor(images)["pixel_values"]).astype(np.float32))
 
 
-def too_long(pictures: list[Image.Image], longest: int) -> list[tuple[int, int]]:
-    return [picture.size for picture in pictures if max(picture.size) > longest]
+def too_long(images: list[Image.Image], longest: int) -> list[tuple[int, int]]:
+    return [image.size for image in images if max(image.size) > longest]
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    pictures=st.lists(PICTURES, min_size=1, max_size=4),
+    images=st.lists(IMAGES, min_size=1, max_size=4),
     values=VALUES,
     longest=st.integers(1, 120),
     patch=st.integers(1, 20),
 )
 def test_pixtral_keeps_the_aspect_and_pads(
-    pictures: list[Image.Image], values: dict[str, Any], longest: int, patch: int
+    images: list[Image.Image], values: dict[str, Any], longest: int, patch: int
 ) -> None:
     from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
@@ -86,16 +86,16 @@ def test_pixtral_keeps_the_aspect_and_pads(
     )
     ours = spec(values, resize_longest_edge=longest, multiple_of=patch)
     if any(
-        width * longest < height or height * longest < width for width, height in too_long(pictures, longest)
+        width * longest < height or height * longest < width for width, height in too_long(images, longest)
     ):
         with pytest.raises(ValueError, match=r"(height|width)=0"):
-            processor(pictures)
+            processor(images)
         with pytest.raises(ImageError, match="too thin"):
-            list(preprocess(pictures, ours))
+            list(preprocess(images, ours))
         return
-    expected = processor(pictures)
-    found = list(preprocess(pictures, ours))
-    assert [picture.shape[1:] for picture in found] == [tuple(size) for size in expected["image_sizes"]]
+    expected = processor(images)
+    found = list(preprocess(images, ours))
+    assert [image.shape[1:] for image in found] == [tuple(size) for size in expected["image_sizes"]]
     assert np.array_equal(padded_together(found), np.stack(expected["pixel_values"]).astype(np.float32))
 
 
@@ -111,8 +111,8 @@ def test_pixtral_sizes_are_transformers(width: int, height: int, longest: int, p
 
     from pumice.images.preprocess import _within
 
-    picture = np.broadcast_to(np.uint8(0), (3, height, width))
-    expected = get_resize_output_image_size(picture, longest, patch, "channels_first")
+    image = np.broadcast_to(np.uint8(0), (3, height, width))
+    expected = get_resize_output_image_size(image, longest, patch, "channels_first")
     if 0 in expected:
         with pytest.raises(ImageError, match="too thin"):
             _within((width, height), longest, patch)
@@ -121,7 +121,7 @@ def test_pixtral_sizes_are_transformers(width: int, height: int, longest: int, p
 
 
 @pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1), (65_535, 700)])
-def test_long_pictures_are_squeezed_into_a_square(size: tuple[int, int]) -> None:
+def test_long_images_are_squeezed_into_a_square(size: tuple[int, int]) -> None:
     values = {"rescale_factor": None, "mean": None, "std": None, "resample": 3, "normalise": False}
     ours = spec(values, resize_to=(384, 384), size=(384, 384))
     red = next(preprocess([Image.new("RGB", size, (200, 0, 0))], ours))
@@ -129,5 +129,5 @@ def test_long_pictures_are_squeezed_into_a_square(size: tuple[int, int]) -> None
     assert not red[1:].any()
 
 
-def test_no_pictures_that_vary_are_an_empty_array() -> None:
+def test_no_images_that_vary_are_an_empty_array() -> None:
     assert padded_together([]).shape == (0, 3, 0, 0)

@@ -1,4 +1,4 @@
-"""Manifests of every version: older ones load as before, and half a description of pictures is refused."""
+"""Manifests of every version: older ones load as before, and half a description of images is refused."""
 
 import json
 from typing import Any
@@ -61,12 +61,12 @@ def test_bundles_are_written_for_the_oldest_reader_that_gets_them_right() -> Non
         ("image_tokens", "per_image", 4),
     ],
 )
-def test_half_of_what_varied_pictures_need_is_refused(part: str, field: str, value: object) -> None:
-    with pytest.raises(BundleError, match="how many tokens a picture has"):
+def test_half_of_what_varied_images_need_is_refused(part: str, field: str, value: object) -> None:
+    with pytest.raises(BundleError, match="how many tokens an image has"):
         read(as_json(pixtral_manifest([3, 4, 5]), **{part: {field: value}}))
 
 
-def test_half_of_what_pictures_of_one_size_need_is_refused() -> None:
+def test_half_of_what_images_of_one_size_need_is_refused() -> None:
     for changes in ({"image": {"size": None}}, {"image_tokens": {"per_image": None}}):
-        with pytest.raises(BundleError, match="how many tokens a picture has"):
+        with pytest.raises(BundleError, match="how many tokens an image has"):
             read(as_json(manifest(3), **changes))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pumice.errors import ContextLengthError, PromptError
-from pumice.images.prepared import ImageFeatures, Pixels, model_key
+from pumice.images.prepared import ImageFeatures, PreparedImage, model_key
 from pumice.manifest import (
     Chat,
     DecoderShape,
@@ -116,18 +116,18 @@ class Pair:
         self.special_ids = set(fast.convert_tokens_to_ids(list(SPECIALS)))
         self.unk_id = fast.convert_tokens_to_ids("<unk>")
 
-    def oracle(self, template: str, messages: list[dict[str, Any]], pictures: int) -> list[int]:
+    def oracle(self, template: str, messages: list[dict[str, Any]], prepared: int) -> list[int]:
         processor = self.processors[template]
         rendered = processor.apply_chat_template(messages, add_generation_prompt=True)
-        images = [IMAGE] * pictures if pictures else None
+        images = [IMAGE] * prepared if prepared else None
         once = {"add_special_tokens": False} if rendered.startswith("<s>") else {}
         ids: list[int] = processor(text=rendered, images=images, **once)["input_ids"][0]
         return ids
 
-    def ids(self, template: str, prompt: Any, pictures: int = 0, *, raw: bool = False) -> list[int]:
-        prepared = self.builders[template].prepare(prompt, [IMAGE] * pictures, raw=raw)
+    def ids(self, template: str, prompt: Any, images: int = 0, *, raw: bool = False) -> list[int]:
+        prepared = self.builders[template].prepare(prompt, [IMAGE] * images, raw=raw)
         assert prepared.input_ids.dtype == np.int64
-        assert prepared.pixel_values.shape == (pictures, 3, 28, 28)
+        assert prepared.pixel_values.shape == (images, 3, 28, 28)
         ids: list[int] = prepared.input_ids[0].tolist()
         return ids
 
@@ -137,7 +137,7 @@ def pair(tokenizer_json: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pai
     return Pair(tokenizer_json, tmp_path_factory.mktemp("tokenizer"))
 
 
-def pictures_in(messages: list[dict[str, Any]]) -> int:
+def images_in(messages: list[dict[str, Any]]) -> int:
     return sum(
         part["type"] == "image"
         for m in messages
@@ -152,8 +152,8 @@ def pictures_in(messages: list[dict[str, Any]]) -> int:
 @pytest.mark.parametrize("template", ["llava-1.5", "interleave"])
 def test_conversations_are_encoded_as_transformers_does(pair: Pair, template: str, conversation: str) -> None:
     messages = CONVERSATIONS[conversation]
-    pictures = pictures_in(messages)
-    assert pair.ids(template, messages, pictures) == pair.oracle(template, messages, pictures)
+    images = images_in(messages)
+    assert pair.ids(template, messages, images) == pair.oracle(template, messages, images)
 
 
 @pytest.mark.parametrize("template", ["llama-3", "vicuna", "pixtral"])
@@ -162,12 +162,12 @@ def test_templates_that_take_strings_or_begin_with_bos(pair: Pair, template: str
     assert pair.ids(template, messages) == pair.oracle(template, messages, 0)
 
 
-def test_mixed_parts_with_pictures(pair: Pair) -> None:
+def test_mixed_parts_with_images(pair: Pair) -> None:
     messages = CONVERSATIONS["two images"]
     assert pair.ids("pixtral", messages, 2) == pair.oracle("pixtral", messages, 2)
 
 
-def test_a_plain_question_comes_after_its_pictures(pair: Pair) -> None:
+def test_a_plain_question_comes_after_its_images(pair: Pair) -> None:
     messages = [turn("user", None, None, "What is this?")]
     assert pair.ids("llava-1.5", "What is this?", 2) == pair.oracle("llava-1.5", messages, 2)
 
@@ -179,11 +179,11 @@ def test_text_alone_is_not_lost_in_templates_that_want_parts(pair: Pair) -> None
 
 @pytest.mark.parametrize("text", ["<image> USER: </s> hm ASSISTANT:", "a<image>b<image>", "plain", " <s> x"])
 def test_raw_prompts_are_encoded_as_they_stand(pair: Pair, text: str) -> None:
-    pictures = text.count("<image>")
-    expected = pair.processors["llava-1.5"](text=text, images=[IMAGE] * pictures if pictures else None)[
+    images = text.count("<image>")
+    expected = pair.processors["llava-1.5"](text=text, images=[IMAGE] * images if images else None)[
         "input_ids"
     ][0]
-    assert pair.ids("llava-1.5", text, pictures, raw=True) == expected
+    assert pair.ids("llava-1.5", text, images, raw=True) == expected
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -228,7 +228,7 @@ def test_no_text_ever_makes_a_special_token(
     assert made == specials(conversation("a", "b", "c"))
 
 
-def test_a_typed_image_token_is_no_picture(pair: Pair) -> None:
+def test_a_typed_image_token_is_no_image(pair: Pair) -> None:
     ids = pair.ids("llava-1.5", "What does <image> mean?", 1)
     assert ids.count(manifest_image_id(pair)) == PER_IMAGE
     assert pair.ids("llava-1.5", "What does <image> mean?").count(manifest_image_id(pair)) == 0
@@ -240,29 +240,29 @@ def manifest_image_id(pair: Pair) -> int:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "pictures", "raw", "numbers"),
+    ("prompt", "images", "raw", "numbers"),
     [
-        ("<image> and <image>", 1, True, "2 <image> placeholders, but 1 picture was given"),
-        ("none", 1, True, "0 <image> placeholders, but 1 picture was given"),
-        ("<image>", 0, True, "1 <image> placeholder, but 0 pictures were given"),
-        ([turn("user", None, "x")], 2, False, "1 <image> placeholder, but 2 pictures were given"),
-        ([turn("user", "x")], 1, False, "0 <image> placeholders, but 1 picture was given"),
+        ("<image> and <image>", 1, True, "2 <image> placeholders, but 1 image was given"),
+        ("none", 1, True, "0 <image> placeholders, but 1 image was given"),
+        ("<image>", 0, True, "1 <image> placeholder, but 0 images were given"),
+        ([turn("user", None, "x")], 2, False, "1 <image> placeholder, but 2 images were given"),
+        ([turn("user", "x")], 1, False, "0 <image> placeholders, but 1 image was given"),
     ],
 )
-def test_placeholders_and_pictures_must_be_equal(
-    pair: Pair, prompt: Any, pictures: int, raw: bool, numbers: str
+def test_placeholders_and_images_must_be_equal(
+    pair: Pair, prompt: Any, images: int, raw: bool, numbers: str
 ) -> None:
     with pytest.raises(PromptError, match=numbers):
-        pair.ids("llava-1.5", prompt, pictures, raw=raw)
+        pair.ids("llava-1.5", prompt, images, raw=raw)
 
 
 def test_a_prompt_longer_than_the_context_gives_both_numbers(pair: Pair) -> None:
     with pytest.raises(ContextLengthError, match=r"has [\d,]+ tokens.* context is 500"):
-        pair.builders["llava-1.5"].prepare("a b c d " * 1000, ["missing picture"])
+        pair.builders["llava-1.5"].prepare("a b c d " * 1000, ["missing image"])
     with pytest.raises(
-        ContextLengthError, match=r"1000 pictures of the prompt have 4,000 tokens.* context is 500"
+        ContextLengthError, match=r"1000 images of the prompt have 4,000 tokens.* context is 500"
     ):
-        pair.builders["llava-1.5"].prepare("What?", ["missing picture"] * 1000)
+        pair.builders["llava-1.5"].prepare("What?", ["missing image"] * 1000)
     for raw in (True, False):
         with pytest.raises(ContextLengthError, match=r"has 8,000,000 characters.* context of 500"):
             pair.builders["llava-1.5"].prepare("a b c d " * 1_000_000, raw=raw)
@@ -310,7 +310,7 @@ def test_without_a_template_only_raw_prompts_are_taken(tokenizer_json: bytes) ->
         builder.prepare("What?")
 
 
-def test_pictures_may_be_given_again_as_they_were_prepared(pair: Pair) -> None:
+def test_images_may_be_given_again_as_they_were_prepared(pair: Pair) -> None:
     builder = pair.builders["llava-1.5"]
     first = builder.prepare("What?", [IMAGE])
     again = builder.prepare("And what else?", [*first.images, IMAGE])
@@ -320,13 +320,13 @@ def test_pictures_may_be_given_again_as_they_were_prepared(pair: Pair) -> None:
     assert again.pixel_values.shape == (2, 3, 28, 28)
     assert np.array_equal(again.pixel_values[0], first.pixel_values[0])
     with pytest.raises(ValueError, match="read-only"):
-        first.pictures[0][0, 0, 0] = 1
+        first.images[0][0, 0, 0] = 1
     values = first.pixel_values  # the caller's own
     values[:] = 0
-    assert first.pictures[0].any()
+    assert first.images[0].any()
 
 
-def test_features_take_a_picture_s_place_and_have_no_pixels(pair: Pair) -> None:
+def test_features_take_a_image_s_place_and_have_no_pixels(pair: Pair) -> None:
     builder, model = pair.builders["llava-1.5"], model_key(manifest(manifest_image_id(pair)))
     features = ImageFeatures(
         features=np.ones((PER_IMAGE, 1), np.float32), size=(28, 28), digest=b"d" * 32, model=model
@@ -335,18 +335,18 @@ def test_features_take_a_picture_s_place_and_have_no_pixels(pair: Pair) -> None:
     plain = builder.prepare("What?", [IMAGE, IMAGE])
     assert np.array_equal(mixed.input_ids, plain.input_ids)
     assert mixed.image_tokens == 2 * PER_IMAGE
-    assert [type(image) for image in mixed.images] == [ImageFeatures, Pixels]
+    assert [type(image) for image in mixed.images] == [ImageFeatures, PreparedImage]
     assert mixed.pixel_values.shape == (1, 3, 28, 28)
     alone = builder.prepare("What?", [features])
-    assert alone.pictures == ()
+    assert alone.images == ()
     assert alone.pixel_values.shape == (0, 3, 28, 28)
     assert alone.image_sizes.shape == (0, 2)
 
 
 @pytest.mark.parametrize("given", [0, 2])
-def test_prepared_pictures_and_places_must_be_equal_too(pair: Pair, given: int) -> None:
+def test_prepared_images_and_places_must_be_equal_too(pair: Pair, given: int) -> None:
     builder = pair.builders["llava-1.5"]
     (image,) = builder.prepare("What?", [IMAGE]).images
-    told = f"1 <image> placeholder, but {given} pictures were given"
+    told = f"1 <image> placeholder, but {given} images were given"
     with pytest.raises(PromptError, match=told):
         builder.prepare([turn("user", None, "x")], [image] * given)

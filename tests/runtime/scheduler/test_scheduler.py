@@ -1,4 +1,4 @@
-"""Jobs over the slots of one cache, with a strategy that says what it likes. Oracle: the logits of whole prompts."""
+"""Requests over the slots of one cache, and a strategy that says what it likes. Oracle: whole prompts' logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pumice.errors import GenerationError
 from pumice.generation.strategy import Floats, Step
 from pumice.model import Model
 from pumice.result import Generated
-from pumice.scheduler.request import Clock, Job
+from pumice.scheduler.request import Clock, Request
 from pumice.scheduler.scheduler import CHUNK, Scheduler
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.features import PromptFeatures
@@ -58,9 +58,9 @@ class Script:
         return [Generated(text="", token_ids=[], finish_reason=reason)]
 
 
-def job_of(model: Model, ids: list[int], script: Script) -> Job:
-    features = PromptFeatures([], model._answerer.encoder)
-    return Job(ids, ids, features, script, Clock(started=time.perf_counter()), max_new_tokens=40)
+def job_of(model: Model, ids: list[int], script: Script) -> Request:
+    features = PromptFeatures([], model.pipeline.encoder)
+    return Request(ids, ids, features, script, Clock(started=time.perf_counter()), max_new_tokens=40)
 
 
 def step(token: int, parent: int = 0, *draft: int) -> Step:
@@ -75,7 +75,7 @@ def check(model: Model, script: Script) -> None:
     """All logits that the strategy saw are those of what it had chosen until then."""
     none = np.zeros((0, model.manifest.decoder.hidden_size), np.float32)
     for context, logits_V in script.seen:
-        expected_V = model._answerer.decoder.all_logits(context, none)[-1]
+        expected_V = model.pipeline.decoder.all_logits(context, none)[-1]
         assert np.abs(logits_V - expected_V).max() < TOLERANCE
 
 
@@ -99,14 +99,14 @@ def test_rows_fork_cross_and_end(model: Model) -> None:
     )
     other = ids_of(1, 30)
     neighbour = Script(other, [[step(60 + i)] for i in range(8)])
-    scheduler = Scheduler(model._answerer.decoder, model._answerer.decoder.new_cache(128, slots=5))
-    jobs = [job_of(model, other, neighbour), job_of(model, prompt, forked)]
-    for job in jobs:
-        scheduler.add(job)
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=5))
+    requests = [job_of(model, other, neighbour), job_of(model, prompt, forked)]
+    for request in requests:
+        scheduler.add(request)
     run(scheduler)
     assert len(forked.seen) == 1 + 3 + 3 + 3 + 1
     assert len(neighbour.seen) == 9
-    assert jobs[1].tokens == 3 + 3 + 3 + 3 + 1
+    assert requests[1].tokens == 3 + 3 + 3 + 3 + 1
     assert scheduler.free_slots == 5
     check(model, forked)
     check(model, neighbour)
@@ -126,56 +126,56 @@ def test_guesses_are_kept_as_far_as_they_are_right(model: Model) -> None:
             [],
         ],
     )
-    scheduler = Scheduler(model._answerer.decoder, model._answerer.decoder.new_cache(128))
-    job = job_of(model, prompt, script)
-    scheduler.add(job)
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128))
+    request = job_of(model, prompt, script)
+    scheduler.add(request)
     run(scheduler)
-    assert job.error is None
+    assert request.error is None
     assert [context[len(prompt) :] for context, _ in script.seen][1:4] == [[20], [20, 21], [20, 21, 22]]
     assert len(script.seen) == 7
     check(model, script)
 
 
 def test_prompts_are_read_in_chunks_and_reuse_what_was_read(model: Model) -> None:
-    decoder, prefixes = model._answerer.decoder, PrefixCache(2**24)
+    decoder, prefixes = model.pipeline.decoder, PrefixCache(2**24)
     first = ids_of(3, 3 * CHUNK["cpu"] + 7)
     second = [*first[:300], *ids_of(4, 50)]
-    for ids, reused in ((first, 0), (second, 288), (first, 384)):
+    for ids, cached_tokens in ((first, 0), (second, 288), (first, 384)):
         scheduler = Scheduler(decoder, decoder.new_cache(600), prefixes)
         script = Script(ids, [[step(20)], [step(21)]])
-        job = job_of(model, ids, script)
-        scheduler.add(job)
+        request = job_of(model, ids, script)
+        scheduler.add(request)
         run(scheduler)
-        assert job.reused == reused
+        assert request.cached_tokens == cached_tokens
         check(model, script)
 
 
 def test_a_slot_keeps_what_the_next_prompt_begins_with(model: Model) -> None:
-    scheduler = Scheduler(model._answerer.decoder, model._answerer.decoder.new_cache(128, slots=2))
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=2))
     long, short = ids_of(5, 70), ids_of(6, 20)
-    for ids, reused in ((long, 0), (short, 0), ([*long[:61], 9, 9], 60), (short, 16)):
+    for ids, cached_tokens in ((long, 0), (short, 0), ([*long[:61], 9, 9], 60), (short, 16)):
         script = Script(ids, [[step(20)]])
-        job = job_of(model, ids, script)
-        scheduler.add(job)
+        request = job_of(model, ids, script)
+        scheduler.add(request)
         run(scheduler)
-        assert job.reused == reused
+        assert request.cached_tokens == cached_tokens
         check(model, script)
 
 
 def test_those_who_wait_come_in_order_and_wide_ones_are_not_passed(model: Model) -> None:
-    scheduler = Scheduler(model._answerer.decoder, model._answerer.decoder.new_cache(128, slots=2))
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=2))
     ended: list[str] = []
-    jobs = {
+    requests = {
         name: job_of(model, ids_of(i, 12), Script(ids_of(i, 12), [[step(20)]] * length, rows))
         for i, (name, rows, length) in enumerate((("a", 1, 6), ("wide", 2, 1), ("b", 1, 1), ("c", 1, 1)))
     }
-    for job in jobs.values():
-        scheduler.add(job)
+    for request in requests.values():
+        scheduler.add(request)
     while scheduler.step():
-        ended += [name for name, job in jobs.items() if job.done and name not in ended]
-        assert jobs["b"].state == "waiting" or "a" in ended
+        ended += [name for name, request in requests.items() if request.done and name not in ended]
+        assert requests["b"].state == "waiting" or "a" in ended
     assert ended[:2] == ["a", "wide"]
-    assert all(job.done for job in jobs.values())
+    assert all(request.done for request in requests.values())
 
 
 def test_one_that_fails_hurts_no_other(model: Model) -> None:
@@ -185,33 +185,33 @@ def test_one_that_fails_hurts_no_other(model: Model) -> None:
                 raise KeyError("oh")
             return super().advance(logits_RV)
 
-    scheduler = Scheduler(model._answerer.decoder, model._answerer.decoder.new_cache(128, slots=2))
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=2))
     ids = ids_of(7, 20)
     broken, whole = Broken(ids, [[step(20)]] * 5), Script(ids, [[step(30)]] * 5)
-    jobs = [job_of(model, ids, broken), job_of(model, ids, whole)]
-    for job in jobs:
-        scheduler.add(job)
+    requests = [job_of(model, ids, broken), job_of(model, ids, whole)]
+    for request in requests:
+        scheduler.add(request)
     run(scheduler)
-    assert isinstance(jobs[0].error, GenerationError)
+    assert isinstance(requests[0].error, GenerationError)
     with pytest.raises(GenerationError, match="KeyError"):
-        jobs[0].results()
+        requests[0].results()
     assert len(whole.seen) == 6
-    assert jobs[1].results()[0].finish_reason == "stop"
+    assert requests[1].results()[0].finish_reason == "stop"
     check(model, whole)
 
 
-@pytest.mark.parametrize("when", ["waiting", "reading", "decoding"])
+@pytest.mark.parametrize("when", ["waiting", "prefill", "decode"])
 def test_cancelling_frees_slots_at_once(model: Model, when: str) -> None:
-    scheduler = Scheduler(model._answerer.decoder, model._answerer.decoder.new_cache(512, slots=1))
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(512, slots=1))
     ids = ids_of(8, 300)
-    job = job_of(model, ids, Script(ids, [[step(20)]] * 100))
-    scheduler.add(job)
-    while job.state != when:
+    request = job_of(model, ids, Script(ids, [[step(20)]] * 100))
+    scheduler.add(request)
+    while request.state != when:
         scheduler.step()
-    job.cancellation.set()  # as another thread would
+    request.cancellation.set()  # as another thread would
     scheduler.step()
-    assert job.done
-    assert job.results()[0].finish_reason == "cancelled"
+    assert request.done
+    assert request.results()[0].finish_reason == "cancelled"
     assert scheduler.free_slots == 1
     after = Script(ids[:50], [[step(20)]])
     scheduler.add(job_of(model, ids[:50], after))
@@ -220,16 +220,16 @@ def test_cancelling_frees_slots_at_once(model: Model, when: str) -> None:
 
 
 def test_a_run_under_way_can_be_ended(model: Model) -> None:
-    decoder, cancellation = model._answerer.decoder, Cancellation()
+    decoder, cancellation = model.pipeline.decoder, Cancellation()
     ids = ids_of(9, 4)
     cache = decoder.new_cache(512)
     cancellation.set()
     none = np.zeros((0, decoder.shape.hidden_size), np.float32)
     with pytest.raises(RunCancelledError):
-        decoder.read(ids, ids, none, cache, cancellation=cancellation)
+        decoder.forward(ids, ids, none, cache, cancellation=cancellation)
     assert cache.length(0) == 0
     with pytest.raises(RunCancelledError):
-        cancellation.run(model._answerer.decoder.sessions.vision_encoder, {}, [])
+        cancellation.run(model.pipeline.decoder.sessions.vision_encoder, {}, [])
 
 
 def test_ctrl_c_ends_a_long_run() -> None:

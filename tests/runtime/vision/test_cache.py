@@ -1,4 +1,4 @@
-"""Features of earlier pictures, in memory and in a folder. Oracle: what was put in."""
+"""Features of earlier images, in memory and in a folder. Oracle: what was put in."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_touched_is_read_all_the_same(
     assert FeatureFolder(tmp_path, 2**20).get(digest(1)) is not None
 
 
-def test_another_pictures_file_is_not_taken(tmp_path: Path) -> None:
+def test_another_images_file_is_not_taken(tmp_path: Path) -> None:
     folder = FeatureFolder(tmp_path, 2**20)
     folder.put(digest(1), features(1))
     (file,) = tmp_path.iterdir()

@@ -1,4 +1,4 @@
-"""Pictures are encoded once, and never taken for others. Oracle: the encoder itself."""
+"""Images are encoded once, and never taken for others. Oracle: the encoder itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 
 import pumice
 from pumice.errors import GenerationError, PromptError, UsageError
-from pumice.images.prepared import ImageFeatures, Pixels, PromptPicture, model_key, picture_digest
+from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, image_digest, model_key
 from pumice.model import Model
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.cache import FeatureCache
-from pumice.vision.encoder import BATCH, PictureEncoder
+from pumice.vision.encoder import BATCH, ImageEncoder
 from pumice.vision.features import PromptFeatures
 from pumice.vision.folder import FeatureFolder
-from tests.runtime.test_generation import picture
+from tests.runtime.test_generation import image
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def model(pebble_bundle: Path) -> Model:
 
 
 class Counted:
-    """A vision encoder that says which pictures it was given; `before` may delay or end a run."""
+    """A vision encoder that says which images it was given; `before` may delay or end a run."""
 
     def __init__(self, model: Model, before: Callable[[], None] = lambda: None) -> None:
-        self.session, self.before = model._answerer.decoder.sessions.vision_encoder, before
+        self.session, self.before = model.pipeline.decoder.sessions.vision_encoder, before
         self.batches: list[int] = []
 
     def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
@@ -44,22 +44,22 @@ class Counted:
         return self.session.run(outputs, feeds, options)
 
 
-def encoder(model: Model, counted: Counted, size: int = 2**24) -> PictureEncoder:
-    return PictureEncoder(counted, model.manifest, FeatureCache(size))
+def encoder(model: Model, counted: Counted, size: int = 2**24) -> ImageEncoder:
+    return ImageEncoder(counted, model.manifest, FeatureCache(size))
 
 
-def pictures(model: Model, *seeds: int) -> list[PromptPicture]:
-    return list(model._answerer.builder.pictures([picture(seed) for seed in seeds]))
+def images(model: Model, *seeds: int) -> list[PromptImage]:
+    return list(model.pipeline.builder.images([image(seed) for seed in seeds]))
 
 
-def test_distinct_pictures_are_encoded_once_and_in_batches(model: Model) -> None:
+def test_distinct_images_are_encoded_once_and_in_batches(model: Model) -> None:
     counted = Counted(model)
-    found = encoder(model, counted).encode(pictures(model, 1, 2, 1, 3, 4, 5, 2), Cancellation())
+    found = encoder(model, counted).encode(images(model, 1, 2, 1, 3, 4, 5, 2), Cancellation())
     assert sum(counted.batches) == 5
     assert max(counted.batches) <= BATCH
     assert found[0].features is found[2].features
     for seed, features in zip((1, 2, 1, 3), found, strict=False):
-        alone = encoder(model, Counted(model)).encode(pictures(model, seed), Cancellation())[0]
+        alone = encoder(model, Counted(model)).encode(images(model, seed), Cancellation())[0]
         assert np.abs(alone.features - features.features).max() < 1e-5
         assert alone.digest == features.digest
 
@@ -67,21 +67,21 @@ def test_distinct_pictures_are_encoded_once_and_in_batches(model: Model) -> None
 def test_what_was_encoded_is_not_encoded_again(model: Model) -> None:
     counted = Counted(model)
     reader = encoder(model, counted)
-    first = reader.encode(pictures(model, 1), Cancellation())
-    reader.encode([*pictures(model, 1), *first], Cancellation())
+    first = reader.encode(images(model, 1), Cancellation())
+    reader.encode([*images(model, 1), *first], Cancellation())
     assert counted.batches == [1]
     forgetful = encoder(model, counted, size=0)
     forgetful.encode(first, Cancellation())
     assert counted.batches == [1]
-    forgetful.encode(pictures(model, 1), Cancellation())
+    forgetful.encode(images(model, 1), Cancellation())
     assert counted.batches == [1, 1]
 
 
-def test_threads_that_ask_for_the_same_picture_share_one_run(model: Model) -> None:
+def test_threads_that_ask_for_the_same_image_share_one_run(model: Model) -> None:
     counted = Counted(model, before=lambda: time.sleep(0.05))
     reader = encoder(model, counted, size=0)  # what is shared does not depend on the cache
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: reader.encode(pictures(model, 1, 2), Cancellation()), range(6)))
+        found = list(pool.map(lambda _: reader.encode(images(model, 1, 2), Cancellation()), range(6)))
     assert sum(counted.batches) < 12
     assert len({features[0].digest for features in found}) == 1
     assert reader._under_way == {}
@@ -89,7 +89,7 @@ def test_threads_that_ask_for_the_same_picture_share_one_run(model: Model) -> No
 
 def test_what_another_encodes_between_a_look_and_a_claim_is_not_encoded_again(model: Model) -> None:
     class Quicker(FeatureCache):
-        """A cache in which another thread has encoded a picture as soon as one has looked for it in vain."""
+        """A cache in which another thread has encoded an image as soon as one has looked for it in vain."""
 
         looked = False
 
@@ -97,12 +97,12 @@ def test_what_another_encodes_between_a_look_and_a_claim_is_not_encoded_again(mo
             found = super().get(digest)
             if not self.looked:
                 self.looked = True
-                reader.encode(pictures(model, 1), Cancellation())
+                reader.encode(images(model, 1), Cancellation())
             return found
 
     counted = Counted(model)
-    reader = PictureEncoder(counted, model.manifest, Quicker(2**24))
-    (found,) = reader.encode(pictures(model, 1), Cancellation())
+    reader = ImageEncoder(counted, model.manifest, Quicker(2**24))
+    (found,) = reader.encode(images(model, 1), Cancellation())
     assert counted.batches == [1]
     assert np.isfinite(found.features).all()
 
@@ -121,7 +121,7 @@ def test_one_that_fails_takes_nobody_with_it(model: Model, failure: str) -> None
 
     reader = encoder(model, Counted(model, before))
     with ThreadPoolExecutor(2) as pool:
-        asked = pictures(model, 1)
+        asked = images(model, 1)
         loser = pool.submit(reader.encode, asked, first if failure == "cancelled" else Cancellation())
         entered.wait(10)
         winner = pool.submit(reader.encode, asked, Cancellation())
@@ -145,7 +145,7 @@ def test_ctrl_c_at_any_place_leaves_nothing_claimed(
         made += 1
         if made == 2:
             raise KeyboardInterrupt
-        return Future() if place == "claiming" else PictureEncoder._missing(reader, *_)  # type: ignore[arg-type]
+        return Future() if place == "claiming" else ImageEncoder._missing(reader, *_)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         if place == "claiming":
@@ -153,13 +153,13 @@ def test_ctrl_c_at_any_place_leaves_nothing_claimed(
         else:
             patch.setattr(reader, "_missing", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            reader.encode(pictures(model, 1, 2), Cancellation())
+            reader.encode(images(model, 1, 2), Cancellation())
     assert reader._under_way == {}
-    assert len(reader.encode(pictures(model, 1, 2), Cancellation())) == 2
+    assert len(reader.encode(images(model, 1, 2), Cancellation())) == 2
 
 
-def test_pictures_are_batched_in_their_order(model: Model) -> None:
-    """Batches round in their own ways: which pictures share one is not left to chance."""
+def test_images_are_batched_in_their_order(model: Model) -> None:
+    """Batches round in their own ways: which images share one is not left to chance."""
     seen: list[bytes] = []
 
     class Noted(Counted):
@@ -167,20 +167,20 @@ def test_pictures_are_batched_in_their_order(model: Model) -> None:
             seen.extend(pixels.tobytes() for pixels in feeds["pixel_values"])
             return super().run(outputs, feeds, options)
 
-    asked = pictures(model, 6, 5, 4, 3, 2, 1)
+    asked = images(model, 6, 5, 4, 3, 2, 1)
     encoder(model, Noted(model)).encode(asked, Cancellation())
-    assert seen == [picture.values.tobytes() for picture in asked]  # type: ignore[union-attr]
+    assert seen == [image.values.tobytes() for image in asked]  # type: ignore[union-attr]
 
 
 def test_features_of_another_width_in_the_folder_are_ignored(model: Model, tmp_path: Path) -> None:
-    asked = pictures(model, 1)
+    asked = images(model, 1)
     tokens, width = asked[0].tokens, model.manifest.decoder.hidden_size
     (expected,) = encoder(model, Counted(model)).encode(asked, Cancellation())
     for shape in ((tokens, width + 1), (tokens - 1, width), (1, 1)):
         FeatureFolder(tmp_path, 2**20).put(asked[0].digest, np.ones(shape, np.float32))
         counted = Counted(model)
         cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**20))
-        reader = PictureEncoder(counted, model.manifest, cache)
+        reader = ImageEncoder(counted, model.manifest, cache)
         for _ in range(2):
             (found,) = reader.encode(asked, Cancellation())
             assert np.array_equal(found.features, expected.features)
@@ -189,20 +189,20 @@ def test_features_of_another_width_in_the_folder_are_ignored(model: Model, tmp_p
 
 def test_one_folder_for_two_models_mixes_nothing_up(model: Model, tmp_path: Path) -> None:
     other = replace(model.manifest, image=replace(model.manifest.image, mean=(0.1, 0.2, 0.3)))
-    values = pictures(model, 1)[0].values  # type: ignore[union-attr]
+    values = images(model, 1)[0].values  # type: ignore[union-attr]
     counted = Counted(model)
     for manifest in (model.manifest, other, model.manifest):
         cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**24))
         tokens = manifest.image_tokens.per_image or 0
-        asked = Pixels(values=values, digest=picture_digest(values, model_key(manifest)), tokens=tokens)
-        PictureEncoder(counted, manifest, cache).encode([asked], Cancellation())
+        asked = PreparedImage(values=values, digest=image_digest(values, model_key(manifest)), tokens=tokens)
+        ImageEncoder(counted, manifest, cache).encode([asked], Cancellation())
     assert counted.batches == [1, 1]
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_pictures_of_equal_bytes_and_other_shapes_have_features_of_their_own(model: Model) -> None:
+def test_images_of_equal_bytes_and_other_shapes_have_features_of_their_own(model: Model) -> None:
     class Rows:
-        """Features that say how high the picture is."""
+        """Features that say how high the image is."""
 
         def run(self, outputs: Any, feeds: Any, options: Any) -> Any:
             count, _, height, width = feeds["pixel_values"].shape
@@ -212,10 +212,10 @@ def test_pictures_of_equal_bytes_and_other_shapes_have_features_of_their_own(mod
     manifest = replace(model.manifest, image=replace(model.manifest.image, size=None))
     values = np.zeros((3, 30, 100), np.float32)
     asked = [
-        Pixels(values=v, digest=picture_digest(v, model_key(manifest)), tokens=30)
+        PreparedImage(values=v, digest=image_digest(v, model_key(manifest)), tokens=30)
         for v in (values, values.reshape(3, 100, 30), values)
     ]
-    reader = PictureEncoder(Rows(), manifest, FeatureCache(2**24))
+    reader = ImageEncoder(Rows(), manifest, FeatureCache(2**24))
     for _ in range(2):
         found = reader.encode(asked, Cancellation())
         assert [features.features[0, 0] for features in found] == [30, 100, 30]
@@ -230,9 +230,9 @@ def test_a_waiting_thread_can_be_cancelled(model: Model) -> None:
 
     reader, second = encoder(model, Counted(model, before)), Cancellation()
     with ThreadPoolExecutor(2) as pool:
-        working = pool.submit(reader.encode, pictures(model, 1), Cancellation())
+        working = pool.submit(reader.encode, images(model, 1), Cancellation())
         entered.wait(10)
-        waiting = pool.submit(reader.encode, pictures(model, 1), second)
+        waiting = pool.submit(reader.encode, images(model, 1), second)
         second.set()
         with pytest.raises(RunCancelledError):
             waiting.result(5)
@@ -249,12 +249,12 @@ def test_features_that_are_not_finite_are_an_error_and_not_kept(model: Model) ->
     reader = encoder(model, Spoiled(model))
     for _ in range(2):
         with pytest.raises(GenerationError, match="not finite"):
-            reader.encode(pictures(model, 1), Cancellation())
+            reader.encode(images(model, 1), Cancellation())
 
 
 @pytest.mark.parametrize(("seen", "spoiled"), [(0, 0), (0, 2), (1, 2), (1, 1)])
-def test_the_picture_whose_features_are_not_finite_is_named(model: Model, seen: int, spoiled: int) -> None:
-    asked = pictures(model, 5, 6, 7, 7)  # of equal ones the first is named
+def test_the_image_whose_features_are_not_finite_is_named(model: Model, seen: int, spoiled: int) -> None:
+    asked = images(model, 5, 6, 7, 7)  # of equal ones the first is named
     bad = asked[spoiled].values  # type: ignore[union-attr]
 
     class Spoiled(Counted):
@@ -266,11 +266,11 @@ def test_the_picture_whose_features_are_not_finite_is_named(model: Model, seen: 
             return [found.reshape(-1, found.shape[-1])]
 
     features = PromptFeatures(asked, encoder(model, Spoiled(model)))
-    with pytest.raises(GenerationError, match=rf"^picture {spoiled}'s features are not finite"):
+    with pytest.raises(GenerationError, match=rf"^image {spoiled}'s features are not finite"):
         features.rows(seen * asked[0].tokens, Cancellation())
 
 
-def test_models_differ_by_their_encoder_and_by_how_pictures_are_prepared(model: Model) -> None:
+def test_models_differ_by_their_encoder_and_by_how_images_are_prepared(model: Model) -> None:
     manifest = model.manifest
     graph = manifest.graphs.vision_encoder.file
     changed = replace(manifest.files[graph], sha256="0" * 64)
@@ -283,49 +283,49 @@ def test_models_differ_by_their_encoder_and_by_how_pictures_are_prepared(model: 
     assert model_key(words) == model_key(manifest)
 
 
-def test_equal_bytes_of_other_shapes_and_models_are_other_pictures() -> None:
+def test_equal_bytes_of_other_shapes_and_models_are_other_images() -> None:
     values = np.zeros((3, 30, 100), np.float32)
     digests = {
-        picture_digest(values, b"a" * 32),
-        picture_digest(values.reshape(3, 100, 30), b"a" * 32),
-        picture_digest(values, b"b" * 32),
-        picture_digest(values + np.float32(1e-7), b"a" * 32),
+        image_digest(values, b"a" * 32),
+        image_digest(values.reshape(3, 100, 30), b"a" * 32),
+        image_digest(values, b"b" * 32),
+        image_digest(values + np.float32(1e-7), b"a" * 32),
     }
     assert len(digests) == 4
 
 
 @pytest.mark.parametrize("seen", range(0, 90, 7))
-def test_only_pictures_with_rows_left_are_encoded(model: Model, seen: int) -> None:
+def test_only_images_with_rows_left_are_encoded(model: Model, seen: int) -> None:
     per_image = model.manifest.image_tokens.per_image or 0
     counted = Counted(model)
     whole = np.concatenate(
-        [f.features for f in encoder(model, counted).encode(pictures(model, 1, 2), Cancellation())]
+        [f.features for f in encoder(model, counted).encode(images(model, 1, 2), Cancellation())]
     )
     counted.batches.clear()
-    features = PromptFeatures(pictures(model, 1, 2), encoder(model, counted))
+    features = PromptFeatures(images(model, 1, 2), encoder(model, counted))
     rows = features.rows(min(seen, len(whole)), Cancellation())
     assert np.abs(rows - whole[seen:]).max(initial=0) < 1e-5
     assert sum(counted.batches) == 2 - min(seen, len(whole)) // per_image
 
 
-def test_features_stand_in_for_their_picture(model: Model) -> None:
+def test_features_stand_in_for_their_image(model: Model) -> None:
     plain = pumice.load(model.path, device="cpu", threads=1, prefix_cache_bytes=0, feature_cache_bytes=0)
-    features = plain.encode_image(picture(3))
+    features = plain.encode_image(image(3))
     again = pickle.loads(pickle.dumps(features))
     question = "What is in this picture?"
-    expected = plain.generate(question, [picture(3)], max_new_tokens=12)
+    expected = plain.generate(question, [image(3)], max_new_tokens=12)
     for given in (features, again):
         answer = plain.generate(question, [given], max_new_tokens=12)
         assert answer.token_ids == expected.token_ids
         assert answer.timings.vision < expected.timings.vision / 2
         with pytest.raises(ValueError, match="read-only"):
             given.features[0, 0] = 1
-    with pytest.raises(PromptError, match=r"0 <image> placeholders, but 1 picture was given"):
+    with pytest.raises(PromptError, match=r"0 <image> placeholders, but 1 image was given"):
         plain.generate("nothing", [features], raw=True)
 
 
 def test_features_that_do_not_fit_are_refused(model: Model) -> None:
-    features = model.encode_image(picture(3))
+    features = model.encode_image(image(3))
     wrong: list[ImageFeatures] = [
         replace(features, model=bytes(32)),
         replace(features, features=features.features[:-1]),
@@ -338,36 +338,36 @@ def test_features_that_do_not_fit_are_refused(model: Model) -> None:
             model.generate("What?", [given])
 
 
-def test_asking_again_about_a_picture_skips_the_encoder_and_its_tokens(pebble_bundle: Path) -> None:
+def test_asking_again_about_a_image_skips_the_encoder_and_its_tokens(pebble_bundle: Path) -> None:
     model = pumice.load(pebble_bundle, device="cpu", threads=1)
     counted = Counted(model)
-    model._answerer.encoder._session = counted
-    first = model.generate("What is in this picture?", [picture(8)], max_new_tokens=4)
-    again = model.generate("How many shapes are there?", [picture(8)], max_new_tokens=4)
+    model.pipeline.encoder._session = counted
+    first = model.generate("What is in this picture?", [image(8)], max_new_tokens=4)
+    again = model.generate("How many shapes are there?", [image(8)], max_new_tokens=4)
     assert counted.batches == [1]
     assert first.usage.cached_tokens < 32 <= again.usage.cached_tokens
-    model.generate(["What?", "Where?", "Who?"], [[picture(8)], [picture(9)], [picture(9)]], max_new_tokens=2)
+    model.generate(["What?", "Where?", "Who?"], [[image(8)], [image(9)], [image(9)]], max_new_tokens=2)
     assert counted.batches == [1, 1]
 
 
-def test_a_prompt_that_was_read_before_needs_no_picture(pebble_bundle: Path) -> None:
+def test_a_prompt_that_was_read_before_needs_no_image(pebble_bundle: Path) -> None:
     """Without a cache of features, so that only the prefix can spare the encoder."""
     model = pumice.load(pebble_bundle, device="cpu", threads=1, feature_cache_bytes=0)
     counted = Counted(model)
-    model._answerer.encoder._session = counted
+    model.pipeline.encoder._session = counted
     question = "What is in this picture? " * 12
-    first = model.generate(question, [picture(8)], max_new_tokens=4)
-    again = model.generate(question, [picture(8)], max_new_tokens=4)
+    first = model.generate(question, [image(8)], max_new_tokens=4)
+    again = model.generate(question, [image(8)], max_new_tokens=4)
     assert counted.batches == [1]
     assert again.token_ids == first.token_ids
-    model.generate(question, [picture(9)], max_new_tokens=4)
+    model.generate(question, [image(9)], max_new_tokens=4)
     assert counted.batches == [1, 1]
 
 
-def test_distinct_pictures_of_a_list_of_prompts_are_encoded_once(pebble_bundle: Path) -> None:
+def test_distinct_images_of_a_list_of_prompts_are_encoded_once(pebble_bundle: Path) -> None:
     model = pumice.load(pebble_bundle, device="cpu", threads=1, feature_cache_bytes=0, prefix_cache_bytes=0)
     counted = Counted(model)
-    model._answerer.encoder._session = counted
-    images = [[picture(1), picture(2)], [picture(2)], [], [picture(3), picture(1), picture(4)], [picture(5)]]
+    model.pipeline.encoder._session = counted
+    images = [[image(1), image(2)], [image(2)], [], [image(3), image(1), image(4)], [image(5)]]
     model.generate(["What?"] * len(images), images, max_new_tokens=2)
     assert counted.batches == [2, 2, 1]
