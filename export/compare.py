@@ -8,16 +8,15 @@ again for each recipe, as each bundle answers in its own words. One bundle is th
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import pumice
-from pumice.benchmark.workload import Parts, Workload
+from pumice import TextTokenizer
 from pumice.errors import PumiceError, UsageError
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.config.llava import read_config
@@ -31,11 +30,11 @@ from pumice.export.verify.probe_comparison import compare_probes, device_for
 from pumice.export.verify.probes import Probe
 from pumice.export.verify.text_comparison import TextReference, score_texts
 from pumice.export.verify.text_scores import TextScore
-from pumice.export.verify.texts import Texts, TextTokenizer, Windows
+from pumice.export.verify.texts import Texts, Windows
 from pumice.export.verify.verdict import Band, band_of
 from pumice.manifest import Manifest, load_manifest
 
-SPEED = Workload(prompt=256, contexts=(256,), new=16, repeats=3)
+SpeedMeter = Callable[[pumice.Model], tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +93,7 @@ def compare_recipes(
     device: str | None = None,
     max_new_tokens: int = 32,
     quiet: bool = True,
+    speed_of: SpeedMeter,
 ) -> Comparison:
     """Export each of `recipes`, compare it with transformers in float32, and remove it again.
 
@@ -107,6 +107,7 @@ def compare_recipes(
         device: where the bundles run, as for `verify_bundle`.
         max_new_tokens: greedy tokens to compare for each probe.
         quiet: show no progress on stderr.
+        speed_of: measures a loaded model: tokens a second of decoding, and of prefill.
 
     Raises:
         CheckpointError: transformers cannot load the checkpoint.
@@ -128,7 +129,7 @@ def compare_recipes(
     with tempfile.TemporaryDirectory(prefix="pumice-compare-", dir=work) as folder:
         place = Path(folder)
         windows = _windows(opened, texts, place) if texts and texts.files else []
-        desk = _Desk(opened, windows, probes, place, device, max_new_tokens)
+        desk = _Desk(opened, windows, probes, place, device, max_new_tokens, speed_of)
         for recipe in dict.fromkeys(recipes):
             try:
                 scores.append(desk.score(recipe, quiet=quiet))
@@ -159,9 +160,11 @@ class _Desk:
         folder: Path,
         device: str | None,
         max_new_tokens: int,
+        speed_of: SpeedMeter,
     ) -> None:
         self._checkpoint, self._windows, self._probes = checkpoint, windows, probes
         self._folder, self._device, self._max_new_tokens = folder, device, max_new_tokens
+        self._speed_of = speed_of
         self._reference: TextReference | None = None
 
     def score(self, recipe: str, *, quiet: bool) -> RecipeScore:
@@ -175,7 +178,11 @@ class _Desk:
     def _score(self, recipe: str, bundle: Path, progress: Progress) -> RecipeScore:
         manifest = load_manifest(bundle)
         progress.stage(f"{recipe}: speed")
-        decode, prefill, device = _speed(bundle, self._device or device_for(manifest))
+        device = self._device or device_for(manifest)
+        model = pumice.load(bundle, device=device, prefix_cache_bytes=0, feature_cache_bytes=0)
+        decode, prefill = self._speed_of(model)
+        device = model.device
+        del model
         prompts = self._prompts(bundle, manifest, progress) if self._probes else None
         graphs = BundleGraphs(bundle, manifest, device)
         text = self._text(graphs, progress) if self._windows else None
@@ -213,20 +220,6 @@ class _Desk:
         if self._reference is None:
             self._reference = TextReference(self._checkpoint, self._windows, self._folder, progress)
         return score_texts(self._reference, graphs, progress)[1].score
-
-
-def _speed(bundle: Path, device: str) -> tuple[float, float, str]:
-    """Tokens a second of decoding and of reading a prompt, as `pumice bench` measures them, and the device."""
-    model = pumice.load(bundle, device=device, prefix_cache_bytes=0, feature_cache_bytes=0)
-    pipeline, load = model.pipeline, SPEED.fitted(model.context_length)
-    parts = Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
-    decode, prefill = [], []
-    for number in range(load.repeats + 1):
-        read, steps = parts.read(load.prompt), parts.decode(load.contexts[0], load.new)
-        if number:  # the first warms up
-            prefill.append(load.prompt / read)
-            decode.append(1 / statistics.median(steps))
-    return statistics.median(decode), statistics.median(prefill), model.device
 
 
 def advice(scores: Sequence[RecipeScore]) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pumice.loading import load
     from pumice.model import Model
     from pumice.prompt.builder import Prepared
+    from pumice.prompt.texts import TextTokenizer
     from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
     from pumice.stream import TextStream
 
@@ -63,6 +64,7 @@ __all__ = [
     "QueueFullError",
     "SchemaVersionError",
     "TextStream",
+    "TextTokenizer",
     "Timings",
     "TokenLogprob",
     "TokenLogprobs",
@@ -83,6 +85,7 @@ _MODULES = {
     "Model": "model",
     "Prepared": "prompt.builder",
     "TextStream": "stream",
+    "TextTokenizer": "prompt.texts",
     "Timings": "result",
     "TokenLogprob": "result",
     "TokenLogprobs": "result",

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pumice.export.calibration.drawn import drawn_image
 from pumice.export.calibration.module import streamed
-from pumice.export.verify.probes import image
 from pumice.models.config import LlavaConfig
 from pumice.models.text_weights import EMBEDDING_TABLE
 from pumice.models.vision import VisionEncoder
@@ -35,7 +35,7 @@ SHARE = 0.75
 def calibration_pixels(processor: Any, rows: int) -> Tensor:
     """Pixel values of images of a few smooth random colours, float32 [N, 3, H, W], as the processor prepares them."""
     count = min(MOST_IMAGES, max(LEAST_IMAGES, rows // ROWS_AN_IMAGE))
-    images = [image(seed, (SIDE, SIDE)) for seed in range(count)]
+    images = [drawn_image(seed, (SIDE, SIDE)) for seed in range(count)]
     made = processor.image_processor(images=images, return_tensors="np")
     return torch.as_tensor(made["pixel_values"], dtype=torch.float32)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from pumice import TextTokenizer
 from pumice.export.bundle.writing import replace_in_bundle
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.progress import Progress, Silent
@@ -28,7 +29,7 @@ from pumice.export.verify.parity_table import markdown
 from pumice.export.verify.probe_comparison import compare_probes
 from pumice.export.verify.probes import Probe
 from pumice.export.verify.text_comparison import TextReference, score_texts
-from pumice.export.verify.texts import Texts, TextTokenizer, Windows
+from pumice.export.verify.texts import Texts, Windows
 from pumice.manifest import FileEntry, Manifest, load_manifest
 
 

@@ -10,8 +10,8 @@ from itertools import zip_longest
 
 import numpy as np
 
+from pumice import Prepared
 from pumice.export.verify.reference import Inputs
-from pumice.prompt.builder import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import pumice
+from pumice import Prepared
 from pumice.errors import BundleError, ContextLengthError
 from pumice.export.checkpoint.folder import Checkpoint
 from pumice.export.progress import Progress
@@ -30,7 +31,6 @@ from pumice.export.verify.probes import Probe, default_probes
 from pumice.export.verify.reference import Expected, Head, Inputs, Reference
 from pumice.export.weights.rotation import Rotation
 from pumice.manifest import Manifest
-from pumice.prompt.builder import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from pumice.errors import ImageError
+from pumice.export.calibration.drawn import drawn_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Probe:
 
 def default_probes() -> list[Probe]:
     """One image, other shapes of image, two images, none, and a second turn."""
-    wide, tall, small = image(0, (320, 200)), image(1, (120, 260)), image(2, (31, 17))
+    wide, tall, small = drawn_image(0, (320, 200)), drawn_image(1, (120, 260)), drawn_image(2, (31, 17))
     asked = [
         ("one image", (wide,), ("What is shown in this picture?",)),
         ("tall image", (tall,), ("Describe this picture in more detail.",)),
@@ -73,9 +73,3 @@ def _opened(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"cannot read {path} as an image: {error}") from None
-
-
-def image(seed: int, size: tuple[int, int]) -> Image.Image:
-    """A smooth random RGB image of `size` (width, height) pixels: a few random colours, enlarged."""
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)

@@ -1,8 +1,8 @@
 """How quick a bundle is on this machine, and what takes the time: `pumice bench`. docs/bench.md has how to read it.
 
-workload.py ──▶ measurement.py ──▶ report.py      seconds, tokens a second, memory
-    │           whole steps
-    └─────────▶ recording.py ──▶ profile.py ──▶ report.py      time by operator and layer
-                ONNX Runtime's    weights.py
-                profiler          bytes of a node's weights
+Enters: a bundle, an image. Leaves: seconds, tokens a second, memory; and time by operator and layer. Doors:
+`measurement`, `profiler`, `speed`.
+
+    workload ──▶ measurement ──▶ report      seconds, tokens a second, memory
+       └───────▶ profiler ──▶ profile ──▶ report      time by operator and layer, of ONNX Runtime's own profile
 """

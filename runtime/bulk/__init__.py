@@ -1,8 +1,10 @@
 """Many records through one engine: `pumice batch`, and the same for programs. docs/batch.md has how to use it.
 
-inputs.py ──▶ request.py ──▶ window.py ───▶ journal.py ──▶ output.py
-entries       what each      the engine,    finished       a .jsonl, or
-              one asks       bounded        records        parquet.py
+Enters: a folder of images, or a file of records. Leaves: a file of records, whole whenever the process ends.
+
+    inputs ──▶ item ──▶ window ──▶ journal ──▶ output
+    entries    what each    the engine,   finished    a .jsonl, or
+               one asks     bounded       records     parquet
 """
 
 from pumice.bulk.record import Failure, Record

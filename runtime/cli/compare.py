@@ -12,6 +12,7 @@ from pumice.errors import UsageError
 from pumice.export.recipes.recipe import NAMES
 
 if TYPE_CHECKING:
+    from pumice.benchmark.speed import tokens_per_second
     from pumice.export.compare import Comparison, RecipeScore
 
 DEFAULT = tuple(name for name in NAMES if name.startswith("cpu-"))
@@ -59,6 +60,7 @@ def run_compare(args: argparse.Namespace) -> int:
         device=args.device,
         max_new_tokens=args.max_new_tokens,
         quiet=args.quiet or args.json,
+        speed_of=tokens_per_second,
     )
     if args.json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

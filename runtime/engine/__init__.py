@@ -1,9 +1,12 @@
 """Many requests at once over the slots of one cache: `Engine`. docs/engine.md has how to use it.
 
-submit ─▶ admission.py ─▶ preparation.py ─▶ stepper.py ──▶ delivery.py ─▶ future
-checks    a bounded       a thread: text,   a thread: the   a thread: results,
-options   line            images, vision  scheduler       errors, callbacks
-                                               └─ text ───▶ streams.py
+Enters: prompts, from any thread or coroutine. Leaves: futures and streams of text.
+
+    submit ─▶ request_queue ─▶ prepare ──▶ step_loop ──▶ futures
+    checks    a bounded        a thread:   a thread:     a thread: results,
+    options   queue            text and    the           errors, callbacks
+                               images      scheduler
+                                             └─ text ──▶ streams
 """
 
 from pumice.engine.engine import Engine

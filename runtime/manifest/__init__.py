@@ -1,6 +1,6 @@
 """What a bundle says of itself: `manifest.json` becomes a checked, frozen `Manifest`.
 
-Enters: a bundle's folder, or bytes. Leaves: a `Manifest`. Every public name of the room is taken from here.
+Enters: a bundle's folder, or bytes. Leaves: a `Manifest`. Other rooms take its names from here.
 """
 
 from pumice.manifest.defaults import GenerationDefaults

@@ -12,12 +12,12 @@ import torch
 from transformers import PreTrainedModel
 
 import pumice
+from pumice.export.calibration.drawn import drawn_image
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
 from pumice.export.processor.load import load_processor
 from pumice.export.recipes.recipe import PrecisionName
-from pumice.export.verify.probes import image
 from pumice.manifest import decode_manifest
 from tests import manifest_examples, oracle
 from tests.export.test_graphs import Graphs
@@ -29,7 +29,7 @@ TOLERANCE = 2e-4
 MEAN_ERRORS: dict[PrecisionName, float] = {"fp16": 0.003, "int8": 0.05, "int4": 0.35}
 """Of logits, in parts of their spread; about half of it is seen, on random weights."""
 NEW_TOKENS = 32
-WIDE, TALL = image(0, (150, 100)), image(1, (41, 67))
+WIDE, TALL = drawn_image(0, (150, 100)), drawn_image(1, (41, 67))
 IMAGE: dict[str, Any] = {"type": "image"}
 PROMPTS = {
     "one image": ([("user", [IMAGE, "what is shown?"])], [WIDE]),

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from pumice.cli.main import main
 from pumice.errors import BundleError, CheckpointError, ContextLengthError
 from pumice.export.bundle.writing import file_entries, write_manifest
+from pumice.export.calibration.drawn import drawn_image
 from pumice.export.pipeline import export_bundle
 from pumice.export.verify import verdict
 from pumice.export.verify.comparison import verify_bundle
-from pumice.export.verify.probes import Probe, image
+from pumice.export.verify.probes import Probe
 from pumice.manifest import load_manifest
 from tests.factory import FAMILIES, Text, make_checkpoint
 
@@ -126,7 +127,7 @@ def test_without_chat_template(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", layout="saved")
     (checkpoint / "chat_template.jinja").unlink()
     export_bundle(checkpoint, tmp_path / "bundle")
-    probe = Probe(name="raw", turns=("what is it?",), images=(image(0, (60, 40)),))
+    probe = Probe(name="raw", turns=("what is it?",), images=(drawn_image(0, (60, 40)),))
     report = verify_bundle(tmp_path / "bundle", checkpoint, probes=[probe], max_new_tokens=4).report
     assert report.summary.passed
     assert report.cases[0].prompt_tokens > 16

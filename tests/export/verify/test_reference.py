@@ -15,15 +15,16 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from pumice.errors import CheckpointError
+from pumice.export.calibration.drawn import drawn_image
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.verify.parity import compare_answers
-from pumice.export.verify.probes import Probe, image
+from pumice.export.verify.probes import Probe
 from pumice.export.verify.reference import Inputs, Reference
 from pumice.export.verify.tensors import FloatTensors
 from tests.factory import BILLION, FAMILIES, Text, Vision, make_checkpoint
 
 PROBES = [
-    Probe(name="two", turns=("what differs?",), images=(image(0, (90, 60)), image(1, (30, 50)))),
+    Probe(name="two", turns=("what differs?",), images=(drawn_image(0, (90, 60)), drawn_image(1, (30, 50)))),
     Probe(name="none", turns=("what is it?", "a square.", "and where?")),
 ]
 NEW = 8

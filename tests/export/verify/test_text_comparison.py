@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import pumice
+from pumice import TextTokenizer
 from pumice.errors import BundleError
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.pipeline import export_bundle
@@ -20,7 +21,7 @@ from pumice.export.verify import bundle_graphs, reference, text_scores
 from pumice.export.verify.bundle_graphs import BundleGraphs
 from pumice.export.verify.parity import TextCase
 from pumice.export.verify.text_comparison import TextReference, score_texts
-from pumice.export.verify.texts import TextFile, Texts, TextTokenizer, Windows
+from pumice.export.verify.texts import TextFile, Texts, Windows
 from pumice.manifest import load_manifest
 from pumice.sessions.runs import Cancellation
 from tests.factory import FAMILIES, Text, make_checkpoint

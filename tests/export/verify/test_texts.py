@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from pumice import TextTokenizer
 from pumice.errors import UsageError
 from pumice.export.pipeline import export_bundle
-from pumice.export.verify.texts import Texts, TextTokenizer, Windows, cut, read_texts
+from pumice.export.verify.texts import Texts, Windows, cut, read_texts
 from pumice.manifest import Manifest, load_manifest
 from tests.factory import FAMILIES, Text, make_checkpoint
 
