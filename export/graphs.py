@@ -23,7 +23,7 @@ from pumice.export.passes.residual_head import refine_head, refine_table, residu
 from pumice.export.passes.simplify import NodeCounts, simplify
 from pumice.export.recipes.recipe import Storage
 from pumice.export.recipes.storage import HEAD, RESIDUAL, RESIDUAL_HEAD, TABLE, WeightStorage, weight_tables
-from pumice.export.trace.decoder import NUM_LOGITS, trace_decoder, trace_prefill
+from pumice.export.trace.decoder import trace_decoder, trace_prefill
 from pumice.export.trace.embedding import trace_embedding
 from pumice.export.trace.tracing import Traced
 from pumice.export.trace.vision_encoder import trace_vision_encoder
@@ -38,6 +38,7 @@ from pumice.export.weights.parameters import (
 from pumice.export.weights.quantization import quantized_names
 from pumice.export.weights.stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
+from pumice.manifest.tensors import NUM_LOGITS_TO_KEEP
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
 from pumice.models.text_weights import decoder_weights
@@ -143,8 +144,8 @@ def write_graph(
         assert decoder is not None
         share_weights(model, decoder.model, graph.shared)
     for value in model.graph.inputs:
-        if value.name == NUM_LOGITS:  # an input with an initializer is optional to callers
-            value.const_value = ir.tensor(np.array(1, dtype=np.int64), name=NUM_LOGITS)
+        if value.name == NUM_LOGITS_TO_KEEP:  # an input with an initializer is optional to callers
+            value.const_value = ir.tensor(np.array(1, dtype=np.int64), name=NUM_LOGITS_TO_KEEP)
             model.graph.register_initializer(value)
     model.producer_name = "pumice"
     ir.save(model, folder / graph.file)

@@ -13,16 +13,21 @@ from torch.export import Dim
 
 from pumice.export.trace.layers import equal_runs, repeat_layers
 from pumice.export.trace.tracing import Example, Traced, trace
+from pumice.manifest.tensors import (
+    ATTENTION_MASK,
+    GREEDY_TOKEN,
+    INPUTS_EMBEDS,
+    LOGITS,
+    NUM_LOGITS_TO_KEEP,
+    PAST,
+    PRESENT,
+    cache_names,
+)
 from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.decoder import Decoder, Prefill
 from pumice.models.float_types import cache_type, lowered
 
-NUM_LOGITS = "num_logits_to_keep"
-"""Optional to callers: the graph has an initializer of this name with the value 1."""
-GREEDY = "greedy_token"
-"""What a recipe's `greedy_token` adds to the outputs."""
-
-_PREFIXES = ("/layers.", "layers.", "past_key_values.", "present.")
+_PREFIXES = ("/layers.", "layers.", f"{PAST}.", f"{PRESENT}.")
 
 
 def trace_decoder(config: LlavaConfig, dtype: torch.dtype = torch.float32, *, greedy: bool = False) -> Traced:
@@ -42,7 +47,7 @@ def trace_every_layer(
     config: LlavaConfig, dtype: torch.dtype = torch.float32, *, greedy: bool = False
 ) -> Traced:
     """What `trace_decoder` gives, slowly."""
-    outputs = ["logits", GREEDY] if greedy else ["logits"]
+    outputs = [LOGITS, GREEDY_TOKEN] if greedy else [LOGITS]
     return trace(
         lambda: lowered(Decoder(config, greedy=greedy), dtype), _example(config.text, dtype, outputs)
     )
@@ -63,7 +68,7 @@ def _shallow(config: LlavaConfig) -> tuple[LlavaConfig, list[range]]:
 def _example(text: TextConfig, dtype: torch.dtype, outputs: Sequence[str]) -> Callable[[], Example]:
     """Arguments and names of a decoder with these `outputs` beside its cache; without any no logits are asked for."""
     logits = bool(outputs)
-    dims = {"logits": ("batch_size", "num_logits", text.vocab_size), GREEDY: ("batch_size",)}
+    dims = {LOGITS: ("batch_size", "num_logits", text.vocab_size), GREEDY_TOKEN: ("batch_size",)}
 
     def example() -> Example:
         past = MistralDummyPastKeyValuesGenerator(
@@ -88,18 +93,13 @@ def _example(text: TextConfig, dtype: torch.dtype, outputs: Sequence[str]) -> Ca
                 *([None] if logits else []),
             ),
             input_names=[
-                "inputs_embeds",
-                "attention_mask",
-                *cache_names("past_key_values", text.num_hidden_layers),
-                *([NUM_LOGITS] if logits else []),
+                INPUTS_EMBEDS,
+                ATTENTION_MASK,
+                *cache_names(PAST, text.num_hidden_layers),
+                *([NUM_LOGITS_TO_KEEP] if logits else []),
             ],
-            output_names=[*outputs, *cache_names("present", text.num_hidden_layers)],
+            output_names=[*outputs, *cache_names(PRESENT, text.num_hidden_layers)],
             output_dims={name: dims[name] for name in outputs},
         )
 
     return example
-
-
-def cache_names(prefix: str, layers: int) -> list[str]:
-    """`prefix.0.key`, `prefix.0.value`, `prefix.1.key`, … for every layer."""
-    return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]

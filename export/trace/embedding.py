@@ -5,6 +5,7 @@ from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 from torch.export import Dim
 
 from pumice.export.trace.tracing import Example, Traced, trace
+from pumice.manifest.tensors import IMAGE_FEATURES, INPUT_IDS, INPUTS_EMBEDS
 from pumice.models.config import LlavaConfig
 from pumice.models.embedding import EmbeddingMerge
 from pumice.models.float_types import lowered
@@ -21,8 +22,8 @@ def trace_embedding(config: LlavaConfig, dtype: torch.dtype = torch.float32) -> 
         return Example(
             args=(dummies.generate("input_ids"), torch.empty(3, config.text.hidden_size)),
             dynamic_shapes=(ids, rows),
-            input_names=["input_ids", "image_features"],
-            output_names=["inputs_embeds"],
+            input_names=[INPUT_IDS, IMAGE_FEATURES],
+            output_names=[INPUTS_EMBEDS],
         )
 
     return trace(lambda: lowered(EmbeddingMerge(config), dtype), example)

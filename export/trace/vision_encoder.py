@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from pumice.export.trace.layers import equal_runs, repeat_layers
 from pumice.export.trace.tracing import Example, Traced, trace
+from pumice.manifest.tensors import IMAGE_FEATURES, PIXEL_VALUES
 from pumice.models.config import LlavaConfig, VisionConfig
 from pumice.models.float_types import lowered
 from pumice.models.vision import VisionEncoder
@@ -39,9 +40,9 @@ def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -
         return Example(
             args=(dummy_pixels(config.vision),),
             dynamic_shapes=({0: Dim("num_images")} | sizes,),
-            input_names=["pixel_values"],
-            output_names=["image_features"],
-            output_dims={"image_features": ("num_image_tokens", config.text.hidden_size)},
+            input_names=[PIXEL_VALUES],
+            output_names=[IMAGE_FEATURES],
+            output_dims={IMAGE_FEATURES: ("num_image_tokens", config.text.hidden_size)},
         )
 
     return trace(lambda: lowered(VisionEncoder(config), dtype), example)

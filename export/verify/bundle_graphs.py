@@ -17,9 +17,20 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pumice.errors import BundleError
-from pumice.export.trace.decoder import cache_names
 from pumice.export.verify.parity import Floats
 from pumice.manifest import DecoderShape, GraphSpec, Manifest
+from pumice.manifest.tensors import (
+    ATTENTION_MASK,
+    IMAGE_FEATURES,
+    INPUT_IDS,
+    INPUTS_EMBEDS,
+    LOGITS,
+    NUM_LOGITS_TO_KEEP,
+    PAST,
+    PIXEL_VALUES,
+    PRESENT,
+    cache_names,
+)
 
 READ_TOKENS = 256
 """Tokens of a text that the decoder reads together, if their logits are no more than `READ_LOGITS`."""
@@ -92,7 +103,7 @@ class VisionGraph:
     def features(self, images: Sequence[Floats]) -> Floats:
         """Images [3, height, width] → [M, D]; together where all are of one size, else one by one."""
         batches = [images] if self._one_size else [[image] for image in images]
-        parts = [_run(self._session, "image_features", {"pixel_values": np.stack(b)}) for b in batches]
+        parts = [_run(self._session, IMAGE_FEATURES, {PIXEL_VALUES: np.stack(b)}) for b in batches]
         return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
@@ -106,7 +117,7 @@ class EmbeddingGraph:
         """Prompt [1, T] with features [M, D], and answer [1, A] without → [1, T + A, D]."""
         none = np.zeros((0, features.shape[1]), np.float32)
         parts = [
-            _run(self._session, "inputs_embeds", {"input_ids": ids, "image_features": rows})
+            _run(self._session, INPUTS_EMBEDS, {INPUT_IDS: ids, IMAGE_FEATURES: rows})
             for ids, rows in ((prompt, features), (answer, none))
             if ids.size
         ]
@@ -132,15 +143,15 @@ class DecoderGraph:
     def step(self, embeds: Floats, past: Cache | None, *, all_logits: bool) -> tuple[Floats, Cache]:
         """[1, T, D] over a cache → logits [T, V], or [1, V] of the last position; and the cache grown by T."""
         feeds = _decoder_feeds(self._shape, embeds, past)
-        feeds["num_logits_to_keep"] = np.array(0 if all_logits else 1, dtype=np.int64)
-        names = ["logits", *cache_names("present", self._shape.layers)]
+        feeds[NUM_LOGITS_TO_KEEP] = np.array(0 if all_logits else 1, dtype=np.int64)
+        names = [LOGITS, *cache_names(PRESENT, self._shape.layers)]
         logits_1TV, *cache = _results(self._session, names, feeds)
         return np.asarray(logits_1TV[0], dtype=np.float32), tuple(cache)
 
     def _logits(self, embeds: Floats, past: Cache | None) -> Floats:
         feeds = _decoder_feeds(self._shape, embeds, past)
-        feeds["num_logits_to_keep"] = np.array(0, dtype=np.int64)
-        logits_1TV = _run(self._session, "logits", feeds)
+        feeds[NUM_LOGITS_TO_KEEP] = np.array(0, dtype=np.int64)
+        logits_1TV = _run(self._session, LOGITS, feeds)
         return logits_1TV.reshape(logits_1TV.shape[1:])
 
 
@@ -193,12 +204,12 @@ class TextReader:
 
 
 def _decoder_feeds(shape: DecoderShape, embeds: Floats, past: Cache | None) -> dict[str, NDArray[Any]]:
-    names = cache_names("past_key_values", shape.layers)
+    names = cache_names(PAST, shape.layers)
     empty = np.zeros((1, shape.kv_heads, 0, shape.head_dim), dtype=shape.kv_dtype)
     cache = past or (empty,) * len(names)
     total = cache[0].shape[2] + embeds.shape[1]
     feeds: dict[str, NDArray[Any]] = dict(zip(names, cache, strict=True))
-    return feeds | {"inputs_embeds": embeds, "attention_mask": np.ones((1, total), dtype=np.int64)}
+    return feeds | {INPUTS_EMBEDS: embeds, ATTENTION_MASK: np.ones((1, total), dtype=np.int64)}
 
 
 def _run(session: Any, output: str, feeds: dict[str, NDArray[Any]]) -> Floats:

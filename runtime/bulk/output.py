@@ -12,7 +12,6 @@ from.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pumice.bulk.parquet import read_parquet, require_pyarrow, write_parquet
 from pumice.bulk.provenance import Provenance, read_provenance, sync_folder, write_provenance
 from pumice.bulk.record import Record
 from pumice.errors import BatchError, UsageError
+from pumice.machine.disk import sync
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -120,7 +120,7 @@ class Output:
         new = self.path.with_name(self.path.name + ".tmp")
         try:
             write_parquet(read_records(self._journal), new)
-            _sync(new)
+            sync(new)
             new.replace(self.path)
         finally:
             new.unlink(missing_ok=True)
@@ -153,11 +153,3 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

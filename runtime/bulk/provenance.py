@@ -19,6 +19,7 @@ import msgspec
 from pumice.bulk.inputs import Identity
 from pumice.bulk.journal import unwritable
 from pumice.errors import BatchError
+from pumice.machine.disk import sync
 from pumice.manifest import Manifest, encode_manifest
 
 _FORMAT = 1
@@ -108,11 +109,7 @@ def write_provenance(path: Path, provenance: Provenance) -> None:
 def sync_folder(folder: Path) -> None:
     """Have the disk hold a folder's names, where the system can."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
 
 
 def _shown(value: Any) -> str:

@@ -198,15 +198,6 @@ def copies(root: Path) -> Iterator[tuple[Path, Record]]:
                 yield place, msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
 
 
-def sync(path: Path) -> None:
-    """Make sure that a file or a folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def told(found: Optimized | None) -> dict[str, Any] | None:
     """A copy for `--json`."""
     if found is None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pumice.cli.flags import add_generation_arguments, generation_options
-from pumice.cli.run import DEVICES
+from pumice.machine.devices import DEVICES
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:

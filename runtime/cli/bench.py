@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-from pumice.cli.run import DEVICES
+from pumice.machine.devices import DEVICES
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pumice.errors import UsageError
 from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES
+from pumice.machine.devices import DEVICES
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +127,7 @@ def add_asked_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=DEVICES,
         help="where the bundle computes (cpu; auto for float16 and bfloat16); transformers computes on the CPU",
     )
 

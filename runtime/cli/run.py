@@ -11,8 +11,7 @@ import sys
 from pumice.cli.flags import add_generation_arguments, generation_options
 from pumice.cli.terminal import print_stream
 from pumice.errors import UsageError
-
-DEVICES = ("auto", "cpu", "cuda")
+from pumice.machine.devices import DEVICES
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

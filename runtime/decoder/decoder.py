@@ -19,10 +19,11 @@ from onnxruntime import InferenceSession, OrtValue, RunOptions
 from pumice.decoder.embedding import bind_embeds, embed
 from pumice.decoder.kv_cache import KVCache
 from pumice.decoder.prefix_keys import Key
-from pumice.decoder.step import GREEDY, DecodeStep, DeviceStep
+from pumice.decoder.step import DecodeStep, DeviceStep
 from pumice.errors import BundleError, GenerationError
 from pumice.machine.pages import release
 from pumice.manifest import Manifest
+from pumice.manifest.tensors import ATTENTION_MASK, GREEDY_TOKEN, LOGITS, NUM_LOGITS_TO_KEEP
 from pumice.sessions.arrays import Rows
 from pumice.sessions.opening import Sessions
 from pumice.sessions.runs import NOT_RECORDED, Cancellation, run_bound
@@ -43,8 +44,10 @@ class Decoder:
         self.sessions = sessions
         self.shape = manifest.decoder
         inputs = {tensor.name for tensor in manifest.graphs.decoder.inputs}
-        self._keeps = "num_logits_to_keep" if "num_logits_to_keep" in inputs else None
-        self.gives_greedy_token = any(tensor.name == GREEDY for tensor in manifest.graphs.decoder.outputs)
+        self._keeps = NUM_LOGITS_TO_KEEP if NUM_LOGITS_TO_KEEP in inputs else None
+        self.gives_greedy_token = any(
+            tensor.name == GREEDY_TOKEN for tensor in manifest.graphs.decoder.outputs
+        )
         """Whether the likeliest tokens can be had without logits, by a `DeviceStep`."""
 
     @property
@@ -91,7 +94,7 @@ class Decoder:
                     "this bundle's decoder gives the last position's logits only: export it again"
                 )
             binding.bind_ortvalue_input(self._keeps, OrtValue.ortvalue_from_numpy(np.array(keep, np.int64)))
-        binding.bind_output("logits", "cpu")
+        binding.bind_output(LOGITS, "cpu")
         _run(self.sessions.decoder, binding, cancellation)
         cache.fill(slot, keys)
         logits_NV: Floats = binding.get_outputs()[-1].numpy()[0]
@@ -157,7 +160,7 @@ class Decoder:
         """A binding with all but what the decoder alone has."""
         binding = session.io_binding()
         bind_embeds(binding, embed(self.sessions.embedding, self.sessions.memory, ids, features))
-        binding.bind_cpu_input("attention_mask", np.ones((1, cache.length(slot) + len(ids)), np.int64))
+        binding.bind_cpu_input(ATTENTION_MASK, np.ones((1, cache.length(slot) + len(ids)), np.int64))
         cache.bind(binding, slot, 1)
         return binding
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
+from pumice.manifest.tensors import IMAGE_FEATURES, INPUT_IDS, INPUTS_EMBEDS
 from pumice.sessions.arrays import DeviceMemory, Rows, bind_rows
 from pumice.sessions.runs import run, run_bound
 
@@ -26,13 +27,13 @@ def embed(session: Any, memory: DeviceMemory | None, ids: Sequence[int], feature
     """
     ids_1T = np.array([ids], np.int64)
     if memory is None:
-        feeds: dict[str, Any] = {"input_ids": ids_1T, "image_features": features}
-        embeds_1TD: NDArray[np.float32] = run(session, feeds, ["inputs_embeds"])[0]
+        feeds: dict[str, Any] = {INPUT_IDS: ids_1T, IMAGE_FEATURES: features}
+        embeds_1TD: NDArray[np.float32] = run(session, feeds, [INPUTS_EMBEDS])[0]
         return embeds_1TD
     binding = session.io_binding()
-    binding.bind_cpu_input("input_ids", ids_1T)
-    bind_rows(binding, "image_features", features)
-    binding.bind_output("inputs_embeds", memory.device)
+    binding.bind_cpu_input(INPUT_IDS, ids_1T)
+    bind_rows(binding, IMAGE_FEATURES, features)
+    binding.bind_output(INPUTS_EMBEDS, memory.device)
     run_bound(session, binding)
     return binding.get_outputs()[0]
 
@@ -40,6 +41,6 @@ def embed(session: Any, memory: DeviceMemory | None, ids: Sequence[int], feature
 def bind_embeds(binding: Any, embeds: Embeds) -> None:
     """Bind `inputs_embeds`."""
     if isinstance(embeds, np.ndarray):
-        binding.bind_cpu_input("inputs_embeds", embeds)
+        binding.bind_cpu_input(INPUTS_EMBEDS, embeds)
     else:
-        binding.bind_ortvalue_input("inputs_embeds", embeds)
+        binding.bind_ortvalue_input(INPUTS_EMBEDS, embeds)

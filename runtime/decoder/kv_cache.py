@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.bundle.footprint import rounded_up
 from pumice.bundle.plan import check_cache
 from pumice.decoder.kv_buffers import Buffers, DeviceBuffers, HostBuffers, Shape
 from pumice.decoder.prefix_keys import Key, common_prefix
 from pumice.errors import InsufficientMemoryError
 from pumice.manifest import DecoderShape
+from pumice.manifest.tensors import PAST, PRESENT
 from pumice.sessions.arrays import DeviceMemory
-
-_STEP = 64
-"""Capacities are multiples of this many positions."""
 
 
 class KVCache:
@@ -45,7 +44,7 @@ class KVCache:
     ) -> None:
         assert memory is not None or device == "cpu"
         self.shape, self.device, self.slots, self._memory = shape, device, slots, memory
-        self.capacity = self._rounded(capacity)
+        self.capacity = rounded_up(self.shape, capacity)
         self.contents: list[list[Key]] = [[] for _ in range(slots)]
         self._buffers = self._allocated(self.capacity)
 
@@ -70,8 +69,8 @@ class KVCache:
         for i, pointer in enumerate(self._buffers.pointers):
             tensor = f"{i // 2}.{'value' if i % 2 else 'key'}"
             place = (device, 0, dtype.type, shape, pointer + offset)
-            binding.bind_input(f"past_key_values.{tensor}", *place)
-            binding.bind_output(f"present.{tensor}", *place)
+            binding.bind_input(f"{PAST}.{tensor}", *place)
+            binding.bind_output(f"{PRESENT}.{tensor}", *place)
 
     def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
         """A copy of a slot's positions `start` … `stop`-1, shape = (2·layers, kv_heads, stop-start, head_dim)."""
@@ -96,17 +95,14 @@ class KVCache:
         if capacity <= self.capacity:
             return
         try:
-            grown = self._rounded(2 * max(capacity, self.capacity))
+            grown = rounded_up(self.shape, 2 * max(capacity, self.capacity))
             buffers = self._allocated(grown)
         except InsufficientMemoryError:
-            grown = self._rounded(capacity)
+            grown = rounded_up(self.shape, capacity)
             buffers = self._allocated(grown)
         for slot in range(self.slots):
             buffers.take(self._buffers, slot, self.length(slot))
         self._buffers, self.capacity = buffers, grown
-
-    def _rounded(self, capacity: int) -> int:
-        return min(self.shape.context_length, -(-capacity // _STEP) * _STEP)
 
     def _allocated(self, capacity: int) -> Buffers:
         """Zeroed buffers, which on the CPU cost no memory until they are written.

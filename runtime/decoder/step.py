@@ -19,12 +19,17 @@ from onnxruntime import OrtValue, RunOptions
 
 from pumice.decoder.kv_cache import KVCache
 from pumice.manifest import DecoderShape
+from pumice.manifest.tensors import (
+    ATTENTION_MASK,
+    GREEDY_TOKEN,
+    IMAGE_FEATURES,
+    INPUT_IDS,
+    INPUTS_EMBEDS,
+    LOGITS,
+)
 from pumice.sessions.arrays import DeviceMemory
 from pumice.sessions.opening import Sessions
 from pumice.sessions.runs import run_bound
-
-GREEDY = "greedy_token"
-"""The decoder's output that has each row's likeliest token, or -1 where its logits are not finite."""
 
 Tokens: TypeAlias = "Sequence[int | None]"
 
@@ -60,12 +65,12 @@ class DeviceStep:
         no_features = memory.zeros((0, shape.hidden_size), np.float32)
 
         self._embedding = sessions.embedding.io_binding()
-        self._embedding.bind_ortvalue_input("input_ids", self._tokens_R1.value)
-        self._embedding.bind_ortvalue_input("image_features", no_features.value)
-        self._embedding.bind_ortvalue_output("inputs_embeds", self._embeds_R1D.value)
+        self._embedding.bind_ortvalue_input(INPUT_IDS, self._tokens_R1.value)
+        self._embedding.bind_ortvalue_input(IMAGE_FEATURES, no_features.value)
+        self._embedding.bind_ortvalue_output(INPUTS_EMBEDS, self._embeds_R1D.value)
         self._with_logits, self._with_tokens = (self._decoder_binding() for _ in range(2))
-        self._with_logits.bind_ortvalue_output("logits", self._logits_R1V.value)
-        self._with_tokens.bind_ortvalue_output(GREEDY, self._chosen_R.value)
+        self._with_logits.bind_ortvalue_output(LOGITS, self._logits_R1V.value)
+        self._with_tokens.bind_ortvalue_output(GREEDY_TOKEN, self._chosen_R.value)
         self._recording, self._recording_tokens = (_recording(sessions.captures) for _ in range(2))
 
     def __call__(self, tokens: Tokens) -> NDArray[np.float32]:
@@ -82,7 +87,7 @@ class DeviceStep:
 
     def _decoder_binding(self) -> Any:
         binding = self._sessions.decoder.io_binding()
-        binding.bind_ortvalue_input("inputs_embeds", self._embeds_R1D.value)
+        binding.bind_ortvalue_input(INPUTS_EMBEDS, self._embeds_R1D.value)
         self._cache.bind(binding, self.slots.start, len(self.slots))
         return binding
 
@@ -92,7 +97,7 @@ class DeviceStep:
         width = self._cache.capacity if self._sessions.captures else max(lengths_R)
         mask_RP = self._mask.part(0, (len(lengths_R), width))
         mask_RP.write((np.arange(width) < np.array(lengths_R)[:, None]).astype(np.int64))
-        binding.bind_ortvalue_input("attention_mask", mask_RP.value)
+        binding.bind_ortvalue_input(ATTENTION_MASK, mask_RP.value)
         run_bound(self._sessions.embedding, self._embedding)
         run_bound(self._sessions.decoder, binding, options)
         for slot, token in zip(self.slots, tokens, strict=True):
@@ -126,14 +131,14 @@ class DecodeStep:
         no_features = np.zeros((0, width), np.float32)
 
         self._embedding = sessions.embedding.io_binding()
-        self._embedding.bind_ortvalue_input("input_ids", OrtValue.ortvalue_from_numpy(self._tokens_R1))
-        self._embedding.bind_ortvalue_input("image_features", OrtValue.ortvalue_from_numpy(no_features))
-        self._embedding.bind_ortvalue_output("inputs_embeds", embeds)
+        self._embedding.bind_ortvalue_input(INPUT_IDS, OrtValue.ortvalue_from_numpy(self._tokens_R1))
+        self._embedding.bind_ortvalue_input(IMAGE_FEATURES, OrtValue.ortvalue_from_numpy(no_features))
+        self._embedding.bind_ortvalue_output(INPUTS_EMBEDS, embeds)
 
         self._decoder = sessions.decoder.io_binding()
-        self._decoder.bind_ortvalue_input("inputs_embeds", embeds)
+        self._decoder.bind_ortvalue_input(INPUTS_EMBEDS, embeds)
         cache.bind(self._decoder, slots.start, count)
-        self._decoder.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(self._logits_R1V))
+        self._decoder.bind_ortvalue_output(LOGITS, OrtValue.ortvalue_from_numpy(self._logits_R1V))
 
     def __call__(self, tokens: Sequence[int | None]) -> NDArray[np.float32]:
         """Logits after each slot's token, shape = (count, vocabulary), valid until the next call and not checked.
@@ -151,7 +156,7 @@ class DecodeStep:
             mask_RP = self._mask[: len(lengths_R) * longest].reshape(-1, longest)
             mask_RP[:] = np.arange(longest) < np.array(lengths_R)[:, None]
         shape = (len(lengths_R), longest)
-        self._decoder.bind_input("attention_mask", "cpu", 0, np.int64, shape, self._mask.ctypes.data)
+        self._decoder.bind_input(ATTENTION_MASK, "cpu", 0, np.int64, shape, self._mask.ctypes.data)
         run_bound(self._sessions.embedding, self._embedding)
         run_bound(self._sessions.decoder, self._decoder)
         for slot, token in zip(self.slots, tokens, strict=True):

@@ -17,9 +17,8 @@ import onnxruntime
 
 from pumice.errors import DeviceError, UsageError
 from pumice.machine.cpu import usable_cpus
+from pumice.machine.devices import DEVICES
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda")
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 MAX_THREADS = 1024
 

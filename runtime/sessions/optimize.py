@@ -28,9 +28,9 @@ from pumice.bundle.optimized import (
     find,
     read_record,
     stamp_of,
-    sync,
 )
 from pumice.errors import OptimizeError
+from pumice.machine.disk import sync
 from pumice.manifest import GraphSpec, Manifest
 from pumice.sessions.opening import open_session, session_options
 

@@ -20,6 +20,7 @@ from pumice.errors import GenerationError
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, model_key
 from pumice.machine.pages import Range, release
 from pumice.manifest import Manifest
+from pumice.manifest.tensors import IMAGE_FEATURES, PIXEL_VALUES
 from pumice.sessions.arrays import DeviceArray, DeviceMemory, Rows
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.cache import FeatureCache
@@ -160,7 +161,7 @@ class ImageEncoder:
     ) -> Floats:
         """Features [N, T, D] for the host; where they were computed elsewhere, they stay there as well."""
         if self._resident is None:
-            (output,) = cancellation.run(self._session, {"pixel_values": pixels_NCHW}, ["image_features"])
+            (output,) = cancellation.run(self._session, {PIXEL_VALUES: pixels_NCHW}, [IMAGE_FEATURES])
             features_NTD: Floats = output.reshape(len(images), -1, self.width)
             return features_NTD
         there = encode_on_device(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
@@ -191,8 +192,8 @@ def encode_on_device(
         GenerationError: a failure in ONNX Runtime.
     """
     binding = session.io_binding()
-    binding.bind_cpu_input("pixel_values", pixels_NCHW)
-    binding.bind_output("image_features", memory.device)
+    binding.bind_cpu_input(PIXEL_VALUES, pixels_NCHW)
+    binding.bind_output(IMAGE_FEATURES, memory.device)
     cancellation.run_bound(session, binding)
     (value,) = binding.get_outputs()
     size = math.prod(value.shape())
