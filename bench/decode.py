@@ -21,7 +21,6 @@ import onnxruntime
 import psutil
 
 from pumice.decoder.kv_cache import KVCache
-from pumice.decoder.step import DecodeStep
 from pumice.manifest import load_manifest
 
 
@@ -86,7 +85,7 @@ def growth(bundle: Path, tokens: int) -> int:
     width = decoder.shape.hidden_size
     ids = [5] * 8
     decoder.forward(ids, ids, np.zeros((0, width), np.float32), cache)
-    step = DecodeStep(decoder, cache)
+    step = decoder.new_step(cache, 0, 1)
     before = 0
     for attempt in range(2):
         cache.rewind(0, 8)

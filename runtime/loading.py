@@ -122,7 +122,7 @@ def load(
             tokenizer=tokenizer,
             grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
             image_token_id=manifest.image_tokens.token_id,
-            drafts_by_default=_drafts_pay(manifest),
+            drafts_by_default=drafts_pay(manifest),
         ),
         load_s=time.perf_counter() - started,
     )
@@ -154,7 +154,7 @@ def _prefix_cache_bytes(sessions: Sessions, manifest: Manifest) -> int:
     return default_prefix_cache_bytes(manifest) if sessions.memory is None else 0
 
 
-def _drafts_pay(manifest: Manifest) -> bool:
+def drafts_pay(manifest: Manifest) -> bool:
     """Whether drafted tokens make answers quicker and leave them as they are.
 
     A token's logits are the same within float32's rounding, whatever is computed with it. Where weights or activations

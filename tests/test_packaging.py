@@ -47,7 +47,9 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 def test_pyproject_lists_every_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert set(settings["packages"]) == set(every_package())
-    assert settings["package-dir"] == every_package()
+    assert settings["package-dir"] == {
+        name: folder for folder, name in PACKAGES.items()
+    }  # their rooms follow
 
 
 def test_wheel_holds_the_sources(wheel):

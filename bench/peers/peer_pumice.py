@@ -206,7 +206,6 @@ class Parts:
 
     def second_turn(self) -> float:
         """Seconds to the first token of the second turn's answer; the first turn and its answer are in the cache."""
-        from pumice.decoder.step import DecodeStep
 
         work = self.work
         first = self.request(work.ids, [work.image], 1)
@@ -214,7 +213,7 @@ class Parts:
         scheduler = self.scheduler([first], cache)
         while not first.done:
             scheduler.step()
-        step = DecodeStep(self.pipeline.decoder, cache)
+        step = self.pipeline.decoder.new_step(cache, 0, 1)
         answer = work.second_ids[len(work.ids) : len(work.ids) + work.new_tokens]
         for token in answer:
             step([token])
@@ -255,7 +254,7 @@ class Parts:
             ids,
             prompt_keys(ids, pipeline.manifest.image_tokens.token_id, prepared),
             PromptFeatures(prepared, pipeline.encoder),
-            pipeline._strategy(np.array(ids, np.int64), options),
+            pipeline.strategies(np.array(ids, np.int64), options),
             Clock(started=time.perf_counter()),
             max_new_tokens=tokens,
         )

@@ -12,7 +12,6 @@ from pumice.errors import UsageError
 from pumice.export.recipes.recipe import NAMES
 
 if TYPE_CHECKING:
-    from pumice.benchmark.speed import tokens_per_second
     from pumice.export.compare import Comparison, RecipeScore
 
 DEFAULT = tuple(name for name in NAMES if name.startswith("cpu-"))
@@ -47,6 +46,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from pumice.export.weights.allocator import keep_freed_memory
 
     keep_freed_memory()
+    from pumice.benchmark.speed import tokens_per_second
     from pumice.export.compare import compare_recipes
     from pumice.export.verify.probes import own_probes
     from pumice.export.verify.texts import read_texts

@@ -93,7 +93,7 @@ class StrategyMaker:
             )
             for rng in rngs
         ]
-        return IndependentSequences(answers, self._drafter(options))
+        return IndependentSequences(answers, self.drafter(options))
 
     def grammar(self, options: GenerationOptions) -> Grammar | None:
         """What constrains an answer; None where nothing does. Compiled once for equal options. Raises as a call."""
@@ -101,7 +101,8 @@ class StrategyMaker:
             return None
         return self.grammars.compile(json_schema=options.json_schema, regex=options.regex)
 
-    def _drafter(self, options: GenerationOptions) -> Drafter | None:
+    def drafter(self, options: GenerationOptions) -> Drafter | None:
+        """What drafts tokens ahead; None where nothing does."""
         most = options.prompt_lookup_num_tokens
         if most == 0 or options.num_return_sequences > 1 or (most is None and not self.drafts_by_default):
             return None

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
-from pumice.export.export import export_bundle
+from pumice.export.pipeline import export_bundle
 export_bundle(sys.argv[1], Path(sys.argv[2]), precision="fp32")
 print((peak() - before) // 1024)
 """

@@ -71,7 +71,7 @@ def test_held_out_set() -> None:
         "describe",
         "side",
         "follow-up: it",
-        "two images: difference",
+        "two pictures: difference",
     } <= kinds
     for record in records:
         for name in record.images:

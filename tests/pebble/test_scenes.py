@@ -131,7 +131,7 @@ def test_pairs_differ_in_one_shape(seed: int) -> None:
     pair = sample_pair(rng)
     first, second = ({shape.layout for shape in scene.shapes} for scene in (pair.first, pair.second))
     assert 1 <= len(first ^ second) <= 2
-    turn = PAIR_ASKS["two images: more"](pair, rng)
+    turn = PAIR_ASKS["two pictures: more"](pair, rng)
     if turn is not None:
         assert turn.answer == f"The {'first' if len(first) > len(second) else 'second'} one."
 

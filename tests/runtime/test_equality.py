@@ -19,8 +19,9 @@ from pebble.records import load_records, to_messages
 from pumice.decoder.kv_cache import KVCache
 from pumice.decoder.prefix_cache import PrefixCache
 from pumice.generation.strategy import Floats
+from pumice.loading import drafts_pay
+from pumice.manifest import Manifest
 from pumice.model import Model
-from pumice.pipeline import Pipeline
 from pumice.scheduler import scheduler
 from pumice.scheduler.scheduler import Scheduler
 from tests.runtime.scheduler.test_scheduler import Script, ids_of, job_of, run, step
@@ -162,13 +163,12 @@ def test_drafts_leave_float32_answers_as_they_are(bundles: dict[str, Path]) -> N
             assert abs(ours.logprob - theirs.logprob) < 1e-4
 
 
-def enlarged(pipeline: Pipeline) -> Pipeline:
-    """The same with a manifest by which its files are a thousand times as large."""
+def enlarged(manifest: Manifest) -> Manifest:
+    """One by which the bundle's files are a thousand times as large."""
     files = {
-        name: dataclasses.replace(entry, size=entry.size * 1000)
-        for name, entry in pipeline.manifest.files.items()
+        name: dataclasses.replace(entry, size=entry.size * 1000) for name, entry in manifest.files.items()
     }
-    return dataclasses.replace(pipeline, manifest=dataclasses.replace(pipeline.manifest, files=files))
+    return dataclasses.replace(manifest, files=files)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,15 @@ def enlarged(pipeline: Pipeline) -> Pipeline:
 def test_drafts_are_made_by_default_where_they_change_nothing_and_pay(
     name: str, small: bool, large: bool, bundles: dict[str, Path]
 ) -> None:
-    pipeline = load(bundles[name]).pipeline
-    for one, expected in ((pipeline, small), (enlarged(pipeline), large)):
-        assert (one._drafter(one.options({})) is not None) is expected
-        assert one._drafter(one.options({"prompt_lookup_num_tokens": 4})) is not None
-        assert one._drafter(one.options({"prompt_lookup_num_tokens": 0})) is None
+    model = load(bundles[name])
+    assert model.pipeline.strategies.drafts_by_default is small is drafts_pay(model.manifest)
+    assert drafts_pay(enlarged(model.manifest)) is large
+    for by_default in (False, True):
+        strategies = dataclasses.replace(model.pipeline.strategies, drafts_by_default=by_default)
+        for asked, expected in ((None, by_default), (4, True), (0, False)):
+            options = model.options(prompt_lookup_num_tokens=asked) if asked is not None else model.options()
+            assert (strategies.drafter(options) is not None) is expected
 
 
 def test_drafts_of_float16_are_off_by_default(pebble_bundle_cuda: Path) -> None:
-    pipeline = enlarged(load(pebble_bundle_cuda).pipeline)
-    assert pipeline._drafter(pipeline.options({})) is None
-    assert pipeline._drafter(pipeline.options({"prompt_lookup_num_tokens": 4})) is not None
+    assert not drafts_pay(enlarged(load(pebble_bundle_cuda).manifest))

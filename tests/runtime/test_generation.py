@@ -122,7 +122,7 @@ def force(monkeypatch: pytest.MonkeyPatch, *tokens: int) -> None:
 
 
 def use_sampler(monkeypatch: pytest.MonkeyPatch, sampler: Callable[[Any, Any], int]) -> None:
-    monkeypatch.setattr("pumice.pipeline.make_sampler", lambda options: sampler)
+    monkeypatch.setattr("pumice.generation.make.make_sampler", lambda options: sampler)
 
 
 def test_the_end_token_stops_an_answer_and_is_no_text(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_logits_that_are_not_finite_are_an_error(
     model: Model, value: float, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = model.generate("Hi", max_new_tokens=4)
-    method = "read" if when == "prefill" else "__call__"
+    method = "forward" if when == "prefill" else "__call__"
     owner = Decoder if when == "prefill" else DecodeStep
     original = getattr(owner, method)
 
@@ -316,7 +316,7 @@ def test_a_token_allocates_nothing_that_stays(model: Model) -> None:
     decoder = model.pipeline.decoder
     cache = decoder.new_cache(600)
     read(decoder, [5, 6, 7], cache)
-    decode_one = DecodeStep(decoder, cache)
+    decode_one = decoder.new_step(cache, 0, 1)
     buffers = cache._buffers.pointers
     for token in range(20, 40):
         decode_one([token])
@@ -339,7 +339,7 @@ def test_decoding_in_one_buffer_equals_reading_at_once(model: Model) -> None:
     read(decoder, ids[:30], cache)
     again_V = read(decoder, ids[30:60], cache)  # several tokens over a past
     assert np.abs(again_V - whole_TV[59]).max() < LOGIT_TOLERANCE
-    decode_one = DecodeStep(decoder, cache)
+    decode_one = decoder.new_step(cache, 0, 1)
     for position in range(60, 90):
         assert np.abs(decode_one([ids[position]])[0] - whole_TV[position]).max() < LOGIT_TOLERANCE
     cache.rewind(0, 40)
@@ -355,14 +355,14 @@ def test_slots_decode_together_as_they_do_alone(model: Model) -> None:
         read(decoder, ids[:-2], cache, slot)
     cache.copy(4, 0)
     cache.rewind(4, 0)
-    step = DecodeStep(decoder, cache, 0, 4)
+    step = decoder.new_step(cache, 0, 4)
     read(decoder, rows[1][:-2], cache, 5)
     for offset in (-2, -1):
         logits_RV = step([rows[3][offset], rows[0][offset], None, rows[2][offset]])
     for row, got_V in zip((rows[3], rows[0], rows[2]), logits_RV[[0, 1, 3]], strict=True):
         assert np.abs(got_V - all_logits(decoder, row)[-1]).max() < LOGIT_TOLERANCE
     assert [cache.length(slot) for slot in range(6)] == [23, 40, 5, 90, 0, 5]
-    left_out = DecodeStep(decoder, cache, 2, 1)  # nothing of it was overwritten
+    left_out = decoder.new_step(cache, 2, 1)  # nothing of it was overwritten
     left_out([rows[1][-2]])
     assert np.abs(left_out([rows[1][-1]])[0] - all_logits(decoder, rows[1])[-1]).max() < LOGIT_TOLERANCE
 

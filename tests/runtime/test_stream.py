@@ -116,7 +116,7 @@ def test_a_failure_comes_once_and_behind_what_was_said(model: Model, monkeypatch
             raise GenerationError("no more")
         return token
 
-    monkeypatch.setattr("pumice.pipeline.make_sampler", lambda options: broken)
+    monkeypatch.setattr("pumice.generation.make.make_sampler", lambda options: broken)
     stream, pieces = model.stream("Hi"), []
     with pytest.raises(GenerationError, match="no more"):
         for piece in stream:
@@ -134,7 +134,7 @@ def test_cancelling_ends_whatever_is_under_way(
     """Another thread cancels in the middle of a step; this one gets no piece more, and sees the answer ended."""
     owner, method = {
         "vision": (ImageEncoder, "_run"),
-        "prefill": (Decoder, "read"),
+        "prefill": (Decoder, "forward"),
         "decode": (DecodeStep, "__call__"),
     }[phase]
     original = getattr(owner, method)

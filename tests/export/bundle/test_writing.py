@@ -267,7 +267,7 @@ def test_a_full_disk_for_real(tmp_path):
         import resource, sys
         from pathlib import Path
         from pumice.errors import ExportError
-        from pumice.export.bundle import writing_bundle
+        from pumice.export.bundle.writing import writing_bundle
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             with writing_bundle(Path(sys.argv[1]), overwrite=True, needed_bytes=200_000) as folder:
@@ -315,7 +315,7 @@ def test_disks_of_twenty_sizes(tmp_path):
 WRITER = """
     import sys, time
     from pathlib import Path
-    from pumice.export.bundle import writing_bundle
+    from pumice.export.bundle.writing import writing_bundle
     print("ready", flush=True)
     sys.stdin.readline()
     with writing_bundle(Path(sys.argv[1]), overwrite=True) as folder:

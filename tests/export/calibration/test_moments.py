@@ -104,7 +104,8 @@ def test_memory_holds_one_layer(tmp_path: Path) -> None:
 
 
 def test_whole_matrices_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pumice.export.weights.parameters.PIECE_VALUES", 1 << 10)
+    for module in ("pumice.models.weights", "pumice.export.weights.parameters"):
+        monkeypatch.setattr(f"{module}.PIECE_VALUES", 1 << 10)
     folder = make_checkpoint(tmp_path, text=Text(width=64, mlp=256, vocab_size=500))
     config, read = opened(folder)
     largest = 0

@@ -92,7 +92,7 @@ def test_memory_is_bounded_by_one_tensor(tmp_path, whole):
     folder = Path(shutil.copytree(whole, tmp_path / "large"))
     save_file({f"t{i}": torch.ones(4 << 20) for i in range(12)}, folder / WEIGHTS)  # 12 of 16 MiB
     script = (
-        "import resource, sys\nfrom pumice.export.checkpoint import open_checkpoint\n"
+        "import resource, sys\nfrom pumice.export.checkpoint.folder import open_checkpoint\n"
         "checkpoint = open_checkpoint(sys.argv[1]); checkpoint.read('t0')\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); sum(float(checkpoint.read(n)[0]) for n in checkpoint.tensors); print(peak() - before)\n"
@@ -467,7 +467,7 @@ def test_pickled_hub_models(copy, tmp_path, monkeypatch):
 
 def test_hub_out_of_reach(tmp_path):
     script = (
-        "from pumice.errors import CheckpointError\nfrom pumice.export.checkpoint import open_checkpoint\n"
+        "from pumice.errors import CheckpointError\nfrom pumice.export.checkpoint.folder import open_checkpoint\n"
         "try:\n    open_checkpoint('nobody/nothing-of-this-name')\n"
         "except CheckpointError as error:\n    print(error)\n"
     )

@@ -120,7 +120,7 @@ PROCESSOR: dict[str, tuple[str, Any]] = {
     "patch 0": ("patch_size", 0),
     "class": ("processor_class", "Qwen2VLProcessor"),
     "class of rubbish": ("processor_class", 7),
-    "image token": ("image_token", "<image>"),
+    "image token": ("image_token", "<picture>"),
     "image token a number": ("image_token", 7),
 }
 

@@ -240,15 +240,15 @@ def test_image_token_that_tokenizer_and_model_know_differently(folder):
 
 
 def test_image_token_that_the_tokenizer_lacks(folder):
-    change(folder, "processor_config.json", image_token="<image>")
-    assert "'<image>' has id None" in refused(folder)
+    change(folder, "processor_config.json", image_token="<picture>")
+    assert "'<picture>' has id None" in refused(folder)
 
 
 def test_image_token_of_another_name(folder):
-    text = (folder / "tokenizer.json").read_text().replace("<image>", "<image>")
+    text = (folder / "tokenizer.json").read_text().replace("<image>", "<picture>")
     (folder / "tokenizer.json").write_text(text)
-    change(folder, "processor_config.json", image_token="<image>")
-    assert described(folder)["image_tokens"].token == "<image>"
+    change(folder, "processor_config.json", image_token="<picture>")
+    assert described(folder)["image_tokens"].token == "<picture>"
 
 
 TEMPLATES = {"processor": "P", "json": "J", "jinja": "N", "tokenizer": "T"}

@@ -161,9 +161,9 @@ def test_a_tied_head_is_the_table_and_a_head_of_its_own_counts(tmp_path: Path) -
 SCRIPT = """
 import resource, sys
 from transformers import AutoModelForImageTextToText, LlamaModel, CLIPVisionModel
-from pumice.export.checkpoint import open_checkpoint
-from pumice.export.probes import Probe
-from pumice.export.reference import Reference
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.verify.probes import Probe
+from pumice.export.verify.reference import Reference
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 reference = Reference(open_checkpoint(sys.argv[1]))

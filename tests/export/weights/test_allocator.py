@@ -7,7 +7,7 @@ from pumice.export.weights import allocator
 
 FAULTS = """
 import resource, sys
-from pumice.export.allocator import keep_freed_memory
+from pumice.export.weights.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 import numpy as np

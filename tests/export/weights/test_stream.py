@@ -18,6 +18,7 @@ from pumice.export.weights import stream as weight_stream
 from pumice.export.weights.parameters import Parameter, Piece, float_parameter, quantized_parameter
 from pumice.export.weights.quantization import quantize_rows
 from pumice.export.weights.stream import ALIGNMENT, write_weights
+from pumice.models import weights as model_weights
 from pumice.models.weights import assemble, matrix, plain
 
 SHAPES = {"q": (40, 24), "k": (8, 24), "norm": (24,), "table": (50, 24), "big": (90, 64)}
@@ -54,7 +55,8 @@ def model_of(shapes: dict[str, tuple[tuple[int, ...], ir.DataType]]) -> ir.Model
 def test_float_parameters(
     values: int, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parameters, "PIECE_VALUES", values)
+    for module in (parameters, model_weights):
+        monkeypatch.setattr(module, "PIECE_VALUES", values)
     monkeypatch.setattr(weight_stream, "AHEAD_BYTES", 3 * values)
     weights = {"qkv": QKV, "table": TABLE, "norm": plain("norm", 24), "big": plain("big", 90, 64)}
     model = model_of({name: (weight.shape, TYPES[dtype]) for name, weight in weights.items()})
@@ -78,7 +80,8 @@ def test_float_parameters(
 def test_quantized_parameters(
     values: int, symmetric: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parameters, "PIECE_VALUES", values)
+    for module in (parameters, model_weights):
+        monkeypatch.setattr(module, "PIECE_VALUES", values)
     storage = Storage(weights="int4", block_size=16, symmetric=symmetric)
     blocks = quantize_rows(torch.cat([TENSORS["q"], TENSORS["k"]]), storage)
     expected = [part for part in (blocks.packed, blocks.scales, blocks.zero_points) if part is not None]

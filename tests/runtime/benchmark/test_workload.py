@@ -57,7 +57,7 @@ def test_a_prompt_is_read_whole(parts: Parts, monkeypatch: pytest.MonkeyPatch) -
         read.extend(ids)
         return original(self, ids, *rest, ends=ends)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(parts.decoder), "read_prompt", watched)
+    monkeypatch.setattr(type(parts.decoder), "prefill", watched)
     assert parts.read(200) > 0
     assert len(read) == 200
     assert parts.manifest.image_tokens.token_id not in read

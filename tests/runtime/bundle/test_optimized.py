@@ -64,13 +64,13 @@ def test_a_copy_is_taken_by_itself_and_can_be_refused(
 ) -> None:
     make(open_bundle(bundle))
     opened: list[str] = []
-    real = pumice.sessions.opening._open  # type: ignore[attr-defined]
+    real = pumice.sessions.opening.open_session  # type: ignore[attr-defined]
 
     def spy(*arguments: object, **options: object) -> object:
         opened.append(str(options.get("path")))
         return real(*arguments, **options)
 
-    monkeypatch.setattr("pumice.sessions.opening._open", spy)
+    monkeypatch.setattr("pumice.sessions.opening.open_session", spy)
     pumice.load(bundle, device="cpu")
     assert sum(path.startswith(str(cache)) for path in opened) == 2
     opened.clear()
@@ -141,7 +141,7 @@ def test_graphs_that_onnxruntime_refuses_are_made_up_for(
     record = json.loads((folder / RECORD).read_text())
     graph = folder / "decoder.onnx"
     graph.write_bytes(b"no graph")
-    record["graphs"]["decoder.onnx"] = optimized._digest(graph)
+    record["graphs"]["decoder.onnx"] = optimized.digest_of(graph)
     status = graph.stat()
     record["files"]["decoder.onnx"] = [status.st_size, status.st_mtime_ns]
     record["files"]["decoder.onnx"] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -175,7 +175,7 @@ def test_a_copy_under_anothers_name_is_not_taken(bundle: Path, cache: Path) -> N
     folder = make(open_bundle(bundle)).folder
     manifest = bundle / "manifest.json"
     manifest.write_bytes(manifest.read_bytes() + b"\n")
-    folder.rename(cache / optimized._key(bundle))
+    folder.rename(cache / optimized.copy_key(bundle))
     assert find(bundle) is None
 
 

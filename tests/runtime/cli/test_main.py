@@ -40,7 +40,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_a_question_about_a_image(
+def test_a_question_about_an_image(
     pebble_bundle: Path, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["run", str(pebble_bundle), "-i", image, "What is in this picture?", "--device", "cpu"]

@@ -81,7 +81,7 @@ def test_a_full_slot_that_is_left_out_gives_up_one_position(model: Model) -> Non
     ids = [[int(i) for i in np.random.default_rng(s).integers(10, 400, 64)] for s in range(3)]
     for slot, length in enumerate((62, 64, 40)):
         read(decoder, ids[slot][:length], cache, slot)
-    step = DecodeStep(decoder, cache, 0, 3)
+    step = DecodeStep(decoder.sessions, decoder.shape, cache, range(3))
     step([ids[0][62], None, None])
     logits_RV = step([ids[0][63], None, ids[2][40]])
     assert [cache.length(slot) for slot in range(3)] == [64, 63, 41]

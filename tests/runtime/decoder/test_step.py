@@ -125,7 +125,7 @@ def test_the_likeliest_token_is_that_of_the_logits(device: Model, host: Model) -
 
 
 def test_logits_that_are_not_finite_are_an_error(device: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DeviceStep, "likeliest", lambda step, tokens: [-1] * len(tokens))
+    monkeypatch.setattr(DeviceStep, "greedy", lambda step, tokens: [-1] * len(tokens))
     with pytest.raises(GenerationError, match="not finite"):
         device.generate(QUESTION, max_new_tokens=3, prompt_lookup_num_tokens=0)
 

@@ -157,7 +157,7 @@ def test_a_failing_answer_hurts_nobody_else(make_engine: MakeEngine) -> None:
 def test_a_failing_scheduler_fails_everybody_and_closes_the_engine(make_engine: MakeEngine) -> None:
     engine, _ = make_engine(slots=3)
     breaks, prepares = Gate(), Gate()
-    breaking = engine.submit(Ask(reading=breaks, step_error=RuntimeError("no more")))
+    breaking = engine.submit(Ask(prefill=breaks, step_error=RuntimeError("no more")))
     running = engine.submit(Ask(endless=True))
     preparing = engine.submit(Ask(preparing=prepares))
     in_line = engine.submit(Ask())

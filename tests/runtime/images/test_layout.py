@@ -149,11 +149,11 @@ def test_a_later_prompt_needs_no_earlier_image(pixtral: Pixtral) -> None:
     later = pixtral.builder.prepare(messages, [whole.images[0], second])
     assert np.array_equal(later.input_ids, whole.input_ids)
     assert later.images[0] is whole.images[0]
-    assert np.array_equal(later.images[1], whole.images[1])
+    assert np.array_equal(later.pixel_arrays[1], whole.pixel_arrays[1])
     assert later.image_tokens == whole.image_tokens
 
 
-def test_places_are_counted_before_a_image_is_opened(pixtral: Pixtral) -> None:
+def test_places_are_counted_before_an_image_is_opened(pixtral: Pixtral) -> None:
     with pytest.raises(PromptError, match=r"1 \[IMG\] placeholder, but 2 images were given"):
         pixtral.builder.prepare("[IMG]", ["missing", "missing"], raw=True)
     with pytest.raises(ImageError, match="no image 'missing'"):

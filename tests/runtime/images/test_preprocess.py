@@ -194,7 +194,7 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
     assert np.array_equal(pixel_values([file.getvalue()], clip()), expected(frames[0], clip()))
 
 
-def test_a_image_smaller_than_the_crop_gets_black_borders() -> None:
+def test_an_image_smaller_than_the_crop_gets_black_borders() -> None:
     spec = clip(edge=9, crop=(30, 21))
     image = noise("RGB", 10, 13)
     assert np.array_equal(pixel_values([image], spec), expected(image, spec))

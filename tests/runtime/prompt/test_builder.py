@@ -320,13 +320,13 @@ def test_images_may_be_given_again_as_they_were_prepared(pair: Pair) -> None:
     assert again.pixel_values.shape == (2, 3, 28, 28)
     assert np.array_equal(again.pixel_values[0], first.pixel_values[0])
     with pytest.raises(ValueError, match="read-only"):
-        first.images[0][0, 0, 0] = 1
+        first.pixel_arrays[0][0, 0, 0] = 1
     values = first.pixel_values  # the caller's own
     values[:] = 0
-    assert first.images[0].any()
+    assert first.pixel_arrays[0].any()
 
 
-def test_features_take_a_image_s_place_and_have_no_pixels(pair: Pair) -> None:
+def test_features_take_an_image_s_place_and_have_no_pixels(pair: Pair) -> None:
     builder, model = pair.builders["llava-1.5"], model_key(manifest(manifest_image_id(pair)))
     features = ImageFeatures(
         features=np.ones((PER_IMAGE, 1), np.float32), size=(28, 28), digest=b"d" * 32, model=model
@@ -338,7 +338,7 @@ def test_features_take_a_image_s_place_and_have_no_pixels(pair: Pair) -> None:
     assert [type(image) for image in mixed.images] == [ImageFeatures, PreparedImage]
     assert mixed.pixel_values.shape == (1, 3, 28, 28)
     alone = builder.prepare("What?", [features])
-    assert alone.images == ()
+    assert alone.pixel_arrays == ()
     assert alone.pixel_values.shape == (0, 3, 28, 28)
     assert alone.image_sizes.shape == (0, 2)
 

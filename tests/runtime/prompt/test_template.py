@@ -245,7 +245,7 @@ def test_huge_templates_are_refused() -> None:
 def test_a_greedy_template_gets_little_memory() -> None:
     program = """
 import resource
-from pumice.chat_template import ChatTemplate
+from pumice.prompt.template import ChatTemplate
 from pumice.errors import PromptError
 try:
     ChatTemplate("{{ [1] | tojson(indent=2000000000) }}", {}).render([])

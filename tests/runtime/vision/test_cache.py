@@ -278,7 +278,7 @@ WORKER = """
 import random, sys
 from pathlib import Path
 import numpy as np
-from pumice.feature_folder import FeatureFolder
+from pumice.vision.folder import FeatureFolder
 
 folder, dice = FeatureFolder(Path(sys.argv[1]), int(sys.argv[2])), random.Random(int(sys.argv[3]))
 for _ in range(300):

@@ -338,7 +338,7 @@ def test_features_that_do_not_fit_are_refused(model: Model) -> None:
             model.generate("What?", [given])
 
 
-def test_asking_again_about_a_image_skips_the_encoder_and_its_tokens(pebble_bundle: Path) -> None:
+def test_asking_again_about_an_image_skips_the_encoder_and_its_tokens(pebble_bundle: Path) -> None:
     model = pumice.load(pebble_bundle, device="cpu", threads=1)
     counted = Counted(model)
     model.pipeline.encoder._session = counted

@@ -90,7 +90,7 @@ def test_the_manifest_asks_for_a_reader_that_knows_varied_images(pixtral: Pixtra
     assert manifest.image.size is manifest.image_tokens.per_image is None
 
 
-def test_info_says_what_a_image_costs(pixtral: Pixtral, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_says_what_an_image_costs(pixtral: Pixtral, capsys: pytest.CaptureFixture[str]) -> None:
     from pumice.cli.main import main
 
     assert main(["info", str(pixtral.model.path)]) == 0
