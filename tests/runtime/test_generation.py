@@ -69,11 +69,11 @@ def image(seed: int = 0) -> Image.Image:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_tokens_text_and_logits_are_those_of_transformers(
-    model: Model, oracle: Any, question: str, prepared: int
+    model: Model, oracle: Any, question: str, count: int
 ) -> None:
-    images = [image(i) for i in range(prepared)]
+    images = [image(i) for i in range(count)]
     prepared = model.prepare(question, images)
     expected = oracle.tokens(prepared, 24)
     result = model.generate(question, images, max_new_tokens=24)
