@@ -72,13 +72,6 @@ class Rotation:
             turned[start : start + step] = parts.view(-1, self.width)
         return turned.view(x.shape)
 
-    def turn_back(self, x: Tensor) -> Tensor:
-        """x·Qᵀ of float32 [..., width]."""
-        parts = self._odd @ x.reshape(-1, len(self._odd), self.width // len(self._odd))
-        parts = parts.view(-1, len(self._odd), len(self._outer), len(self._inner))
-        back: Tensor = (self._outer @ parts @ self._inner).reshape(x.shape) * self._signs
-        return back
-
 
 def rotate(config: LlavaConfig, read: Read, rotation: Rotation | None = None) -> tuple[LlavaConfig, Read]:
     """The config of the turned model, and a reader that gives its tensors; `read` gives the checkpoint's."""
@@ -91,7 +84,7 @@ class _Turned:
 
     def __init__(self, config: LlavaConfig, read: Read, rotation: Rotation) -> None:
         self._plain, self._rotation = read, rotation
-        self._width, self._tied = config.text.hidden_size, config.tie_word_embeddings
+        self._width = config.text.hidden_size
         self._last: tuple[str, Tensor] | None = None
         self._lock = threading.Lock()
 
