@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pumice.errors import CheckpointError, UsageError
+from pumice.errors import UsageError
 from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
@@ -53,7 +53,7 @@ from pumice.manifest import (
     version_for,
 )
 from pumice.models.config import LlavaConfig
-from pumice.models.tensor_names import canonical_name, check_names
+from pumice.models.tensor_names import check_names
 from pumice.models.weights import Read
 
 MINIMUM_ONNXRUNTIME = "1.23.0"
@@ -128,9 +128,9 @@ def export_bundle(
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
         config = as_stored(read_config(opened.config), opened)
-        _check_tensors(opened, config)
+        check_names(config, opened.shapes())
         config = limit_context(config, context_length)
-        config, read = pad_heads(config, _reader(opened))
+        config, read = pad_heads(config, opened.read_canonical)
         config, read = rotate(config, read) if chosen.rotate else (config, read)
         form = storage_of(chosen, config)
         read, inputs = _calibrated(chosen, config, read, opened, text)
@@ -228,24 +228,6 @@ def _write(graphs: list[Graph], folder: Path, progress: Progress) -> Graphs:
         progress.stage(f"{graph.name}: weights", total_bytes=graph.nbytes)
         specs[graph.name] = write_graph(graph, folder, graphs[0], progress.advance)
     return Graphs(**specs)
-
-
-def _reader(checkpoint: Checkpoint) -> Read:
-    names = {canonical_name(name): name for name in checkpoint.tensors}
-    return lambda name, start, stop: checkpoint.read_rows(names[name], start, stop)
-
-
-def _check_tensors(checkpoint: Checkpoint, config: LlavaConfig) -> None:
-    """Every tensor is there, once, in the shape that the config makes it; raises CheckpointError."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, info in checkpoint.tensors.items():
-        canonical = canonical_name(name)
-        if canonical in shapes:
-            raise CheckpointError(
-                f"the checkpoint has the tensor {canonical} twice, under different prefixes"
-            )
-        shapes[canonical] = tuple(info.shape)
-    check_names(config, shapes)
 
 
 def _needed_bytes(plan: Plan) -> int:

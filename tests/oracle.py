@@ -14,7 +14,6 @@ from pumice.export.config.llava import read_config
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge
-from pumice.models.tensor_names import canonical_name
 from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
 from pumice.models.vision_weights import vision_encoder_weights
@@ -57,8 +56,7 @@ def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, 
     """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.weights.rotation.rotate`."""
     checkpoint = open_checkpoint(folder)
     config = read_config(checkpoint.config)
-    names = {canonical_name(name): name for name in checkpoint.tensors}
-    read: Read = lambda name, start, stop: checkpoint.read_rows(names[name], start, stop)  # noqa: E731
+    read: Read = checkpoint.read_canonical
     if change is not None:
         config, read = change(config, read)
     modules = VisionEncoder(config), EmbeddingMerge(config), Decoder(config)
