@@ -20,7 +20,7 @@ from pumice.export.calibration.embeds import calibration_embeds, calibration_pix
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
-from pumice.export.config.llava import limit_context, read_config
+from pumice.export.config.llava import limit_context, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
     Graph,
@@ -39,6 +39,7 @@ from pumice.export.recipes.storage import WeightStorage, storage_of, weight_byte
 from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
+from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.export.weights.norms import fold_norms
 from pumice.export.weights.rotation import rotate
 from pumice.export.weights.stream import ALIGNMENT
@@ -130,7 +131,8 @@ def export_bundle(
         config = as_stored(read_config(opened.config), opened)
         check_names(config, opened.shapes())
         config = limit_context(config, context_length)
-        config, read = pad_heads(config, opened.read_canonical)
+        config, read = add_norm_offset(config, opened.read_canonical)
+        config, read = pad_heads(config, read)
         config, read = rotate(config, read) if chosen.rotate else (config, read)
         form = storage_of(chosen, config)
         read, inputs = _calibrated(chosen, config, read, opened, text)
@@ -237,12 +239,12 @@ def _needed_bytes(plan: Plan) -> int:
 
 
 def _source(plan: Plan) -> Source:
-    raw = plan.checkpoint.config
+    whole, vision, text = model_types(plan.checkpoint.config)
     return Source(
         checkpoint=plan.checkpoint.name,
-        model_type=raw.get("model_type", "llava"),
-        vision_model_type=raw.get("vision_config", {}).get("model_type", "clip_vision_model"),
-        text_model_type=raw.get("text_config", {}).get("model_type", "llama"),
+        model_type=whole,
+        vision_model_type=vision,
+        text_model_type=text,
         dtype=plan.checkpoint.dtype,
         config_sha256=plan.checkpoint.config_sha256,
     )

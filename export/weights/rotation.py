@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pumice.models.config import LlavaConfig
-from pumice.models.text_weights import EMBEDDING_TABLE, HEAD_ROTATION
+from pumice.models.text_weights import EMBEDDING_TABLE, HEAD_ROTATION, TEXT_NORM
 from pumice.models.weights import Read
 
 SEED = 0
@@ -38,7 +38,6 @@ _READS_MLP_NORM = re.compile(_LAYER + r"mlp\.(gate|up)_proj\.weight$")
 _WRITES = re.compile(
     _LAYER + r"(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)$|^multi_modal_projector\.linear_2\."
 )
-_NORM = re.compile(_LAYER + r"(input|post_attention)_layernorm\.weight$|^language_model\.norm\.weight$")
 FINAL_NORM, HEAD = "language_model.norm.weight", "lm_head.weight"
 
 
@@ -94,7 +93,7 @@ class _Turned:
             return self._rotation.turn(self._plain(name, start, stop).float())
         if name == HEAD_ROTATION:
             return self._whole(name)[start:stop]
-        if _NORM.match(name):
+        if TEXT_NORM.match(name):
             return torch.ones(stop - start)
         if _WRITES.match(name):
             return self._whole(name)[start:stop]
