@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from pumice.errors import CheckpointError, UsageError
+from pumice.errors import UsageError
 from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
-from pumice.export.config.llava import limit_context, read_config
+from pumice.export.config.llava import limit_context, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
     Graph,
@@ -39,6 +39,7 @@ from pumice.export.recipes.storage import WeightStorage, storage_of, weight_byte
 from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
+from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.export.weights.norms import fold_norms
 from pumice.export.weights.rotation import rotate
 from pumice.export.weights.stream import ALIGNMENT
@@ -53,7 +54,7 @@ from pumice.manifest import (
     version_for,
 )
 from pumice.models.config import LlavaConfig
-from pumice.models.tensor_names import canonical_name, check_names
+from pumice.models.tensor_names import check_names
 from pumice.models.weights import Read
 
 MINIMUM_ONNXRUNTIME = "1.23.0"
@@ -128,9 +129,10 @@ def export_bundle(
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
         config = as_stored(read_config(opened.config), opened)
-        _check_tensors(opened, config)
+        check_names(config, opened.shapes())
         config = limit_context(config, context_length)
-        config, read = pad_heads(config, _reader(opened))
+        config, read = add_norm_offset(config, opened.read_canonical)
+        config, read = pad_heads(config, read)
         config, read = rotate(config, read) if chosen.rotate else (config, read)
         form = storage_of(chosen, config)
         read, inputs = _calibrated(chosen, config, read, opened, text)
@@ -230,24 +232,6 @@ def _write(graphs: list[Graph], folder: Path, progress: Progress) -> Graphs:
     return Graphs(**specs)
 
 
-def _reader(checkpoint: Checkpoint) -> Read:
-    names = {canonical_name(name): name for name in checkpoint.tensors}
-    return lambda name, start, stop: checkpoint.read_rows(names[name], start, stop)
-
-
-def _check_tensors(checkpoint: Checkpoint, config: LlavaConfig) -> None:
-    """Every tensor is there, once, in the shape that the config makes it; raises CheckpointError."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, info in checkpoint.tensors.items():
-        canonical = canonical_name(name)
-        if canonical in shapes:
-            raise CheckpointError(
-                f"the checkpoint has the tensor {canonical} twice, under different prefixes"
-            )
-        shapes[canonical] = tuple(info.shape)
-    check_names(config, shapes)
-
-
 def _needed_bytes(plan: Plan) -> int:
     """Bytes of the bundle's weights, and a little over."""
     sizes = weight_bytes(plan.form, plan.config)
@@ -255,12 +239,12 @@ def _needed_bytes(plan: Plan) -> int:
 
 
 def _source(plan: Plan) -> Source:
-    raw = plan.checkpoint.config
+    whole, vision, text = model_types(plan.checkpoint.config)
     return Source(
         checkpoint=plan.checkpoint.name,
-        model_type=raw.get("model_type", "llava"),
-        vision_model_type=raw.get("vision_config", {}).get("model_type", "clip_vision_model"),
-        text_model_type=raw.get("text_config", {}).get("model_type", "llama"),
+        model_type=whole,
+        vision_model_type=vision,
+        text_model_type=text,
         dtype=plan.checkpoint.dtype,
         config_sha256=plan.checkpoint.config_sha256,
     )

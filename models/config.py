@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Tower = Literal["clip", "siglip", "pixtral"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
@@ -12,7 +14,7 @@ class VisionConfig:
     `image_size` on the longer side, and is the only one with rotary embedding (`rope_theta`).
     """
 
-    tower: Literal["clip", "siglip", "pixtral"]
+    tower: Tower
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -37,7 +39,8 @@ class TextConfig:
     `rotary_dim` is the checkpoint's own head width; `head_dim` is the width that is computed with, which
     `pumice.export.weights.heads` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]`
     radians a position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token
-    sees, itself included, or None for all.
+    sees, itself included, or None for all. `norm_offset` is still to be added to the norms' weights as stored: by
+    `pumice.export.weights.norm_offset`, after which it is 0.
     """
 
     hidden_size: int
@@ -57,6 +60,7 @@ class TextConfig:
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
+    norm_offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

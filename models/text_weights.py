@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.weights import Weight, linear, matrix, plain, stacked
 
 EMBEDDING_TABLE = "language_model.embed_tokens.weight"
+TEXT_NORM = re.compile(r"^language_model\.(layers\.\d+\.(input|post_attention)_layernorm|norm)\.weight$")
+"""Names of the norms' weights: two a layer, and the final norm's."""
 HEAD_ROTATION = "head_rotation.weight"
 """No checkpoint has it: `pumice.export.weights.rotation` makes it."""
 

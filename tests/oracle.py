@@ -11,15 +11,16 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
+from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge
-from pumice.models.tensor_names import canonical_name
 from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
 from pumice.models.vision_weights import vision_encoder_weights
 from pumice.models.weights import Read, load_weights
 
+Change = Callable[[LlavaConfig, Read], tuple[LlavaConfig, Read]]
 ZERO, ONE = torch.tensor(0), torch.tensor(1)
 
 
@@ -53,12 +54,10 @@ def theirs(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     return model.eval()
 
 
-def ours(folder: Path, change: Callable[[LlavaConfig, Read], tuple[LlavaConfig, Read]] | None = None) -> Ours:
+def ours(folder: Path, change: Change | None = None) -> Ours:
     """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.weights.rotation.rotate`."""
     checkpoint = open_checkpoint(folder)
-    config = read_config(checkpoint.config)
-    names = {canonical_name(name): name for name in checkpoint.tensors}
-    read: Read = lambda name, start, stop: checkpoint.read_rows(names[name], start, stop)  # noqa: E731
+    config, read = add_norm_offset(read_config(checkpoint.config), checkpoint.read_canonical)
     if change is not None:
         config, read = change(config, read)
     modules = VisionEncoder(config), EmbeddingMerge(config), Decoder(config)

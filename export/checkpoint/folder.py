@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +29,7 @@ from pumice.export.checkpoint.support import (
 )
 from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
 from pumice.export.progress import Progress, Silent
+from pumice.models.tensor_names import canonical_name
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -59,6 +61,26 @@ class Checkpoint:
             sizes[info.dtype] += math.prod(info.shape) if info.dtype in DTYPES else 0
         return str(DTYPES[sizes.most_common(1)[0][0]]).removeprefix("torch.")
 
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """Each tensor's own name by its canonical one; where two have the same, the later.
+
+        `shapes` tells such a checkpoint from others.
+        """
+        return MappingProxyType({canonical_name(name): name for name in self.tensors})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by its canonical name.
+
+        Raises:
+            CheckpointError: two tensors have the same one.
+        """
+        if len(self.names) < len(self.tensors):
+            own = set(self.names.values())
+            twice = canonical_name(next(name for name in self.tensors if name not in own))
+            raise CheckpointError(f"the checkpoint has the tensor {twice} twice, under different prefixes")
+        return {canonical: self.tensors[name].shape for canonical, name in self.names.items()}
+
     @property
     def config_sha256(self) -> str:
         """SHA-256 of the bytes of `config.json`, in lower-case hexadecimal."""
@@ -87,6 +109,10 @@ class Checkpoint:
         rows = read_rows(info, start, stop)
         _check_values(rows, name, info)
         return rows
+
+    def read_canonical(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows as `read_rows` gives them, of the tensor with this canonical name: a `pumice.models.weights.Read`."""
+        return self.read_rows(self.names[name], start, stop)
 
     def _info(self, name: str) -> TensorInfo:
         try:

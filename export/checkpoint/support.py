@@ -13,9 +13,12 @@ from typing import Any
 
 from pumice.errors import CheckpointError
 
-SUPPORTED_MODEL_TYPES = ("llava", "vipllava")
+SUPPORTED_MODEL_TYPES = {"llava": "LLaVA", "vipllava": "ViP-LLaVA"}
+"""By `model_type`, what people call it."""
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
-SUPPORTED = "supported are LLaVA (llava) and ViP-LLaVA (vipllava)"
+SUPPORTED = "supported are " + " and ".join(
+    f"{said} ({name})" for name, said in SUPPORTED_MODEL_TYPES.items()
+)
 
 _ADAPTER_FILES = (
     "adapter_config.json",

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import LlavaConfig as HfLlavaConfig
-from transformers import PreTrainedConfig, VipLlavaConfig
+from transformers import CONFIG_MAPPING, VipLlavaConfig
 
 from pumice.errors import CheckpointError, UsageError
-from pumice.export.config import text as text_config
-from pumice.export.config import vision as vision_config
+from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
 from pumice.export.config.checks import (
     check_ranges,
     one_of,
@@ -24,15 +22,15 @@ from pumice.export.config.checks import (
     require_epsilon,
     require_flag,
 )
-from pumice.export.config.text import TEXT_TYPES, read_text_config
-from pumice.export.config.vision import VISION_TYPES, read_vision_config
+from pumice.export.config.text import TEXT_FAMILIES, read_text_config
+from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
 from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import LlavaConfig, VisionConfig
 
-MODEL_TYPES: dict[str, type[PreTrainedConfig]] = {"llava": HfLlavaConfig, "vipllava": VipLlavaConfig}
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
 _EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
+_Row = TypeVar("_Row")
 
 
 def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
@@ -61,18 +59,25 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
     )
 
 
+def model_types(raw: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """What `config.json` calls the whole, its vision tower and its text model, or what transformers takes them for."""
+    return (
+        raw.get("model_type", "llava"),
+        _section(raw, "vision_config").get("model_type", "clip_vision_model"),
+        _section(raw, "text_config").get("model_type", "llama"),
+    )
+
+
 def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
     """transformers' config object, once all keys are known; raises CheckpointError."""
-    kind = _supported("whole", raw.get("model_type", "llava"), MODEL_TYPES)
     vision_raw, text_raw = _section(raw, "vision_config"), _section(raw, "text_config")
-    vision_name = vision_raw.get("model_type", "clip_vision_model")
-    vision_type = _supported("vision", vision_name, VISION_TYPES)
-    text_type = _supported("text", text_raw.get("model_type", "llama"), TEXT_TYPES)
+    whole_type, vision_type, text_type = model_types(raw)
+    kind = _supported("whole", whole_type, {name: CONFIG_MAPPING[name] for name in SUPPORTED_MODEL_TYPES})
+    vision = _supported("vision", vision_type, VISION_FAMILIES)
+    text = _supported("text", text_type, TEXT_FAMILIES)
     refuse_unknown_keys(raw, kind, "", extra=_EXTRA_KEYS)
-    refuse_unknown_keys(
-        vision_raw, vision_type, "vision_config.", extra=vision_config.EXTRA_KEYS[vision_name]
-    )
-    refuse_unknown_keys(text_raw, text_type, "text_config.", extra=text_config.EXTRA_KEYS)
+    refuse_unknown_keys(vision_raw, vision.config, "vision_config.", extra=vision.extra_keys)
+    refuse_unknown_keys(text_raw, text.config, "text_config.", extra=text.extra_keys)
     for part, where in ((raw, ""), (vision_raw, "vision_config."), (text_raw, "text_config.")):
         check_ranges(part, where)
         refuse_other_dtypes(part, where)
@@ -125,14 +130,10 @@ def _section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return section
 
 
-def _supported(
-    part: str, name: object, types: Mapping[str, type[PreTrainedConfig]]
-) -> type[PreTrainedConfig]:
-    if not isinstance(name, str) or name not in types:
-        raise CheckpointError(
-            f"{part} model of type {name!r} is not supported; supported: {', '.join(types)}"
-        )
-    return types[name]
+def _supported(part: str, name: object, rows: Mapping[str, _Row]) -> _Row:
+    if not isinstance(name, str) or name not in rows:
+        raise CheckpointError(f"{part} model of type {name!r} is not supported; supported: {', '.join(rows)}")
+    return rows[name]
 
 
 LONGEST = 131_072

@@ -1,11 +1,13 @@
-"""A checkpoint's `text_config` → `TextConfig`: Llama, Mistral and Qwen2, with the rotary embedding's variants.
+"""A checkpoint's `text_config` → `TextConfig`: a row of `TEXT_FAMILIES`, and the rotary embedding's variants.
 
-Defaults come from transformers' config classes, frequencies from transformers' own functions.
+Defaults come from transformers' config classes, frequencies from transformers' own functions. How a family is added:
+docs/adding-a-family.md.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,13 +20,35 @@ from pumice.export.config.checks import one_of, require_epsilon, require_flag, r
 from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import TextConfig
 
-TEXT_TYPES: dict[str, type[PreTrainedConfig]] = {
-    "llama": LlamaConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-}
-EXTRA_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
+ROTARY_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
 """Keys that transformers reads beside the config classes' own fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFamily:
+    """What a text model does otherwise than the others, which are decoders of the Llama line all.
+
+    A bias is there or not, or the config has a key that says it. `extra_keys` are known beside the fields of `config`.
+    `norm_offset` is what the model adds to the stored weights of its norms. Where heads have a width of their own, or
+    layers a sliding window, the config class has the key.
+    """
+
+    config: type[PreTrainedConfig]
+    extra_keys: tuple[str, ...] = ROTARY_KEYS
+    qkv_bias: bool | str = False
+    o_bias: bool | str = False
+    mlp_bias: bool | str = False
+    norm_offset: float = 0.0
+
+
+TEXT_FAMILIES = {
+    "llama": TextFamily(
+        config=LlamaConfig, qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias"
+    ),
+    "mistral": TextFamily(config=MistralConfig),
+    "qwen2": TextFamily(config=Qwen2Config, qkv_bias=True),
+}
+"""By the `model_type` of a `text_config`."""
 
 _SCALED = ("linear", "dynamic", "yarn", "llama3")
 """Rotary types beside `default`. `dynamic` changes only beyond the context, where pumice does not go."""
@@ -32,7 +56,7 @@ _SCALED = ("linear", "dynamic", "yarn", "llama3")
 
 def read_text_config(config: Any) -> TextConfig:
     """Normalise a text config that transformers has read; raises CheckpointError for what is not supported."""
-    normal = NormalizedTextConfigWithGQA(config)
+    family, normal = TEXT_FAMILIES[config.model_type], NormalizedTextConfigWithGQA(config)
     where = "text_config."
     require_positive(config, where, "hidden_size", "intermediate_size", "num_hidden_layers")
     require_positive(config, where, "num_attention_heads", "num_key_value_heads", "vocab_size")
@@ -44,7 +68,6 @@ def read_text_config(config: Any) -> TextConfig:
         )
     head_dim = _head_dim(config)
     inv_freq, scale = _rotary(config, head_dim)
-    llama = isinstance(config, LlamaConfig)
     return TextConfig(
         hidden_size=normal.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -60,10 +83,15 @@ def read_text_config(config: Any) -> TextConfig:
         inv_freq=inv_freq,
         rotary_scale=scale,
         sliding_windows=_sliding_windows(config),
-        qkv_bias=require_flag(config, where, "attention_bias") if llama else isinstance(config, Qwen2Config),
-        o_bias=require_flag(config, where, "attention_bias") if llama else False,
-        mlp_bias=require_flag(config, where, "mlp_bias") if llama else False,
+        qkv_bias=_bias(config, family.qkv_bias),
+        o_bias=_bias(config, family.o_bias),
+        mlp_bias=_bias(config, family.mlp_bias),
+        norm_offset=family.norm_offset,
     )
+
+
+def _bias(config: Any, there: bool | str) -> bool:
+    return require_flag(config, "text_config.", there) if isinstance(there, str) else there
 
 
 def _head_dim(config: Any) -> int:

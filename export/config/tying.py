@@ -12,7 +12,6 @@ import torch
 
 from pumice.export.checkpoint.folder import Checkpoint
 from pumice.models.config import LlavaConfig
-from pumice.models.tensor_names import canonical_name
 from pumice.models.text_weights import EMBEDDING_TABLE
 
 HEAD = "lm_head.weight"
@@ -22,7 +21,7 @@ ROWS = 1 << 13
 
 def as_stored(config: LlavaConfig, checkpoint: Checkpoint) -> LlavaConfig:
     """The config, untied where the checkpoint has a head of its own. Raises CheckpointError as reading does."""
-    names = {canonical_name(name): name for name in checkpoint.tensors}
+    names = checkpoint.names
     if not config.tie_word_embeddings or not {HEAD, EMBEDDING_TABLE} <= names.keys():
         return config
     equal = _equal(checkpoint, names[HEAD], names[EMBEDDING_TABLE])

@@ -1,8 +1,9 @@
-"""A checkpoint's `vision_config` → `VisionConfig`: CLIP, SigLIP and Pixtral towers."""
+"""A checkpoint's `vision_config` → `VisionConfig`: a row of `VISION_FAMILIES`."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from optimum.utils import NormalizedVisionConfig
@@ -11,28 +12,45 @@ from transformers import CLIPVisionConfig, PixtralVisionConfig, PreTrainedConfig
 from pumice.errors import CheckpointError
 from pumice.export.config.checks import one_of, require_epsilon, require_positive
 from pumice.models.activations import ACTIVATIONS
-from pumice.models.config import VisionConfig
+from pumice.models.config import Tower, VisionConfig
 
-VISION_TYPES: dict[str, type[PreTrainedConfig]] = {
-    "clip_vision_model": CLIPVisionConfig,
-    "siglip_vision_model": SiglipVisionConfig,
-    "pixtral": PixtralVisionConfig,
-}
-EXTRA_KEYS = {
-    "clip_vision_model": ("tie_word_embeddings",),
-    # a pooling head is never read by a LLaVA
-    "siglip_vision_model": ("tie_word_embeddings", "vision_use_head"),
-    "pixtral": ("tie_word_embeddings", "rope_theta", "rope_parameters", "rope_scaling"),
-}
-"""Keys that checkpoints have beside the config classes' own fields; towers have no embeddings to tie."""
 
-PIXTRAL_NORM_EPS = 1e-5
-"""Fixed in transformers' modules."""
+@dataclass(frozen=True, kw_only=True)
+class VisionFamily:
+    """What a tower does otherwise than the others.
+
+    `extra_keys` are known beside the fields of `config`; towers have no embeddings to tie. `norm_eps` is given where
+    transformers' modules fix it and the config does not say it. `rotary`: positions are turned in, in two dimensions.
+    """
+
+    config: type[PreTrainedConfig]
+    tower: Tower
+    extra_keys: tuple[str, ...] = ("tie_word_embeddings",)
+    norm_eps: float | None = None
+    rotary: bool = False
+
+
+VISION_FAMILIES = {
+    "clip_vision_model": VisionFamily(config=CLIPVisionConfig, tower="clip"),
+    "siglip_vision_model": VisionFamily(
+        config=SiglipVisionConfig,
+        tower="siglip",
+        extra_keys=("tie_word_embeddings", "vision_use_head"),  # a LLaVA never reads the pooling head
+    ),
+    "pixtral": VisionFamily(
+        config=PixtralVisionConfig,
+        tower="pixtral",
+        extra_keys=("tie_word_embeddings", "rope_theta", "rope_parameters", "rope_scaling"),
+        norm_eps=1e-5,
+        rotary=True,
+    ),
+}
+"""By the `model_type` of a `vision_config`."""
 
 
 def read_vision_config(config: Any) -> VisionConfig:
     """Normalise a vision config that transformers has read; raises CheckpointError for what is not supported."""
-    where = "vision_config."
+    family, where = VISION_FAMILIES[config.model_type], "vision_config."
     for key in ("image_size", "patch_size"):
         if not isinstance(getattr(config, key), int):
             raise CheckpointError(
@@ -49,9 +67,9 @@ def read_vision_config(config: Any) -> VisionConfig:
         raise CheckpointError(f"vision_config.num_channels is {channels}: only 3 (RGB) is supported")
     if size < patch:
         raise CheckpointError(f"vision_config.image_size {size} is smaller than one patch of {patch} pixels")
-    pixtral = isinstance(config, PixtralVisionConfig)
+    fixed = family.norm_eps
     return VisionConfig(
-        tower="pixtral" if pixtral else "siglip" if isinstance(config, SiglipVisionConfig) else "clip",
+        tower=family.tower,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_hidden_layers=config.num_hidden_layers,
@@ -60,12 +78,12 @@ def read_vision_config(config: Any) -> VisionConfig:
         image_size=size,
         patch_size=patch,
         hidden_act=one_of(config, "hidden_act", where, ACTIVATIONS),
-        layer_norm_eps=PIXTRAL_NORM_EPS if pixtral else require_epsilon(config, where, "layer_norm_eps"),
-        rope_theta=_pixtral_theta(config) if pixtral else None,
+        layer_norm_eps=require_epsilon(config, where, "layer_norm_eps") if fixed is None else fixed,
+        rope_theta=_rotary_theta(config) if family.rotary else None,
     )
 
 
-def _pixtral_theta(config: Any) -> float:
+def _rotary_theta(config: Any) -> float:
     """The base of the two-dimensional rotary embedding; heads must hold pairs for both directions."""
     parameters = dict(config.rope_parameters or {})
     kind = parameters.pop("rope_type", "default")

@@ -28,7 +28,7 @@ class FloatTensors:
 
     def __init__(self, checkpoint: Checkpoint, *, tied: bool) -> None:
         self._checkpoint = checkpoint
-        self._names = {canonical_name(name): name for name in checkpoint.tensors}
+        self._names = dict(checkpoint.names)
         for missing, present in ((HEAD, TABLE), (TABLE, HEAD)) if tied else ():
             if missing not in self._names and present in self._names:
                 self._names[missing] = self._names[present]

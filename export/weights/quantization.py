@@ -61,17 +61,6 @@ def quantize_rows(
     )
 
 
-def dequantize_rows(blocks: Blocks, storage: Storage, columns: int) -> Tensor:
-    """What `quantize_rows` stands for: float32 [rows, columns]."""
-    assert storage.bits is not None
-    q = _unpacked(blocks.packed, storage.bits)
-    zero: Tensor | int = 1 << storage.bits - 1
-    if blocks.zero_points is not None:
-        zero = _unpacked(blocks.zero_points, storage.bits)[:, : blocks.scales.shape[1], None].float()
-    values = (q.float() - zero) * blocks.scales.float()[:, :, None]
-    return values.flatten(1)[:, :columns]
-
-
 def quantize_outputs(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise a matrix [rows, columns] with one scale a row: int8 of the same shape, and float32 scales [rows].
 
@@ -169,10 +158,6 @@ def packed(q: Tensor, bits: int) -> Tensor:
         return q
     pairs = q.view(torch.int16)  # even column in the low byte
     return (pairs | (pairs >> 4)).to(torch.uint8)
-
-
-def _unpacked(packed: Tensor, bits: int) -> Tensor:
-    return packed if bits == 8 else torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
 
 
 def quantized_names(name: str, storage: Storage) -> tuple[str, ...]:

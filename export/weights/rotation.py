@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pumice.models.config import LlavaConfig
-from pumice.models.text_weights import EMBEDDING_TABLE, HEAD_ROTATION
+from pumice.models.text_weights import EMBEDDING_TABLE, HEAD_ROTATION, TEXT_NORM
 from pumice.models.weights import Read
 
 SEED = 0
@@ -38,7 +38,6 @@ _READS_MLP_NORM = re.compile(_LAYER + r"mlp\.(gate|up)_proj\.weight$")
 _WRITES = re.compile(
     _LAYER + r"(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)$|^multi_modal_projector\.linear_2\."
 )
-_NORM = re.compile(_LAYER + r"(input|post_attention)_layernorm\.weight$|^language_model\.norm\.weight$")
 FINAL_NORM, HEAD = "language_model.norm.weight", "lm_head.weight"
 
 
@@ -72,13 +71,6 @@ class Rotation:
             turned[start : start + step] = parts.view(-1, self.width)
         return turned.view(x.shape)
 
-    def turn_back(self, x: Tensor) -> Tensor:
-        """x·Qᵀ of float32 [..., width]."""
-        parts = self._odd @ x.reshape(-1, len(self._odd), self.width // len(self._odd))
-        parts = parts.view(-1, len(self._odd), len(self._outer), len(self._inner))
-        back: Tensor = (self._outer @ parts @ self._inner).reshape(x.shape) * self._signs
-        return back
-
 
 def rotate(config: LlavaConfig, read: Read, rotation: Rotation | None = None) -> tuple[LlavaConfig, Read]:
     """The config of the turned model, and a reader that gives its tensors; `read` gives the checkpoint's."""
@@ -91,7 +83,7 @@ class _Turned:
 
     def __init__(self, config: LlavaConfig, read: Read, rotation: Rotation) -> None:
         self._plain, self._rotation = read, rotation
-        self._width, self._tied = config.text.hidden_size, config.tie_word_embeddings
+        self._width = config.text.hidden_size
         self._last: tuple[str, Tensor] | None = None
         self._lock = threading.Lock()
 
@@ -101,7 +93,7 @@ class _Turned:
             return self._rotation.turn(self._plain(name, start, stop).float())
         if name == HEAD_ROTATION:
             return self._whole(name)[start:stop]
-        if _NORM.match(name):
+        if TEXT_NORM.match(name):
             return torch.ones(stop - start)
         if _WRITES.match(name):
             return self._whole(name)[start:stop]

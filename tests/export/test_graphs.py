@@ -17,9 +17,10 @@ from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
 from pumice.export.recipes.recipe import PrecisionName, Storage
 from pumice.export.trace.decoder import cache_names
-from pumice.export.weights.quantization import dequantize_rows, quantize_rows
+from pumice.export.weights.quantization import quantize_rows
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
+from tests.dequantize import dequantize_rows
 from tests.factory import Text, make_checkpoint
 from tests.shapes import checkpoints
 

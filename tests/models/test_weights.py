@@ -13,7 +13,7 @@ from pumice.export.config.llava import read_config
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder
 from pumice.models.embedding import EmbeddingMerge
-from pumice.models.tensor_names import canonical_name, check_names
+from pumice.models.tensor_names import check_names
 from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision import VisionEncoder
 from pumice.models.vision_weights import vision_encoder_weights
@@ -24,8 +24,7 @@ from tests.factory import FAMILIES, Layout, Text, make_checkpoint
 @pytest.fixture
 def config_and_shapes(tmp_path: Path) -> tuple[LlavaConfig, dict[str, tuple[int, ...]]]:
     checkpoint = open_checkpoint(make_checkpoint(tmp_path))
-    shapes = {canonical_name(name): tuple(info.shape) for name, info in checkpoint.tensors.items()}
-    return read_config(checkpoint.config), shapes
+    return read_config(checkpoint.config), checkpoint.shapes()
 
 
 @pytest.mark.parametrize("family", ["llava-1.5", "llava-interleave", "vip-llava", "pixtral"])
@@ -59,7 +58,7 @@ def test_families_fit(family: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(FAMILIES[family](tmp_path))
     config = read_config(checkpoint.config)
     check_table(config)
-    tensors = {canonical_name(name): info.shape for name, info in checkpoint.tensors.items()}
+    tensors = checkpoint.shapes()
     check_names(config, tensors)
     for surplus in ("vision_tower.ln_post.weight", "multi_modal_projector.patch_merger.merging_layer.weight"):
         with pytest.raises(CheckpointError, match="not understood"):

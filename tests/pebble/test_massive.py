@@ -20,9 +20,10 @@ from pebble.packing import Packer
 from pebble.pool import normalise, shrink
 from pebble.records import load_records
 from pumice.export.recipes.recipe import Storage
-from pumice.export.weights.quantization import dequantize_rows, quantize_rows
+from pumice.export.weights.quantization import quantize_rows
 from pumice.export.weights.rotation import Rotation
 from tests import oracle
+from tests.dequantize import dequantize_rows
 
 CHECKPOINT = Path(__file__).parents[2] / "pebble" / "checkpoint"
 EVERY = 20

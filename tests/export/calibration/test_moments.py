@@ -13,7 +13,6 @@ from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.weights.rotation import Rotation, rotate
 from pumice.models.config import LlavaConfig
-from pumice.models.tensor_names import canonical_name
 from pumice.models.weights import Read
 from tests import oracle
 from tests.factory import Text, make_checkpoint
@@ -23,8 +22,7 @@ TOKENS = [[1, *range(3, 40)], [1, *range(60, 97)]]
 
 def opened(folder: Path) -> tuple[LlavaConfig, Read]:
     checkpoint = open_checkpoint(folder)
-    names = {canonical_name(name): name for name in checkpoint.tensors}
-    return read_config(checkpoint.config), lambda n, a, b: checkpoint.read_rows(names[n], a, b)
+    return read_config(checkpoint.config), checkpoint.read_canonical
 
 
 def calibrated(config: LlavaConfig, read: Read, *, full: bool = False) -> Calibration:

@@ -72,6 +72,22 @@ def test_whole_and_sharded_checkpoints_read_the_same(whole, sharded):
     assert len(one.config_sha256) == 64
 
 
+def test_canonical_names(copy):
+    """Every tensor by the one name that all layouts share; one that is there under two is told."""
+    checkpoint = open_checkpoint(copy)
+    assert len(checkpoint.names) == len(checkpoint.shapes()) == len(checkpoint.tensors)
+    table = "language_model.embed_tokens.weight"
+    own = checkpoint.names[table]
+    assert own != table
+    assert checkpoint.shapes()[table] == checkpoint.tensors[own].shape
+    assert torch.equal(checkpoint.read_canonical(table, 3, 9), checkpoint.read_rows(own, 3, 9))
+
+    tensors = load_file(copy / WEIGHTS)
+    save_file(tensors | {table: tensors[own].clone()}, copy / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"has the tensor {table} twice, under different prefixes"):
+        open_checkpoint(copy).shapes()
+
+
 @given(rows=st.tuples(st.integers(0, 384), st.integers(0, 384)).map(sorted))
 def test_rows_are_those_of_the_whole(whole, rows):
     name = "language_model.model.embed_tokens.weight"

@@ -12,7 +12,8 @@ import torch
 
 from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
 from pumice.export.recipes.recipe import Storage
-from pumice.export.weights.quantization import dequantize_rows, quantize_rows, quantized_names
+from pumice.export.weights.quantization import quantize_rows, quantized_names
+from tests.dequantize import dequantize_rows
 
 ROWS = 40
 FLOATS = {"float32": (torch.float32, ir.DataType.FLOAT), "float16": (torch.float16, ir.DataType.FLOAT16)}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pumice.export.recipes.recipe import Storage
 from pumice.export.weights.error_feedback import Inputs, inputs_of
-from pumice.export.weights.quantization import dequantize_rows, quantize_rows
+from pumice.export.weights.quantization import quantize_rows
+from tests.dequantize import dequantize_rows
 
 
 def correlated(tokens: int, width: int, seed: int = 0) -> torch.Tensor:

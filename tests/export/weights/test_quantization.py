@@ -13,7 +13,8 @@ from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmu
 
 from pumice.export.recipes.recipe import Storage
 from pumice.export.recipes.storage import bytes_of
-from pumice.export.weights.quantization import Blocks, dequantize_rows, quantize_rows
+from pumice.export.weights.quantization import Blocks, quantize_rows
+from tests.dequantize import dequantize_rows
 
 INT4, INT8 = Storage(weights="int4"), Storage(weights="int8")
 
