@@ -83,7 +83,7 @@ def test_answers_are_those_that_come_alone(count: int) -> None:
     for result, rng in zip(results, make_rngs(chosen), strict=True):
         context = list(prompt)
         while len(context) < len(prompt) + 9 and END not in context:
-            context.append(sampler(processor(np.array(context), logits_after(context)), rng))
+            context.append(sampler(processor(np.array(context), logits_after(context), rng), rng))
         assert result.token_ids == context[len(prompt) :]
         assert result.finish_reason == ("stop" if END in context else "length")
     if count > 1:
