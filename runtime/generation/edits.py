@@ -42,6 +42,27 @@ def make_repetition_penalty(penalty: float) -> Edit:
     return edit
 
 
+def make_frequency_penalty(penalty: float, prompt_length: int) -> Edit:
+    """Each token of the answer so far loses `penalty` for every time it came, as OpenAI has it; the prompt's do not."""
+    factor = np.float32(penalty)
+
+    def edit(ids_T: Ids, scores_V: Floats) -> None:
+        tokens_N, counts_N = np.unique(ids_T[prompt_length:], return_counts=True)
+        scores_V[tokens_N] -= factor * counts_N.astype(np.float32)
+
+    return edit
+
+
+def make_presence_penalty(penalty: float, prompt_length: int) -> Edit:
+    """Each token of the answer so far loses `penalty`, however often it came, as OpenAI has it; the prompt's do not."""
+    loss = np.float32(penalty)
+
+    def edit(ids_T: Ids, scores_V: Floats) -> None:
+        scores_V[np.unique(ids_T[prompt_length:])] -= loss
+
+    return edit
+
+
 def make_no_repeated_ngrams(size: int) -> Edit:
     """No token that would end the same `size` tokens as stand somewhere in prompt and answer."""
 

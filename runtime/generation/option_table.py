@@ -16,9 +16,11 @@ from pumice.generation.edits import (
     Edit,
     make_bias,
     make_division,
+    make_frequency_penalty,
     make_no_bad_words,
     make_no_end,
     make_no_repeated_ngrams,
+    make_presence_penalty,
     make_repetition_penalty,
 )
 from pumice.generation.warpers import Warper, make_min_p, make_top_k, make_top_p, make_typical_p
@@ -95,6 +97,18 @@ OPTIONS: tuple[Option, ...] = (
         name="repetition_penalty", kind="number", interval=INTERVALS["repetition_penalty"], default=1.0, neutral=1,
         edit=lambda o, _: make_repetition_penalty(o.repetition_penalty), flag=Flag(metavar="X"),
         help="what was said, in prompt or answer, becomes less likely above 1",
+    ),
+    Option(
+        name="frequency_penalty", kind="number", interval=Interval(low=-2, high=2), default=0.0, neutral=0,
+        edit=lambda o, prompt_length: make_frequency_penalty(o.frequency_penalty, prompt_length),
+        flag=Flag(metavar="X"),
+        help="OpenAI's: a token's score loses this for every time that it stands in the answer so far",
+    ),
+    Option(
+        name="presence_penalty", kind="number", interval=Interval(low=-2, high=2), default=0.0, neutral=0,
+        edit=lambda o, prompt_length: make_presence_penalty(o.presence_penalty, prompt_length),
+        flag=Flag(metavar="X"),
+        help="OpenAI's: a token's score loses this once it stands in the answer so far",
     ),
     Option(
         name="no_repeat_ngram_size", kind="whole number", interval=INTERVALS["no_repeat_ngram_size"], default=0,

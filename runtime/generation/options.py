@@ -33,6 +33,8 @@ class GenerationArguments(TypedDict, total=False):
     max_new_tokens: int | None
     logit_bias: Mapping[int, float] | Mapping[str, float] | None
     repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
     no_repeat_ngram_size: int | None
     bad_words_ids: list[list[int]] | None
     min_new_tokens: int | None
@@ -68,6 +70,8 @@ class GenerationOptions:
     max_new_tokens: int
     logit_bias: tuple[tuple[int, float], ...]
     repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
     no_repeat_ngram_size: int
     bad_words_ids: tuple[tuple[int, ...], ...]
     min_new_tokens: int
