@@ -23,7 +23,7 @@ from pumice.generation.edits import (
     make_presence_penalty,
     make_repetition_penalty,
 )
-from pumice.generation.warpers import Warper, make_min_p, make_top_k, make_top_p, make_typical_p
+from pumice.generation.warpers import Warper, make_min_p, make_top_k, make_top_p, make_typical_p, make_xtc
 from pumice.manifest.intervals import INTERVALS, MOST_STOP_STRINGS, Interval
 
 if TYPE_CHECKING:
@@ -154,6 +154,17 @@ OPTIONS: tuple[Option, ...] = (
         name="typical_p", kind="number", interval=INTERVALS["typical_p"], default=1.0, neutral=1, sampling=True,
         warper=lambda o: make_typical_p(o.typical_p, _least(o)),
         help="from tokens nearest to the expected surprise, of this probability together (arXiv:2202.00666); 1: off",
+    ),
+    Option(
+        name="xtc_probability", kind="number", interval=Interval(low=0, high=1), default=0.0, neutral=0, sampling=True,
+        warper=lambda o: make_xtc(o.xtc_probability, o.xtc_threshold, _least(o), o.eos_token_id),
+        flag=Flag(metavar="P"),
+        help="how often, by chance, tokens of `xtc_threshold` or more all go but the least likely; 0: never",
+    ),
+    Option(
+        name="xtc_threshold", kind="number", interval=Interval(low=0, high=0.5), default=0.1, sampling=True,
+        flag=Flag(metavar="P"),
+        help="the probability from which on `xtc_probability` takes tokens away",
     ),
     Option(
         name="seed", kind="whole number", interval=Interval(low=0, high=2**64 - 1), sampling=True,

@@ -44,6 +44,8 @@ class GenerationArguments(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     typical_p: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
     seed: int | None
     num_return_sequences: int | None
     num_beams: int | None
@@ -81,6 +83,8 @@ class GenerationOptions:
     top_p: float
     min_p: float
     typical_p: float
+    xtc_probability: float
+    xtc_threshold: float
     seed: int | None
     num_return_sequences: int
     num_beams: int

@@ -1,4 +1,4 @@
-"""Warpers say which tokens may be drawn: top-k, top-p, min-p and typical sampling, as transformers has them.
+"""Warpers say which tokens may be drawn: top-k, top-p, min-p and typical sampling, as transformers has them, and XTC.
 
 Enters: scores of the K tokens that are still possible, float32 (K,), all finite, their ids, and the answer's generator
 of random numbers. Leaves: a mask of those that stay, at least `least` of them where there are so many.
@@ -145,6 +145,36 @@ def make_typical_p(typical_p: float, least: int) -> Warper:
         last = min(int((sums_M < mass).sum()), len(order_M) - 1)
         kept_K: Mask = distances_K <= distances_K[order_M[last]]
         kept_K[order_M[:least]] = True
+        return kept_K
+
+    return warper
+
+
+def make_xtc(probability: float, threshold: float, least: int, kept_ids: Sequence[int]) -> Warper:
+    """With `probability`, of the tokens that have `threshold` or more all but the least likely go (XTC, "exclude top
+    choices").
+
+    As in llama.cpp nothing goes where fewer than two have it, and probabilities are those among the tokens that are
+    left; but they are taken after the temperature, which llama.cpp applies last. As in mlx-lm equals of the least
+    likely all stay, and so do tokens of `kept_ids`, which count all the same: these are the ends, for an answer whose
+    end is taken away as often as it comes rambles on. Newlines, which mlx-lm's command keeps, too, are as others.
+
+    One random number is drawn for each token, whatever the scores are.
+    """
+    bound = np.float32(threshold)
+    ends = np.array(kept_ids, np.intp)
+
+    def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:
+        kept_K: Mask = np.ones(len(scores_K), np.bool_)
+        if rng.random() >= probability:
+            return kept_K
+        exps_K = np.exp(scores_K - scores_K.max())
+        top_M = np.flatnonzero(exps_K / exps_K.sum() >= bound)
+        if len(top_M) > 1:
+            out_M = top_M[scores_K[top_M] > scores_K[top_M].min()]
+            out_M = out_M[~np.isin(tokens_K[out_M], ends)]
+            likeliest_first_M = out_M[np.argsort(-scores_K[out_M], kind="stable")]
+            kept_K[likeliest_first_M[: max(len(scores_K) - least, 0)]] = False
         return kept_K
 
     return warper
