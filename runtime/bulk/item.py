@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pumice.errors import UsageError
-from pumice.generation.options import GenerationArguments
+from pumice.generation.options import NAMES
 
-_OPTIONS = frozenset(GenerationArguments.__annotations__)
+_OPTIONS = frozenset(NAMES)
 _FIELDS = frozenset({"id", "prompt", "messages", "image", "images", "raw"})
 _CONSTRAINTS = ("json_schema", "regex")
 """At most one of them holds, so a record that names one names both."""

@@ -19,8 +19,6 @@ from pumice.manifest.intervals import (
     LONGEST_STOP_STRING,
     MOST_BAD_WORDS,
     MOST_STOP_STRINGS,
-    NUMBERS,
-    WHOLE_NUMBERS,
     Interval,
 )
 
@@ -35,29 +33,22 @@ class Arguments:
         self._values = {name: value for name, value in values.items() if value is not None}
         self._ids = Interval(low=0, high=vocab_size - 1)
 
-    def whole(self, name: str, default: int | None = None, interval: Interval | None = None) -> int | None:
-        """A whole number; without an `interval`, that of its name."""
+    def whole(self, name: str, default: int | None, interval: Interval) -> int | None:
+        """A whole number in `interval`."""
         value = self._values.get(name)
         if value is None:
             return default
-        interval = interval or WHOLE_NUMBERS[name]
         if not _is_whole(value) or value not in interval:
             raise _refusal(name, value, str(interval))
         return int(value)
 
-    def count(self, name: str, default: int, interval: Interval | None = None) -> int:
-        """`whole` where there is a default."""
-        value = self.whole(name, default, interval)
-        assert value is not None
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        """A number in its name's interval."""
+    def number(self, name: str, default: float, interval: Interval) -> float:
+        """A number in `interval`."""
         value = self._values.get(name)
         if value is None:
             return default
-        if not _is_number(value) or value not in NUMBERS[name]:
-            raise _refusal(name, value, str(NUMBERS[name]))
+        if not _is_number(value) or value not in interval:
+            raise _refusal(name, value, str(interval))
         return float(value)
 
     def flag(self, name: str) -> bool:
@@ -76,12 +67,12 @@ class Arguments:
             raise _refusal("early_stopping", value, 'True, False or "never"')
         return bool(value)
 
-    def logprobs(self) -> int | None:
+    def logprobs(self, interval: Interval) -> int | None:
         """How many; True is none beside the chosen token's, False is None."""
         value = self._values.get("logprobs")
         if isinstance(value, (bool, np.bool_)):
             return 0 if value else None
-        return self.whole("logprobs")
+        return self.whole("logprobs", None, interval)
 
     def ids(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """Token ids, given as one or as several."""
@@ -108,10 +99,9 @@ class Arguments:
             checked.append(tuple(int(one) for one in ids))
         return tuple(checked)
 
-    def biases(self) -> tuple[tuple[int, float], ...]:
+    def biases(self, interval: Interval) -> tuple[tuple[int, float], ...]:
         """Pairs of a token id and its bias, by id; JSON's texts of digits are ids, too."""
         value = self._values.get("logit_bias", {})
-        interval = NUMBERS["logit_bias"]
         told = f"a mapping of token ids, each {self._ids}, to numbers, each {interval}"
         if not isinstance(value, Mapping):
             raise _refusal("logit_bias", value, told)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
+from pumice.generation.logits_processors import Processor
 from pumice.generation.options import GenerationOptions
 from pumice.generation.strategy import Floats, Step
 from pumice.result import FinishReason, Generated
@@ -45,7 +46,8 @@ class _Beam:
 class BeamSearch:
     """Continues one prompt by `options.num_beams` beams, and gives the best `options.num_return_sequences` answers.
 
-    A `Strategy`. `processor` is applied to every beam's log-probabilities, not to its logits, as transformers does.
+    A `Strategy`. `processor` is applied to every beam's log-probabilities, not to its logits, as transformers does; one
+    that draws does so beam after beam, from `rng`, before candidates are drawn.
     With `options.do_sample` the candidates of a step are not the likeliest, but drawn by `rng` without putting back and
     sorted: distributed as in transformers, from other random numbers. No logprobs are given.
 
@@ -60,7 +62,7 @@ class BeamSearch:
         options: GenerationOptions,
         max_new_tokens: int,
         eos_ids: Collection[int],
-        processor: Callable[[NDArray[np.int64], Floats], Floats],
+        processor: Processor,
         rng: np.random.Generator,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
@@ -130,7 +132,7 @@ class BeamSearch:
     def _candidates(self, logits_RV: Sequence[Floats]) -> list[Candidate]:
         """Best first; of equals the earlier row's and lower token's, or the one drawn first."""
         scores_RV = [
-            self._processor(beam.ids, _log_softmax(logits_V)) + beam.score
+            self._processor(beam.ids, _log_softmax(logits_V), self._rng) + beam.score
             for beam, logits_V in zip(self._beams, logits_RV, strict=True)
         ]
         count = max(2, 1 + len(self._eos_ids)) * self._options.num_beams

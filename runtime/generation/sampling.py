@@ -33,7 +33,8 @@ def greedy(scores_V: Floats, rng: np.random.Generator) -> int:  # noqa: ARG001  
 def draw(scores_V: Floats, rng: np.random.Generator) -> int:
     """A token with probability softmax(`scores_V`), shape (vocabulary,), in float64.
 
-    It takes one random number whatever the scores are, so that a seed's tokens do not depend on what else runs.
+    It takes one random number whatever the scores are. Options that draw take theirs before, one for each token
+    where they are on and none where they are off, so that a seed's tokens do not depend on what else runs.
 
     Raises:
         GenerationError: no token is allowed, or a score is too large for a float32.

@@ -96,7 +96,7 @@ class GeneratedSequence:
         """
         rules = self._rules
         scores_V = logits_V if self._matcher is None else self._matcher.mask(logits_V)
-        token = rules.sampler(rules.processor(self.context, scores_V), self._rng)
+        token = rules.sampler(rules.processor(self.context, scores_V, self._rng), self._rng)
         if rules.logprobs is not None:
             self._logprobs.append(top_logprobs(logits_V, token, rules.logprobs, rules.token_text))
         return self.accept(token)

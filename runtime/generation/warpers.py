@@ -1,7 +1,7 @@
-"""Warpers say which tokens may be drawn: top-k, top-p, min-p and typical sampling, as transformers has them.
+"""Warpers say which tokens may be drawn: top-k, top-p, min-p and typical sampling, as transformers has them, and XTC.
 
-Enters: scores of the K tokens that are still possible, float32 (K,), all finite. Leaves: a mask of those that stay, at
-least `least` of them where there are so many.
+Enters: scores of the K tokens that are still possible, float32 (K,), all finite, their ids, and the answer's generator
+of random numbers. Leaves: a mask of those that stay, at least `least` of them where there are so many.
 
 Sums of probabilities decide who is still in; they are made as PyTorch 2.13 makes them on a CPU: float32 probabilities
 added up in float64, every sum rounded to float32, and compared with the bound rounded to float32, so that a `typical_p`
@@ -16,6 +16,7 @@ those are sorted; where they are not enough, 16 times as many. All are where a b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -25,37 +26,45 @@ from pumice.generation.softmax import softmax
 
 Floats: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
-Warper: TypeAlias = Callable[[Floats], Mask]
+Ids: TypeAlias = NDArray[np.intp]
+Rng: TypeAlias = np.random.Generator
+Warper: TypeAlias = Callable[[Floats, Ids, Rng], Mask]
 
 _FIRST_SORTED = 1024
 _MORE_SORTED = 16
 
 
-def warp(scores_V: Floats, warpers: Sequence[Warper]) -> Floats:
+def warp(scores_V: Floats, warpers: Sequence[Warper], rng: Rng) -> Floats:
     """`scores_V`, minus infinity where a warper removes a token; each warper sees what the one before it left."""
     if not np.isfinite(scores_V.max()):
         return scores_V  # for the sampler to refuse
-    tokens_K, scores_K = None, scores_V
+    tokens_K, scores_K = _all_tokens(len(scores_V)), scores_V
     if np.isneginf(scores_V.min()):
         tokens_K = np.flatnonzero(scores_V > -np.inf)
         scores_K = scores_V[tokens_K]
     for warper in warpers:
-        kept = np.flatnonzero(warper(scores_K))
+        kept = np.flatnonzero(warper(scores_K, tokens_K, rng))
         if len(kept) < len(scores_K):
-            tokens_K = kept if tokens_K is None else tokens_K[kept]
-            scores_K = scores_K[kept]
-    if tokens_K is None:
+            tokens_K, scores_K = tokens_K[kept], scores_K[kept]
+    if len(tokens_K) == len(scores_V):
         return scores_V
     warped_V = np.full_like(scores_V, -np.inf)
     warped_V[tokens_K] = scores_K
     return warped_V
 
 
+@lru_cache(maxsize=4)
+def _all_tokens(count: int) -> Ids:
+    tokens_V = np.arange(count)
+    tokens_V.flags.writeable = False
+    return tokens_V
+
+
 def make_top_k(top_k: int, least: int) -> Warper:
     """The `top_k` likeliest, 1 or more, and all that are as likely as the last of them."""
     count = max(top_k, least)
 
-    def warper(scores_K: Floats) -> Mask:
+    def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:  # noqa: ARG001  a warper's shape
         return scores_K >= _highest(scores_K, min(count, len(scores_K)))
 
     return warper
@@ -73,7 +82,7 @@ def make_top_p(top_p: float, least: int) -> Warper:
     """
     rest = np.float32(1 - top_p)
 
-    def warper(scores_K: Floats) -> Mask:
+    def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:  # noqa: ARG001  a warper's shape
         highest = scores_K.max()
         sum_of_all = np.exp(scores_K - highest).sum(dtype=np.float64)
         norm = np.float32(sum_of_all)
@@ -98,7 +107,7 @@ def make_min_p(min_p: float, least: int) -> Warper:
     """Those at least `min_p`, 0 to 1, times as likely as the likeliest."""
     share = np.float32(min_p)
 
-    def warper(scores_K: Floats) -> Mask:
+    def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:  # noqa: ARG001  a warper's shape
         exps_K = np.exp(scores_K - scores_K.max())
         chances_K = exps_K / exps_K.sum()
         kept_K: Mask = chances_K >= share * chances_K.max()
@@ -121,7 +130,7 @@ def make_typical_p(typical_p: float, least: int) -> Warper:
     """
     mass = np.float32(typical_p)
 
-    def warper(scores_K: Floats) -> Mask:
+    def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:  # noqa: ARG001  a warper's shape
         shifted_K = scores_K - scores_K.max()
         logs_K = shifted_K - np.log(np.exp(shifted_K).sum())
         chances_K = np.exp(logs_K)
@@ -136,6 +145,36 @@ def make_typical_p(typical_p: float, least: int) -> Warper:
         last = min(int((sums_M < mass).sum()), len(order_M) - 1)
         kept_K: Mask = distances_K <= distances_K[order_M[last]]
         kept_K[order_M[:least]] = True
+        return kept_K
+
+    return warper
+
+
+def make_xtc(probability: float, threshold: float, least: int, kept_ids: Sequence[int]) -> Warper:
+    """With `probability`, of the tokens that have `threshold` or more all but the least likely go (XTC, "exclude top
+    choices").
+
+    As in llama.cpp nothing goes where fewer than two have it, and probabilities are those among the tokens that are
+    left; but they are taken after the temperature, which llama.cpp applies last. As in mlx-lm equals of the least
+    likely all stay, and so do tokens of `kept_ids`, which count all the same: these are the ends, for an answer whose
+    end is taken away as often as it comes rambles on. Newlines, which mlx-lm's command keeps, too, are as others.
+
+    One random number is drawn for each token, whatever the scores are.
+    """
+    bound = np.float32(threshold)
+    ends = np.array(kept_ids, np.intp)
+
+    def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:
+        kept_K: Mask = np.ones(len(scores_K), np.bool_)
+        if rng.random() >= probability:
+            return kept_K
+        exps_K = np.exp(scores_K - scores_K.max())
+        top_M = np.flatnonzero(exps_K / exps_K.sum() >= bound)
+        if len(top_M) > 1:
+            out_M = top_M[scores_K[top_M] > scores_K[top_M].min()]
+            out_M = out_M[~np.isin(tokens_K[out_M], ends)]
+            likeliest_first_M = out_M[np.argsort(-scores_K[out_M], kind="stable")]
+            kept_K[likeliest_first_M[: max(len(scores_K) - least, 0)]] = False
         return kept_K
 
     return warper

@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pumice.manifest.intervals import (
+    INTERVALS,
     LONGEST_BAD_WORD,
     LONGEST_STOP_STRING,
     MOST_BAD_WORDS,
     MOST_STOP_STRINGS,
-    NUMBERS,
-    WHOLE_NUMBERS,
 )
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -53,7 +52,7 @@ class GenerationDefaults:
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
-            interval = WHOLE_NUMBERS.get(name) or NUMBERS.get(name)
+            interval = INTERVALS.get(name)
             if interval is not None and value not in interval:
                 raise ValueError(f"expected {interval} for {name}, got {value!r}")
 

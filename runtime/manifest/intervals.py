@@ -1,7 +1,7 @@
-"""Where the numbers among the options may lie, and how many things their lists may hold.
+"""Where the numbers among a checkpoint's defaults may lie, and how many things lists may hold.
 
-Enters: a number. Leaves: whether it is in its interval, and the interval in words, for messages. Callers' options and
-the manifest's defaults are held to the same ones.
+Enters: a number. Leaves: whether it is in its interval, and the interval in words, for messages. Callers' options are
+held to the same intervals: `pumice.generation.option_table` takes them from here.
 """
 
 from __future__ import annotations
@@ -25,26 +25,18 @@ class Interval:
         return f"{'above ' if self.above else ''}{self.low} to {self.high}{self.note}"
 
 
-WHOLE_NUMBERS = {
-    "top_k": Interval(low=0, high=1_000_000),
-    "no_repeat_ngram_size": Interval(low=0, high=1_000),
-    "num_return_sequences": Interval(low=1, high=64),
-    "num_beams": Interval(low=1, high=64),
-    "seed": Interval(low=0, high=2**64 - 1),
-    "logprobs": Interval(low=0, high=20),
-    "prompt_lookup_num_tokens": Interval(low=0, high=64),
-}
-"""Those whose interval does not depend on the model: `max_new_tokens` and `min_new_tokens` end at its context."""
-
-NUMBERS = {
+INTERVALS = {
     "temperature": Interval(low=0, high=100),
+    "top_k": Interval(low=0, high=1_000_000),
     "top_p": Interval(low=0, high=1),
     "min_p": Interval(low=0, high=1),
     "typical_p": Interval(low=0, high=1, above=True),
     "repetition_penalty": Interval(low=0.01, high=100),
+    "no_repeat_ngram_size": Interval(low=0, high=1_000),
+    "num_beams": Interval(low=1, high=64),
     "length_penalty": Interval(low=-5, high=5),  # a length to this power is still a float32
-    "logit_bias": Interval(low=-10_000, high=10_000),  # of each id
 }
+"""Of the defaults in a manifest; `max_new_tokens` and `min_new_tokens` end at the model's context."""
 
 MOST_BAD_WORDS = 10_000
 LONGEST_BAD_WORD = 64

@@ -261,6 +261,9 @@ def test_options_of_generation(
     drawn = {answer("--temperature", "3", "--seed", str(seed)) for seed in range(4)}
     assert len(drawn) > 1
     assert answer("--temperature", "3", "--seed", "0") in drawn
+    unlikely = ("--xtc-probability", "1", "--xtc-threshold", "0.001", "--top-k", "0", "--seed", "0")
+    assert answer(*unlikely) == answer(*unlikely) != likeliest
+    assert answer("--frequency-penalty", "-2", "--presence-penalty", "-2") != likeliest
     (tmp_path / "schema.json").write_text('{"enum": ["yes", "no"]}')
     assert answer("--json-schema", str(tmp_path / "schema.json")).strip() in ('"yes"', '"no"')
     assert answer("--regex", "[0-9]{3}").strip().isdigit()

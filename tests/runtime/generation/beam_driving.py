@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.generation.beam_search import BeamSearch
+from pumice.generation.logits_processors import Processor
 from pumice.result import Generated
 
 VOCABULARY = 50
 Floats = NDArray[np.float32]
-Processor = Callable[[NDArray[np.int64], Floats], Floats]
 Logits = Callable[[list[list[int]]], Sequence[Floats]]
 
 
@@ -47,7 +47,7 @@ def processor(*parts: Any) -> Processor:
     """Of transformers' processors."""
     import torch
 
-    def process(ids_T: NDArray[np.int64], scores_V: Floats) -> Floats:
+    def process(ids_T: NDArray[np.int64], scores_V: Floats, rng: np.random.Generator) -> Floats:
         scores = torch.from_numpy(scores_V[None])
         for part in parts:
             scores = part(torch.from_numpy(ids_T[None]), scores)
@@ -70,7 +70,7 @@ def search(
     *,
     max_new_tokens: int,
     eos_ids: Sequence[int] = (),
-    processor: Processor = lambda ids_T, scores_V: scores_V,
+    processor: Processor = lambda ids_T, scores_V, rng: scores_V,
     seed: int = 0,
     decode: Callable[[Sequence[int]], str] = lambda ids: " ".join(map(str, ids)),
     **given: Any,

@@ -41,7 +41,7 @@ def ours(
     """Scores as pumice makes them; checks that nothing that enters is changed."""
     options = resolve(arguments, manifest(len(logits_V), eos))
     ids_before, logits_before = ids_T.copy(), logits_V.copy()
-    scores_V = make_processor(options, prompt_length)(ids_T, logits_V)
+    scores_V = make_processor(options, prompt_length)(ids_T, logits_V, np.random.default_rng(0))
     np.testing.assert_array_equal(ids_T, ids_before)
     np.testing.assert_array_equal(logits_V, logits_before)
     assert scores_V.dtype == np.float32

@@ -86,7 +86,7 @@ def vector(values: dict[int, float]) -> Floats:
 
 
 def only(*allowed: int) -> Processor:
-    def process(ids_T: NDArray[np.int64], scores_V: Floats) -> Floats:
+    def process(ids_T: NDArray[np.int64], scores_V: Floats, rng: np.random.Generator) -> Floats:
         masked_V = np.full_like(scores_V, -np.inf)
         masked_V[list(allowed)] = scores_V[list(allowed)]
         return masked_V
@@ -113,7 +113,7 @@ def test_no_forbidden_token_is_taken_where_few_are_left() -> None:
 def test_the_processor_gets_prompt_and_answer_and_leaves_logits_alone() -> None:
     seen: list[list[int]] = []
 
-    def process(ids_T: NDArray[np.int64], scores_V: Floats) -> Floats:
+    def process(ids_T: NDArray[np.int64], scores_V: Floats, rng: np.random.Generator) -> Floats:
         assert ids_T.dtype == np.int64
         assert scores_V.dtype == np.float32
         assert math.isclose(float(np.exp(scores_V).sum()), 1, rel_tol=1e-5)

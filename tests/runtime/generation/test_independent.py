@@ -70,24 +70,25 @@ def drive(strategy: IndependentSequences, prompt: list[int]) -> list[list[int]]:
         seen.append([len(context) for context in contexts])
 
 
+@pytest.mark.parametrize("others", [{}, {"xtc_probability": 0.5, "xtc_threshold": 0.05}], ids=["", "xtc"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_answers_are_those_that_come_alone(count: int) -> None:
+def test_answers_are_those_that_come_alone(count: int, others: dict[str, float]) -> None:
     prompt = [5, 6, 7]
-    strategy = answers(count, prompt)
+    strategy = answers(count, prompt, **others)
     assert strategy.rows == count
     drive(strategy, prompt)
     results = strategy.finish()
     assert len(results) == count
-    chosen = options(count)
+    chosen = options(count, **others)
     processor, sampler = make_processor(chosen, len(prompt)), make_sampler(chosen)
     for result, rng in zip(results, make_rngs(chosen), strict=True):
         context = list(prompt)
         while len(context) < len(prompt) + 9 and END not in context:
-            context.append(sampler(processor(np.array(context), logits_after(context)), rng))
+            context.append(sampler(processor(np.array(context), logits_after(context), rng), rng))
         assert result.token_ids == context[len(prompt) :]
         assert result.finish_reason == ("stop" if END in context else "length")
     if count > 1:
-        more = answers(count + 1, prompt)
+        more = answers(count + 1, prompt, **others)
         drive(more, prompt)
         firsts = [r.token_ids for r in more.finish()][:count]
         assert [r.token_ids for r in results] == firsts

@@ -20,6 +20,7 @@ from tests.runtime.generation.reference import Floats, options, ours, theirs
 VOCABULARY = 50
 IDS = st.lists(st.integers(0, VOCABULARY + 2), min_size=1, max_size=30)  # a placeholder has no logit
 TOKENS = st.integers(0, VOCABULARY - 1)
+RNG = np.random.default_rng(0)
 LEAST = st.sampled_from([{}, {"num_beams": 3}])
 
 
@@ -221,9 +222,9 @@ def test_a_whole_vocabulary(scale: float, warpers: dict[str, float]) -> None:
 def test_neutral_options_do_nothing_at_all() -> None:
     logits_V = np.arange(VOCABULARY, dtype=np.float32)
     ids_T = np.arange(4)
-    assert make_processor(options(), 4)(ids_T, logits_V) is logits_V
-    assert make_processor(options(top_k=3, top_p=0.5, temperature=2.0), 4)(ids_T, logits_V) is logits_V
-    assert make_processor(options(do_sample=True, top_k=0), 4)(ids_T, logits_V) is logits_V
+    assert make_processor(options(), 4)(ids_T, logits_V, RNG) is logits_V
+    assert make_processor(options(top_k=3, top_p=0.5, temperature=2.0), 4)(ids_T, logits_V, RNG) is logits_V
+    assert make_processor(options(do_sample=True, top_k=0), 4)(ids_T, logits_V, RNG) is logits_V
 
 
 @pytest.mark.parametrize(
@@ -252,4 +253,4 @@ def test_the_likeliest_token_is_enough_where_nothing_else_counts(
 
 def test_scores_that_overflow_are_left_to_the_sampler() -> None:
     process = make_processor(options(do_sample=True, temperature=1e-5, top_p=0.5), 1)
-    assert process(np.arange(1), np.array([3e38, 1], np.float32)).max() == np.inf
+    assert process(np.arange(1), np.array([3e38, 1], np.float32), RNG).max() == np.inf

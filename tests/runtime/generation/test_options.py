@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pumice.generation.option_table import OPTIONS
 from pumice.generation.options import (
     NAMES,
     GenerationArguments,
@@ -18,7 +19,7 @@ from pumice.generation.options import (
     resolve,
 )
 from pumice.manifest import GenerationDefaults, decode_manifest, encode_manifest
-from pumice.manifest.intervals import NUMBERS, WHOLE_NUMBERS
+from pumice.manifest.intervals import INTERVALS
 from tests.runtime.generation.reference import CONTEXT, EXAMPLE, manifest, options, refused
 
 
@@ -71,9 +72,13 @@ def test_unknown_names_get_a_suggestion_and_the_list(name: str, meant: str) -> N
     assert "did you mean" not in refused(zzzzzz=1)
 
 
-WHOLE = {name: (interval.low, interval.high) for name, interval in WHOLE_NUMBERS.items()}
+WHOLE = {
+    option.name: (option.interval.low, option.interval.high)
+    for option in OPTIONS
+    if option.interval and option.kind in ("whole number", "logprobs")
+}
 WHOLE |= {"max_new_tokens": (1, CONTEXT), "min_new_tokens": (0, 256)}
-REAL = {name: interval for name, interval in NUMBERS.items() if name != "logit_bias"}
+REAL = {option.name: option.interval for option in OPTIONS if option.interval and option.kind == "number"}
 OF_NO_NUMBER = ["1", [1], {}, b"1", object(), 1 + 2j, float("nan"), np.float32("nan"), np.zeros(1)]
 
 
@@ -120,8 +125,9 @@ def test_numbers_outside_their_interval(name: str) -> None:
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32, int])
 def test_numbers_in_their_interval(name: str, kind: type) -> None:
-    value = getattr(options(do_sample=True, **{name: kind(1)}), name)
-    assert value == 1
+    given = kind(1 if 1 in REAL[name] else 0)
+    value = getattr(options(do_sample=True, **{name: given}), name)
+    assert value == given
     assert type(value) is float
 
 
@@ -212,9 +218,9 @@ def test_the_checkpoints_defaults_give_way() -> None:
         assert resolve(arguments, manifest(**DEFAULTS)).num_beams == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(DEFAULTS) & (set(WHOLE_NUMBERS) | set(NUMBERS))))
+@pytest.mark.parametrize("name", sorted(INTERVALS))
 def test_defaults_and_arguments_have_the_same_intervals(name: str) -> None:
-    interval = WHOLE_NUMBERS.get(name) or NUMBERS[name]
+    interval = INTERVALS[name]
     for value in (interval.low - 1, interval.high + 1):
         with pytest.raises(ValueError, match=f"expected {interval} for {name}"):
             GenerationDefaults(**{name: value})

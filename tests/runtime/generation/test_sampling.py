@@ -58,7 +58,7 @@ def test_draws_are_distributed_as_transformers_scores(warpers: dict[str, Any]) -
     arguments = {"do_sample": True, "seed": 11, **warpers}
     chosen = options(**arguments)
     process, sampler, rng = make_processor(chosen, 1), make_sampler(chosen), make_rngs(chosen)[0]
-    tokens = [sampler(process(ids_T, logits_V), rng) for _ in range(DRAWS)]
+    tokens = [sampler(process(ids_T, logits_V, rng), rng) for _ in range(DRAWS)]
     counts_V = np.bincount(tokens, minlength=40)
     arguments.pop("seed")
     scores_V = theirs(ids_T, logits_V, arguments).astype(np.float64)
