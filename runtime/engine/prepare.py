@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from pumice.engine.request_queue import RequestQueue
 from pumice.engine.step_loop import StepLoop
-from pumice.engine.submission import Question, Submission, as_pumice_error
-from pumice.scheduler.request import Request
+from pumice.engine.submission import Question, Submission
+from pumice.scheduler.request import Request, as_pumice_error
 
 RequestMaker = Callable[[Question, float], Request]
 """`(question, started) → Request`: renders, tokenises and decodes images. Raises as `Model.generate`."""

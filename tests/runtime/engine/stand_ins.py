@@ -17,7 +17,7 @@ from pumice.engine.submission import Question
 from pumice.engine.workplace import Workplace
 from pumice.errors import UsageError
 from pumice.result import Generated
-from pumice.scheduler.request import Clock, Request
+from pumice.scheduler.request import Clock, Request, RequestState
 from pumice.sessions.runs import Cancellation, RunCancelledError
 
 PATIENCE = 30.0
@@ -137,7 +137,7 @@ class FakeScheduler:
             request = self.waiting.popleft()
             request.slots = list(range(request.strategy.rows))
             self.free_slots -= len(request.slots)
-            request.state = "prefill"
+            request.state = RequestState.PREFILL
             self.running.append(request)
             self.order.append(request)
         for request in list(self.running):
@@ -146,7 +146,7 @@ class FakeScheduler:
 
     def _advance(self, request: Request) -> None:
         ask = request.strategy.ask  # type: ignore[attr-defined]
-        if request.state == "prefill" and ask.reading is not None:
+        if request.state is RequestState.PREFILL and ask.reading is not None:
             try:
                 ask.reading.pass_through(request.cancellation)
             except RunCancelledError:
@@ -154,17 +154,16 @@ class FakeScheduler:
                 return
         if ask.step_error is not None:
             raise ask.step_error
-        request.state = "decode"
+        request.state = RequestState.DECODE
         if not request.advance([None] * request.strategy.rows):  # type: ignore[list-item]
-            self._end(request)
+            self._end(request, RequestState.FINISHED)
 
     def _drop(self, request: Request) -> None:
         if not request.done:
-            request.cancelled = True
-            self._end(request)
+            self._end(request, RequestState.CANCELLED)
 
-    def _end(self, request: Request) -> None:
-        request.state = "finished"
+    def _end(self, request: Request, state: RequestState) -> None:
+        request.state = state
         if request in self.waiting:
             self.waiting.remove(request)
         if request in self.running:
