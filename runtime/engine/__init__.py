@@ -1,9 +1,9 @@
 """Many requests at once over the slots of one cache: `Engine`. docs/engine.md has how to use it.
 
-submit ─▶ admission.py ─▶ preparation.py ─▶ stepper.py ──▶ delivery.py ─▶ future
-checks    a bounded       a thread: text,   a thread: the   a thread: results,
-options   line            images, vision  scheduler       errors, callbacks
-                                               └─ text ───▶ streams.py
+submit ─▶ request_queue.py ─▶ prepare.py ─────▶ step_loop.py ─▶ futures.py ────▶ future
+checks    a bounded           a thread: text,   a thread: the   a thread: results,
+options   line                images, vision    scheduler       errors, callbacks
+                                                └─ text ──────▶ streams.py
 """
 
 from pumice.engine.engine import Engine
