@@ -23,7 +23,6 @@ from pumice.images.prepared import ImageFeatures, PromptImage
 from pumice.pipeline import Pipeline
 from pumice.result import Generation
 from pumice.scheduler.request import Request
-from pumice.scheduler.scheduler import Scheduler
 from pumice.stream import TextStream
 
 Images: TypeAlias = "Sequence[ImageInput | ImageFeatures] | ImageInput | ImageFeatures | None"
@@ -147,7 +146,7 @@ class Chat:
                 turn = _Turn(text=text, images=prepared, answer=answer.text.strip())
                 self._turns = (*before, turn)
 
-        scheduler = Scheduler(pipeline.decoder, self._roomy_cache(request), pipeline.prefixes)
+        scheduler = pipeline.scheduler(self._roomy_cache(request))
         self._stream = TextStream(scheduler, request, on_end=remember)
         return self._stream
 

@@ -28,7 +28,7 @@ from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
 from pumice.sessions.runs import Cancellation
 from pumice.stream import TextStream
-from pumice.vision.features import PromptFeatures
+from pumice.vision.features import PromptFeatures, encode_together
 
 Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
 Image: TypeAlias = "ImageInput | ImageFeatures"
@@ -126,7 +126,9 @@ class Model:
         requests = []
         for p, prepared in zip(prompt, _images_of_each(images, len(prompt)), strict=True):
             try:
-                requests.append(self._request(p, image_list(prepared), chosen, started=started, raw=raw))
+                requests.append(
+                    self.pipeline.request(p, image_list(prepared), chosen, started=started, raw=raw)
+                )
             except PumiceError as error:
                 raise type(error)(f"prompt {len(requests)}: {error}") from error
         return self._answers(requests)
@@ -145,7 +147,7 @@ class Model:
         those of `generate`.
         """
         started, chosen = time.perf_counter(), self.pipeline.options(options)
-        request = self._request(prompt, image_list(images), chosen, started=started, raw=raw)
+        request = self.pipeline.request(prompt, image_list(images), chosen, started=started, raw=raw)
         return TextStream(self._scheduler([request]), request)
 
     def chat(self, *, system: str | None = None, **options: Unpack[GenerationArguments]) -> Chat:
@@ -180,17 +182,6 @@ class Model:
             prepared.input_ids[0].tolist(), features.rows(0, Cancellation())
         )
 
-    def _request(
-        self,
-        prompt: Prompt,
-        images: Sequence[Image],
-        options: GenerationOptions,
-        *,
-        started: float,
-        raw: bool,
-    ) -> Request:
-        return self.pipeline.request(prompt, images, options, started=started, raw=raw)
-
     def _scheduler(self, requests: Sequence[Request]) -> Scheduler:
         """A scheduler with room for each of the requests, and for `BATCH` sequences at once if memory allows."""
         rows, capacity = (
@@ -201,23 +192,12 @@ class Model:
         if len(requests) > 1:
             shape = self.manifest.decoder
             slots = max(slots, fitting_slots(shape, capacity, self.device, most=min(BATCH, sum(rows))))
-        cache = self.pipeline.decoder.new_cache(capacity, slots)
-        return Scheduler(self.pipeline.decoder, cache, self.pipeline.prefixes)
-
-    def _encode(self, requests: Sequence[Request]) -> None:
-        """Encode the requests' images together, each distinct one once."""
-        images = [image for request in requests for image in request.features.images]
-        encoded = self.pipeline.encoder.encode(images, Cancellation())
-        for request in requests:
-            request.features.images[:], encoded = (
-                encoded[: len(request.features.images)],
-                encoded[len(request.features.images) :],
-            )
+        return self.pipeline.scheduler(self.pipeline.decoder.new_cache(capacity, slots))
 
     def _answers(self, requests: list[Request]) -> list[Generation]:
         """The answers of all requests; the first failure is raised, and ends the others."""
         scheduler = self._scheduler(requests)
-        self._encode(requests)
+        encode_together([request.features for request in requests], Cancellation())
         for request in requests:
             scheduler.add(request)
         while scheduler.step():

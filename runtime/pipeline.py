@@ -1,6 +1,6 @@
 """What questions, conversations and the engine have in common: a prepared prompt becomes a request.
 
-Enters: prompts, images and options. Leaves: `Request` objects for a `Scheduler`.
+Enters: prompts, images and options. Leaves: `Request` objects, and the `Scheduler` that answers them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pumice.bundle.plan import default_slot_context
 from pumice.decoder.decoder import Decoder
+from pumice.decoder.kv_cache import KVCache
 from pumice.decoder.prefix_cache import PrefixCache
 from pumice.decoder.prefix_keys import prompt_keys
 from pumice.errors import ContextLengthError
@@ -23,6 +25,7 @@ from pumice.manifest import Manifest
 from pumice.prompt.builder import Prompt, PromptBuilder
 from pumice.prompt.tokenizer import PromptTokenizer
 from pumice.scheduler.request import Clock, Request
+from pumice.scheduler.scheduler import Scheduler
 from pumice.vision.encoder import ImageEncoder
 from pumice.vision.features import PromptFeatures
 
@@ -78,6 +81,16 @@ class Pipeline:
             Clock(started=started, load_s=self.load_s, preprocess_s=time.perf_counter() - began),
             max_new_tokens=limit,
         )
+
+    def slot_context(self, slots: int) -> int:
+        """Tokens of a slot by default: the model's context; on the CPU, as many as fit into half of the memory left."""
+        if self.decoder.sessions.device == "cpu":
+            return default_slot_context(self.manifest, slots)
+        return self.manifest.decoder.context_length
+
+    def scheduler(self, cache: KVCache) -> Scheduler:
+        """What answers requests in the slots of a cache."""
+        return Scheduler(self.decoder, cache, self.prefixes)
 
     def _room(self, prompt_tokens: int, limit: int, context: int | None) -> int:
         """Tokens that an answer may have: the limit, or what the context leaves.

@@ -20,6 +20,7 @@ from pumice.model import Model
 from pumice.scheduler import scheduler
 from pumice.scheduler.request import Request
 from pumice.sessions.runs import Cancellation
+from pumice.vision.features import encode_together
 
 TOKENS = 24
 """Of an answer."""
@@ -151,11 +152,9 @@ def images_together(setting: Setting) -> Difference:
     seen = [reference for reference in setting.references if reference.prompt.images]
     setting = Setting(model=setting.model, references=seen)
     requests = [setting.request(reference.prompt) for reference in seen]
-    images = [image for request in requests for image in request.features.images]
-    encoded = iter(setting.model.pipeline.encoder.encode(images, Cancellation()))
+    encode_together([request.features for request in requests], Cancellation())
     followers = [setting.follower(reference) for reference in seen]
     for request, follower in zip(requests, followers, strict=True):
-        request.features.images[:] = [next(encoded) for _ in request.features.images]
         follow(setting.model, [request], [follower])
     return _pairs(setting, followers)
 

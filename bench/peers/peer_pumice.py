@@ -233,11 +233,11 @@ class Parts:
         meanwhile = sum(contexts[1:]) // 16  # those read first decode while others are read
         requests = [self.request(text, [], DECODED + 3 + meanwhile) for text in texts]
         scheduler = self.scheduler(requests)
-        while any(request.state != "decoding" for request in requests):
+        while any(request.state != "decode" for request in requests):
             scheduler.step()
         scheduler.step()  # buffers are bound
         steps = [timed(scheduler.step)[0] for _ in range(DECODED)]
-        assert all(request.state == "decoding" and request.error is None for request in requests)
+        assert all(request.state == "decode" and request.error is None for request in requests)
         return len(contexts) / statistics.median(steps)
 
     def request(self, ids: list[int], images: list[Any], tokens: int) -> Any:

@@ -20,7 +20,6 @@ from pumice.engine.metrics import EngineCounters
 from pumice.engine.streams import AsyncEngineStream, AsyncText, EngineStream, closed_early
 from pumice.engine.submission import Deadline, Question, Submission
 from pumice.engine.threads import EngineThreads
-from pumice.engine.workplace import make_workplace
 from pumice.errors import EngineClosedError, QueueFullError, UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.model import Images, Model
@@ -56,11 +55,10 @@ class Engine:
         if context is not None:
             _checked("context", context, 2, whole, " (the model's context)")
         waiting = _checked("max_queue", max_queue, 1, MOST_QUEUED, "")
-        workplace = make_workplace(model, slots=self._slots, context=context)
-        self._context = workplace.context
-        self._options = workplace.options
+        self._pipeline = model.pipeline
+        self._context = self._pipeline.slot_context(self._slots) if context is None else context
         self._crew = EngineThreads(
-            workplace.make_request, workplace.scheduler, slots=self._slots, max_queue=waiting
+            self._pipeline, slots=self._slots, context=self._context, max_queue=waiting
         )
         # An engine that is let go takes nothing more, but what it accepted is answered.
         weakref.finalize(self, self._crew.retire).atexit = False
@@ -207,7 +205,7 @@ class Engine:
             raise EngineClosedError("the engine belongs to another process: make one after forking")
         started = time.perf_counter()
         limit = None if deadline is None else _deadline(deadline)
-        chosen = self._options(options)
+        chosen = self._pipeline.options(options)
         rows = max(chosen.num_beams, chosen.num_return_sequences)
         if rows > self._slots:
             raise UsageError(

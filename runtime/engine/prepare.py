@@ -5,22 +5,22 @@ Enters: requests, in the order in which they came. Leaves: requests for the step
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pumice.engine.request_queue import RequestQueue
 from pumice.engine.step_loop import StepLoop
-from pumice.engine.submission import Question, Submission, as_pumice_error
-from pumice.scheduler.request import Request
-
-RequestMaker = Callable[[Question, float], Request]
-"""`(question, started) → Request`: renders, tokenises and decodes images. Raises as `Model.generate`."""
+from pumice.engine.submission import Submission
+from pumice.pipeline import Pipeline
+from pumice.scheduler.request import as_pumice_error
 
 
 class Preparation:
     """Prepares one request after another."""
 
-    def __init__(self, make_request: RequestMaker, request_queue: RequestQueue, step_loop: StepLoop) -> None:
-        self._make_request, self._request_queue, self._step_loop = make_request, request_queue, step_loop
+    def __init__(
+        self, pipeline: Pipeline, context: int, request_queue: RequestQueue, step_loop: StepLoop
+    ) -> None:
+        """A prompt and its answer may have `context` tokens."""
+        self._pipeline, self._context = pipeline, context
+        self._request_queue, self._step_loop = request_queue, step_loop
 
     def run(self) -> None:
         """Prepare until the engine is closed."""
@@ -40,7 +40,14 @@ class Preparation:
         question = submission.question
         if question is None or submission.stopped:
             return
-        request = self._make_request(question, submission.started)
+        request = self._pipeline.request(
+            question.prompt,
+            question.images,
+            question.options,
+            started=submission.started,
+            raw=question.raw,
+            context=self._context,
+        )
         if not submission.begin(request):
             return
         # Encoded now, and kept: the step thread would wait for images that a cache forgot meanwhile.

@@ -18,8 +18,9 @@ from typing import Any
 from pumice.engine.futures import Delivery, Settlement
 from pumice.engine.metrics import MetricsRecorder, Outcome
 from pumice.engine.request_queue import RequestQueue
-from pumice.engine.submission import Submission, as_pumice_error
+from pumice.engine.submission import Submission
 from pumice.errors import DeadlineError, EngineClosedError, PumiceError
+from pumice.scheduler.request import as_pumice_error
 from pumice.scheduler.scheduler import Scheduler
 
 _log = logging.getLogger("pumice.engine")

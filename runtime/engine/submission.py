@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from pumice.errors import GenerationError, PumiceError
 from pumice.generation.options import GenerationOptions
 from pumice.images.files import image_list
 from pumice.scheduler.request import Request
@@ -74,15 +73,6 @@ class Submission:
         self.stop()
         self.ended = True
         self.question = self.request = self.sink = None
-
-
-def as_pumice_error(error: BaseException) -> PumiceError:
-    """A failure of one request as a typed error."""
-    if isinstance(error, PumiceError):
-        return error
-    failure = GenerationError(f"the request failed: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
 
 
 def _copied(value: Any) -> Any:

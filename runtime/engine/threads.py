@@ -16,10 +16,10 @@ import weakref
 
 from pumice.engine.futures import Delivery
 from pumice.engine.metrics import MetricsRecorder
-from pumice.engine.prepare import Preparation, RequestMaker
+from pumice.engine.prepare import Preparation
 from pumice.engine.request_queue import RequestQueue
 from pumice.engine.step_loop import StepLoop
-from pumice.scheduler.scheduler import Scheduler
+from pumice.pipeline import Pipeline
 
 _EXIT_SECONDS = 10.0
 """How long the interpreter's exit waits for a run of ONNX Runtime to end."""
@@ -28,14 +28,18 @@ _EXIT_SECONDS = 10.0
 class EngineThreads:
     """Threads that prepare, compute and deliver."""
 
-    def __init__(
-        self, make_request: RequestMaker, scheduler: Scheduler, *, slots: int, max_queue: int
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, *, slots: int, context: int, max_queue: int) -> None:
+        """Make room for `slots` sequences of `context` tokens.
+
+        Raises:
+            InsufficientMemoryError: there is not so much memory.
+        """
+        scheduler = pipeline.scheduler(pipeline.decoder.new_cache(context, slots))
         self.tally = MetricsRecorder(slots)
         self.request_queue = RequestQueue(limit=max_queue, ahead=slots)
         delivery = Delivery(self.tally)
         self.step_loop = StepLoop(scheduler, slots, self.request_queue, self.tally, delivery)
-        preparation = Preparation(make_request, self.request_queue, self.step_loop)
+        preparation = Preparation(pipeline, context, self.request_queue, self.step_loop)
         self._pid = os.getpid()
         works = {"step": self.step_loop.run, "prepare": preparation.run, "deliver": delivery.run}
         self._threads = [

@@ -8,20 +8,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pumice.decoder.prefix_keys import Key
-from pumice.errors import PumiceError
+from pumice.errors import GenerationError, PumiceError
 from pumice.generation.strategy import Step, Strategy
 from pumice.result import Generation, Timings, Usage
 from pumice.sessions.arrays import Rows
 from pumice.sessions.runs import Cancellation
 from pumice.vision.features import PromptFeatures
 
-State = Literal["waiting", "prefill", "decode", "finished"]
+
+class RequestState(StrEnum):
+    """Where a request is: `waiting → prefill → decode →` one of the three ends, to which any of them may lead."""
+
+    WAITING = "waiting"
+    """It has no slots."""
+    PREFILL = "prefill"
+    """It has slots, and its prompt is read in chunks."""
+    DECODE = "decode"
+    """Its answer has begun: a token of every row in each step."""
+    FINISHED = "finished"
+    """Its strategy has said enough."""
+    CANCELLED = "cancelled"
+    """It was ended where it stood: its results are what it had said until then."""
+    FAILED = "failed"
+    """It has no results: `Request.error` says why."""
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in _ENDS
+
+
+_ENDS = frozenset({RequestState.FINISHED, RequestState.CANCELLED, RequestState.FAILED})
 
 
 @dataclass(kw_only=True)
@@ -68,9 +91,12 @@ class Request:
         self.ids, self.keys, self.features = ids, keys, features
         self.strategy, self.clock = strategy, clock
         self.cancellation = Cancellation()
-        self.state: State = "waiting"
+        self.state = RequestState.WAITING
+        """How far it is, and in the end how it ended; the scheduler's to write."""
         self.error: PumiceError | None = None
-        self.cancelled = False
+        """Why it failed."""
+        self.turn = 0
+        """When its prompt was read last, or it was admitted, in the scheduler's count of turns."""
         self.slots: list[int] = []
         """Slots of the cache that are this request's, those of `rows` among them."""
         self.rows: list[Row] = []
@@ -84,7 +110,32 @@ class Request:
     @property
     def done(self) -> bool:
         """Whether it has ended, well or not."""
-        return self.state == "finished"
+        return self.state.is_end
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was ended before its strategy had said enough."""
+        return self.state is RequestState.CANCELLED
+
+    def take_features(self, start: int, stop: int) -> Rows:
+        """Features of the image tokens at positions `start` … `stop - 1`, each asked for once and in order.
+
+        The first call encodes the images that are not behind it and not encoded yet; its time is noted. Raises as
+        `ImageEncoder.encode`.
+        """
+        if self.remaining_features is None:
+            began = time.perf_counter()
+            try:
+                seen = self._image_tokens(0, start)
+                self.remaining_features = self.features.rows(seen, self.cancellation)
+            finally:
+                self.clock.vision_s += time.perf_counter() - began
+        images = self._image_tokens(start, stop)
+        taken, self.remaining_features = self.remaining_features[:images], self.remaining_features[images:]
+        return taken
+
+    def _image_tokens(self, start: int, stop: int) -> int:
+        return sum(isinstance(key, bytes) for key in self.keys[start:stop])
 
     def advance(self, logits_RV: Sequence[NDArray[np.float32]]) -> list[Step]:
         """Let the strategy choose; notes the time."""
@@ -127,6 +178,11 @@ class Request:
             freed.append(spare.pop())
         return freed
 
+    def move(self, source: int, target: int) -> None:
+        """Note that the row in the slot `source` has been copied into `target`."""
+        self.slots[self.slots.index(source)] = target
+        next(row for row in self.rows if row.slot == source).slot = target
+
     def results(self) -> list[Generation]:
         """The answers, best first; those of a request that is not done end where it stands.
 
@@ -136,7 +192,7 @@ class Request:
         if self.error is not None:
             raise self.error
         prompt = len(self.ids)
-        images = sum(isinstance(key, bytes) for key in self.keys)
+        images = self._image_tokens(0, prompt)
         return [
             Generation(
                 text=answer.text,
@@ -167,3 +223,12 @@ class Request:
             decode=decode,
             tokens_per_second=(tokens - 1) / decode if tokens > 1 and decode > 0 else 0.0,
         )
+
+
+def as_pumice_error(error: BaseException) -> PumiceError:
+    """A failure of one request as a typed error."""
+    if isinstance(error, PumiceError):
+        return error
+    failure = GenerationError(f"the request failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

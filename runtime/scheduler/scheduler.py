@@ -1,16 +1,20 @@
 """Many requests over the slots of one cache: prompts are read in chunks, and all sequences decode together.
 
-    add ─▶ waiting ──slots free──▶ reading ──prompt read──▶ decoding ──strategy says enough──▶ done
-                                   a chunk of one request       a token of every row
+    add ─▶ waiting ──slots free──▶ prefill ──prompt read──▶ decode ──strategy says enough──▶ finished
+                                   a chunk of one request   a token of every row
                                    in each step             in each step
 
-Enters: requests. Leaves: the same requests, done. Nothing here knows of threads, text, or how tokens are chosen.
+Enters: requests. Leaves: the same requests, done. What is run next is decided in `batch`; here it is run on decoder and
+cache, and its logits move the requests on. Nothing here knows of threads, text, or how tokens are chosen.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
+from itertools import count, islice
 
 import numpy as np
 
@@ -20,11 +24,10 @@ from pumice.decoder.kv_cache import KVCache
 from pumice.decoder.prefix_cache import PrefixCache
 from pumice.decoder.prefix_keys import common_prefix
 from pumice.decoder.step import DecodeStep, DeviceStep
-from pumice.errors import GenerationError, PumiceError
 from pumice.generation.strategy import Step
-from pumice.scheduler import chunks as cuts
-from pumice.scheduler.request import Request, Row
-from pumice.sessions.arrays import Rows
+from pumice.scheduler import batch
+from pumice.scheduler.chunks import resumed
+from pumice.scheduler.request import Request, RequestState, Row, as_pumice_error
 from pumice.sessions.runs import RunCancelledError
 
 CHUNK = {"cpu": footprint.CHUNK, "cuda": 2048}
@@ -41,8 +44,9 @@ class Scheduler:
         self._decoder, self._cache, self._prefixes = decoder, cache, prefixes
         self._free = set(range(cache.slots))
         self._waiting: deque[Request] = deque()
-        self._prefilling: deque[Request] = deque()
+        self._prefilling: list[Request] = []
         self._decoding: list[Request] = []
+        self._turns = count()
         self._step: DecodeStep | DeviceStep | None = None
 
     @property
@@ -77,10 +81,41 @@ class Scheduler:
         """
         self._drop_cancelled()
         self._admit()
-        began = self._prefilling and self._prefill_chunk()
+        chunk = batch.prefill_chunk(self._state()) if self._prefilling else None
+        began = chunk is not None and self._prefill_chunk(chunk)
         if self._decoding and not began:
-            self._decode_step()
+            self._decode()
         return bool(self._waiting or self._prefilling or self._decoding)
+
+    def _state(self, fitting: int = 0) -> batch.State:
+        """What decisions are made of; of those who wait, the first `fitting`."""
+        cache = self._cache
+        return batch.State(
+            chunk=CHUNK[cache.device],
+            shared_chunk=SHARED_CHUNK[cache.device],
+            capacity=cache.capacity,
+            all_logits=self._decoder.gives_all_logits,
+            free=frozenset(self._free),
+            waiting=[self._waiting_state(request) for request in islice(self._waiting, fitting)],
+            prompts=[
+                batch.Prompt(tokens=len(request.ids), held=cache.length(request.slots[0]), turn=request.turn)
+                for request in self._prefilling
+            ],
+            rows=[
+                batch.DecodeRow(slot=row.slot, held=cache.length(row.slot), draft=len(row.step.draft))
+                for request in self._decoding
+                for row in request.rows
+            ],
+        )
+
+    def _waiting_state(self, request: Request) -> batch.Waiting:
+        """Compares the prompt with what each free slot holds: for requests that are about to have slots only."""
+        vacancies = [
+            batch.Vacancy(slot=slot, held=len(contents), common=common_prefix(contents, request.keys))
+            for slot, contents in enumerate(self._cache.contents)
+            if slot in self._free
+        ]
+        return batch.Waiting(rows=request.strategy.rows, vacancies=vacancies)
 
     def _drop_cancelled(self) -> None:
         for request in [*self._waiting, *self._prefilling, *self._decoding]:
@@ -89,22 +124,16 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give slots to those who wait, in the order in which they came."""
-        while self._waiting and self._waiting[0].strategy.rows <= len(self._free):
+        free = len(self._free)
+        fitting = batch.fitting((request.strategy.rows for request in islice(self._waiting, free)), free)
+        for slots in batch.admissions(self._state(fitting)) if fitting else ():
             request = self._waiting.popleft()
-            request.slots = self._chosen(request)
-            self._free.difference_update(request.slots)
+            request.slots = list(slots)
+            self._free.difference_update(slots)
             self._reuse(request)
-            request.state = "prefill"
+            request.state = RequestState.PREFILL
+            request.turn = next(self._turns)
             self._prefilling.append(request)
-
-    def _chosen(self, request: Request) -> list[int]:
-        """Free slots for a request: first the one that begins most like it, otherwise those that hold least."""
-        keys = self._cache.contents
-        first = max(
-            self._free, key=lambda slot: (common_prefix(keys[slot], request.keys), -len(keys[slot]), -slot)
-        )
-        others = sorted(self._free - {first}, key=lambda slot: (len(keys[slot]), slot))
-        return [first, *others[: request.strategy.rows - 1]]
 
     def _reuse(self, request: Request) -> None:
         """Keep what the request's slot, or an earlier prompt, has of its prompt; its last tokens are always read."""
@@ -112,80 +141,64 @@ class Scheduler:
         cache.rewind(slot, common_prefix(cache.contents[slot], request.keys))
         if self._prefixes is not None:
             self._prefixes.restore(cache, slot, request.keys)
-        cache.rewind(slot, cuts.resumed(cache.length(slot), len(request.keys)))
+        cache.rewind(slot, resumed(cache.length(slot), len(request.keys)))
         request.cached_tokens = cache.length(slot)
 
-    def _prefill_chunk(self) -> bool:
-        """Read some of the prompt of the request whose turn it is; whether its answer began."""
-        request = self._prefilling.popleft()
+    def _prefill_chunk(self, chunk: batch.PrefillChunk) -> bool:
+        """Read some of a prompt; whether its answer began."""
+        request = self._prefilling.pop(chunk.prompt)
         try:
-            logits_V = self._timed_prefill(request)
+            logits_V = self._prefill(request, chunk)
         except RunCancelledError:
             self._drop(request)
         except Exception as error:
             self._fail(request, error)
         else:
             if logits_V is None:
+                request.turn = next(self._turns)
                 self._prefilling.append(request)
             else:
-                request.state = "decode"
-                self._decoding.append(request)
-                if not self._prefilling and not self._waiting:
-                    self._decoder.release_prefill(len(request.ids) - request.cached_tokens)
-                request.rows = [Row(slot=request.slots[0], step=Step(token=request.ids[-1], parent=0))]
-                self._advance(request, [logits_V])
+                self._begin(request, logits_V)
                 return True
         return False
 
-    def _timed_prefill(self, request: Request) -> np.ndarray | None:
-        """`_prefill`, whose time counts as the prompt's, less what its images took, however it ends."""
-        clock = request.clock
+    def _prefill(self, request: Request, chunk: batch.PrefillChunk) -> np.ndarray | None:
+        """The logits after a chunk if it was the prompt's last. Its time is the prompt's, less what its images took."""
+        clock, span = request.clock, slice(chunk.start, chunk.stop)
         began, vision_s = time.perf_counter(), clock.vision_s
         try:
-            return self._prefill(request)
+            ids, keys, slot = request.ids[span], request.keys[span], request.slots[0]
+            features = request.take_features(chunk.start, chunk.stop)
+            stop = request.cancellation
+            return self._decoder.prefill(ids, keys, features, self._cache, slot, stop, ends=chunk.ends)
         finally:
             clock.prefill_s += time.perf_counter() - began - (clock.vision_s - vision_s)
 
-    def _prefill(self, request: Request) -> np.ndarray | None:
-        """Read a chunk; the logits after it if it was the prompt's last."""
-        slot, cache = request.slots[0], self._cache
-        start = cache.length(slot)
-        if request.remaining_features is None:
-            request.remaining_features = self._features(request, start)
-        sizes = SHARED_CHUNK if self._decoding else CHUNK
-        stop = cuts.run_end(start, len(request.ids), sizes[cache.device])
-        keys = request.keys[start:stop]
-        images = sum(isinstance(key, bytes) for key in keys)
-        features, request.remaining_features = (
-            request.remaining_features[:images],
-            request.remaining_features[images:],
-        )
-        ends = stop == len(request.ids)
-        return self._decoder.prefill(
-            request.ids[start:stop], keys, features, cache, slot, request.cancellation, ends=ends
-        )
+    def _begin(self, request: Request, logits_V: np.ndarray) -> None:
+        """The prompt is read: choose the answer's first tokens."""
+        request.state = RequestState.DECODE
+        self._decoding.append(request)
+        if not self._prefilling and not self._waiting:
+            self._decoder.release_prefill(len(request.ids) - request.cached_tokens)
+        request.rows = [Row(slot=request.slots[0], step=Step(token=request.ids[-1], parent=0))]
+        self._advance(request, [logits_V])
 
-    def _features(self, request: Request, start: int) -> Rows:
-        began = time.perf_counter()
-        seen = sum(isinstance(key, bytes) for key in request.keys[:start])
-        try:
-            return request.features.rows(seen, request.cancellation)
-        finally:
-            request.clock.vision_s += time.perf_counter() - began
-
-    def _decode_step(self) -> None:
+    def _decode(self) -> None:
         """One token of every row; or several of the only row, where its strategy has guessed."""
-        rows = [row for request in self._decoding for row in request.rows]
-        if len(rows) == 1 and rows[0].step.draft and self._decoder.gives_all_logits:
-            self._verify_draft(self._decoding[0])
-            return
-        self._compact(rows)
-        slots = [row.slot for row in rows]
-        first, count = min(slots), max(slots) - min(slots) + 1
-        tokens: list[int | None] = [None] * count
-        for row in rows:
-            tokens[row.slot - first] = row.step.token
+        decided = batch.decode_batch(self._state())
+        if isinstance(decided, batch.DraftCheck):
+            self._verify_draft(self._decoding[0], decided.tokens)
+        elif decided is not None:
+            for move in decided.moves:
+                self._move(move)
+            self._decode_step(decided.first, decided.count)
+
+    def _decode_step(self, first: int, count: int) -> None:
+        """A token of every row; all of them lie in `count` slots from `first` on."""
         requests = list(self._decoding)
+        tokens: list[int | None] = [None] * count
+        for row in (row for request in requests for row in request.rows):
+            tokens[row.slot - first] = row.step.token
         try:
             step = self._bound(first, count)
             if isinstance(step, DeviceStep) and self._all_greedy(requests):
@@ -211,26 +224,19 @@ class Scheduler:
             self._step = self._decoder.new_step(self._cache, first, count)
         return self._step
 
-    def _compact(self, rows: list[Row]) -> None:
-        """Move the last rows into free slots between the others, which would be computed for nothing."""
-        while True:
-            last = max(rows, key=lambda row: row.slot)
-            first = min(row.slot for row in rows)
-            target = next((slot for slot in range(first, last.slot) if slot in self._free), None)
-            if target is None:
-                return
-            request = next(request for request in self._decoding if last in request.rows)
-            self._cache.copy(last.slot, target)
-            request.slots[request.slots.index(last.slot)] = target
-            self._free.remove(target)
-            self._free.add(last.slot)
-            last.slot = target
+    def _move(self, move: batch.Move) -> None:
+        """Move a row into a free slot."""
+        request = next(request for request in self._decoding if move.source in request.slots)
+        self._cache.copy(move.source, move.target)
+        request.move(move.source, move.target)
+        self._free.remove(move.target)
+        self._free.add(move.source)
 
-    def _verify_draft(self, request: Request) -> None:
-        """Read a token with the guesses behind it, and go on for as long as what is chosen is what was guessed."""
+    def _verify_draft(self, request: Request, count: int) -> None:
+        """Read a token with `count` guesses behind it, and go on for as long as what is chosen is what was guessed."""
         (row,) = request.rows
         cache, start = self._cache, self._cache.length(row.slot)
-        draft = row.step.draft[: cache.capacity - start - 1]
+        draft = row.step.draft[:count]
         tokens = [row.step.token, *draft]
         none = np.zeros((0, self._decoder.shape.hidden_size), np.float32)
         try:
@@ -246,57 +252,48 @@ class Scheduler:
                 return
 
     def _advance(self, request: Request, logits_RV: list[np.ndarray]) -> None:
-        """Let a request choose its next tokens, and give its rows their slots."""
-        try:
-            if not all(finite(logits_V) for logits_V in logits_RV):
-                raise not_finite()
-            steps = request.advance(logits_RV)
-        except Exception as error:
-            self._fail(request, error)
-            return
-        self._continue_request(request, steps)
+        """Let a request choose its next tokens by the logits of its rows."""
+        self._digest(
+            request, all(finite(logits_V) for logits_V in logits_RV), partial(request.advance, logits_RV)
+        )
 
     def _accept(self, request: Request, tokens_R: list[int]) -> None:
         """As `_advance`, with the likeliest tokens; -1 stands for logits that are not finite."""
+        self._digest(request, min(tokens_R) >= 0, partial(request.accept, tokens_R))
+
+    def _digest(self, request: Request, finite: bool, choose: Callable[[], list[Step]]) -> None:
+        """Give the rows that go on their slots, or end the request."""
         try:
-            if min(tokens_R) < 0:
+            if not finite:
                 raise not_finite()
-            steps = request.accept(tokens_R)
+            steps = choose()
         except Exception as error:
             self._fail(request, error)
             return
-        self._continue_request(request, steps)
-
-    def _continue_request(self, request: Request, steps: list[Step]) -> None:
         if steps:
             self._free.update(request.follow(steps, self._cache.copy))
         else:
-            self._end(request)
+            self._end(request, RequestState.FINISHED)
 
     def _fail(self, request: Request, error: Exception) -> None:
         """End a request alone; what it wrote is forgotten."""
-        if isinstance(error, PumiceError):
-            request.error = error
-        else:
-            request.error = GenerationError(f"the request failed: {type(error).__name__}: {error}")
-            request.error.__cause__ = error
+        request.error = as_pumice_error(error)
         for slot in request.slots:
             self._cache.rewind(slot, 0)
-        self._end(request)
+        self._end(request, RequestState.FAILED)
 
     def _drop(self, request: Request) -> None:
         """End a request that was cancelled."""
         if not request.done:
-            request.cancelled = True
-            self._end(request)
+            self._end(request, RequestState.CANCELLED)
 
-    def _end(self, request: Request) -> None:
+    def _end(self, request: Request, state: RequestState) -> None:
         """Free a request's slots at once; what they hold serves those who begin alike."""
-        request.state = "finished"
+        request.state = state
         for requests in (self._waiting, self._prefilling, self._decoding):
             if request in requests:
                 requests.remove(request)
-        if request.slots and request.error is None and self._prefixes is not None:
+        if request.slots and state is not RequestState.FAILED and self._prefixes is not None:
             self._prefixes.save(self._cache, request.slots[0])
         self._free.update(request.slots)
         request.slots, request.rows, request.remaining_features = [], [], None

@@ -80,17 +80,17 @@ def expected(oracle: Any, tokenizer: Any, prepared: pumice.Prepared, options: di
     return answer
 
 
-@pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items())
 )
 def test_answers_are_those_of_transformers(
-    model: Model, oracle: Any, tokenizer: Any, options: dict[str, Any], prepared: int
+    model: Model, oracle: Any, tokenizer: Any, options: dict[str, Any], count: int
 ) -> None:
     given = {"max_new_tokens": 32, **options}
-    for question in QUESTIONS[: 1 + prepared]:
-        prepared = model.prepare(question, images(prepared))
-        answer = model.generate(question, images(prepared), **given)
+    for question in QUESTIONS[: 1 + count]:
+        prepared = model.prepare(question, images(count))
+        answer = model.generate(question, images(count), **given)
         assert answer.token_ids == expected(oracle, tokenizer, prepared, given)
         text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
         strings = options.get("stop_strings", ())

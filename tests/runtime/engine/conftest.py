@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pumice.engine import Engine
-from tests.runtime.engine.stand_ins import FakeWorkplace, eventually
+from tests.runtime.engine.stand_ins import FakePipeline, eventually
 
 
 def engine_threads() -> list[str]:
@@ -27,14 +26,13 @@ def no_thread_stays() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Engine, FakeWorkplace]]]:
+def make_engine() -> Iterator[Callable[..., tuple[Engine, FakePipeline]]]:
     """`(slots=2, max_queue=…) → (engine, its stand-ins)`; closed in the end."""
     engines: list[Engine] = []
 
-    def make(*, slots: int = 2, **arguments: Any) -> tuple[Engine, FakeWorkplace]:
-        fake = FakeWorkplace(slots)
-        monkeypatch.setattr("pumice.engine.engine.make_workplace", lambda *_, **__: fake.workplace())
-        engine = Engine(SimpleNamespace(context_length=64), slots=slots, **arguments)
+    def make(*, slots: int = 2, **arguments: Any) -> tuple[Engine, FakePipeline]:
+        fake = FakePipeline(slots)
+        engine = Engine(fake.model(), slots=slots, **arguments)
         engines.append(engine)
         return engine, fake
 

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from pumice.engine.submission import Question
-from pumice.engine.workplace import Workplace
 from pumice.errors import UsageError
 from pumice.result import Generated
-from pumice.scheduler.request import Clock, Request
+from pumice.scheduler.request import Clock, Request, RequestState
 from pumice.sessions.runs import Cancellation, RunCancelledError
 
 PATIENCE = 30.0
@@ -137,7 +135,7 @@ class FakeScheduler:
             request = self.waiting.popleft()
             request.slots = list(range(request.strategy.rows))
             self.free_slots -= len(request.slots)
-            request.state = "prefill"
+            request.state = RequestState.PREFILL
             self.running.append(request)
             self.order.append(request)
         for request in list(self.running):
@@ -146,7 +144,7 @@ class FakeScheduler:
 
     def _advance(self, request: Request) -> None:
         ask = request.strategy.ask  # type: ignore[attr-defined]
-        if request.state == "prefill" and ask.prefill is not None:
+        if request.state is RequestState.PREFILL and ask.prefill is not None:
             try:
                 ask.prefill.pass_through(request.cancellation)
             except RunCancelledError:
@@ -154,17 +152,16 @@ class FakeScheduler:
                 return
         if ask.step_error is not None:
             raise ask.step_error
-        request.state = "decode"
+        request.state = RequestState.DECODE
         if not request.advance([None] * request.strategy.rows):  # type: ignore[list-item]
-            self._end(request)
+            self._end(request, RequestState.FINISHED)
 
     def _drop(self, request: Request) -> None:
         if not request.done:
-            request.cancelled = True
-            self._end(request)
+            self._end(request, RequestState.CANCELLED)
 
-    def _end(self, request: Request) -> None:
-        request.state = "finished"
+    def _end(self, request: Request, state: RequestState) -> None:
+        request.state = state
         if request in self.waiting:
             self.waiting.remove(request)
         if request in self.running:
@@ -176,21 +173,28 @@ class FakeScheduler:
         self.threads.add(threading.current_thread().name)
 
 
-class FakeWorkplace:
+class FakePipeline:
     """Makes requests of `Ask`s; `asked` are those that were prepared, `questions` what came with them."""
 
     def __init__(self, slots: int) -> None:
-        self.scheduler = FakeScheduler(slots)
+        self.schedule = FakeScheduler(slots)
+        self.decoder = SimpleNamespace(new_cache=lambda context, slots: None)
         self.asked: list[Ask] = []
         self.answered_options: list[Any] = []
+
+    def slot_context(self, slots: int) -> int:
+        return 64
+
+    def scheduler(self, cache: Any) -> FakeScheduler:
+        return self.schedule
 
     def options(self, arguments: Mapping[str, Any]) -> Any:
         if not set(arguments) <= {"num_beams", "num_return_sequences", "seed"}:
             raise UsageError(f"unknown options {sorted(arguments)}")
         return SimpleNamespace(**{"num_beams": 1, "num_return_sequences": 1, **arguments})
 
-    def make_request(self, question: Question, started: float) -> Request:
-        ask = question.prompt[0]["ask"] if isinstance(question.prompt, list) else question.prompt
+    def request(self, prompt: Any, images: Any, options: Any, *, started: float, **_: Any) -> Request:
+        ask = prompt[0]["ask"] if isinstance(prompt, list) else prompt
         self.asked.append(ask)
         if ask.preparing is not None:
             ask.preparing.pass_through()
@@ -205,8 +209,6 @@ class FakeWorkplace:
             max_new_tokens=ask.tokens,
         )
 
-    def workplace(self) -> Workplace:
-        scheduler: Any = self.scheduler
-        return Workplace(
-            options=self.options, make_request=self.make_request, scheduler=scheduler, context=64
-        )
+    def model(self) -> Any:
+        """What an `Engine` is made of."""
+        return SimpleNamespace(context_length=64, pipeline=self)

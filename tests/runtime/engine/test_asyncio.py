@@ -10,9 +10,9 @@ import pytest
 
 from pumice.engine import AsyncEngineStream, Engine
 from pumice.errors import EngineClosedError, ImageError, QueueFullError, UsageError
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -66,7 +66,7 @@ def test_cancelling_a_task_cancels_its_request(make_engine: MakeEngine) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(engine.agenerate(Ask(endless=True)))
-        await until(lambda: fake.scheduler.running)
+        await until(lambda: fake.schedule.running)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -76,7 +76,7 @@ def test_cancelling_a_task_cancels_its_request(make_engine: MakeEngine) -> None:
         await until(lambda: engine.counters.cancelled == 2)
 
     asyncio.run(main())
-    assert fake.scheduler.free_slots == 2
+    assert fake.schedule.free_slots == 2
 
 
 @pytest.mark.parametrize("how", ["break", "aclose", "context", "task"])
@@ -111,7 +111,7 @@ def test_leaving_a_stream_cancels_it(make_engine: MakeEngine, how: str) -> None:
         await until(lambda: engine.counters.cancelled == 1)
 
     asyncio.run(main())
-    assert fake.scheduler.free_slots == 2
+    assert fake.schedule.free_slots == 2
 
 
 def test_failures(make_engine: MakeEngine) -> None:
@@ -142,7 +142,7 @@ def test_an_aborted_engine_does_not_look_like_a_cancelled_task(make_engine: Make
         task = asyncio.create_task(engine.agenerate(Ask(endless=True)))
         stream = engine.astream(Ask(endless=True))
         await anext(stream)
-        await until(lambda: len(fake.scheduler.running) == 2)
+        await until(lambda: len(fake.schedule.running) == 2)
         await asyncio.to_thread(engine.close, drain=False)
         with pytest.raises(EngineClosedError, match="closed before the answer ended"):
             await task
@@ -163,5 +163,5 @@ def test_a_loop_that_is_closed_ends_its_requests(make_engine: MakeEngine) -> Non
         kept.append(stream)
 
     asyncio.run(main())
-    eventually(lambda: fake.scheduler.free_slots == 2)
+    eventually(lambda: fake.schedule.free_slots == 2)
     engine.submit(Ask()).result(PATIENCE)

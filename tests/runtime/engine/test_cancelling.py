@@ -13,13 +13,13 @@ from pumice.engine import Engine
 from pumice.errors import (
     DeadlineError,
 )
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 PHASES = ["in line", "preparing", "encoding", "waiting", "prefill", "decode"]
 
 
-def ask_in(phase: str, engine: Engine, fake: FakeWorkplace) -> tuple[Ask, Gate | None, list[Future[Any]]]:
+def ask_in(phase: str, engine: Engine, fake: FakePipeline) -> tuple[Ask, Gate | None, list[Future[Any]]]:
     """An ask that stays in a phase, the gate at which others are held up for it, and those others' futures."""
     gate = Gate()
     others: list[Future[Any]] = []
@@ -29,15 +29,15 @@ def ask_in(phase: str, engine: Engine, fake: FakeWorkplace) -> tuple[Ask, Gate |
         return Ask(), gate, others
     if phase == "waiting":
         others = [engine.submit(Ask(endless=True, rows=2), num_return_sequences=2)]
-        eventually(lambda: fake.scheduler.free_slots == 0)
+        eventually(lambda: fake.schedule.free_slots == 0)
         return Ask(), None, others
     if phase == "decode":
         return Ask(endless=True), None, []
     return Ask(**{phase: gate}), gate, others
 
 
-def arrived(phase: str, ask: Ask, fake: FakeWorkplace) -> bool:
-    scheduler = fake.scheduler
+def arrived(phase: str, ask: Ask, fake: FakePipeline) -> bool:
+    scheduler = fake.schedule
     running = [request.strategy.ask for request in scheduler.running]  # type: ignore[attr-defined]
     if phase == "in line":
         return ask not in fake.asked
@@ -67,7 +67,7 @@ def test_cancelling_works_in_every_phase(make_engine: MakeEngine, phase: str) ->
         other.cancel()
     engine.submit(Ask()).result(PATIENCE)
     eventually(lambda: engine.counters.cancelled == 1 + sum(other.cancelled() for other in others))
-    assert fake.scheduler.free_slots == 2
+    assert fake.schedule.free_slots == 2
     assert engine.counters.slots_in_use == 0
 
 

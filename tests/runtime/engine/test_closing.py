@@ -8,16 +8,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pumice.engine import Engine
 from pumice.errors import EngineClosedError, UsageError
 from tests.runtime.engine.conftest import engine_threads
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 
 
 def test_draining_answers_all_that_was_accepted(make_engine: MakeEngine) -> None:
@@ -93,10 +92,9 @@ def test_closing_by_a_callback_and_by_several_threads(make_engine: MakeEngine) -
     assert future.done()
 
 
-def test_an_engine_that_is_let_go_answers_what_it_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeWorkplace(2)
-    monkeypatch.setattr("pumice.engine.engine.make_workplace", lambda *_, **__: fake.workplace())
-    engine = Engine(SimpleNamespace(context_length=64), slots=2)  # type: ignore[arg-type]
+def test_an_engine_that_is_let_go_answers_what_it_accepted() -> None:
+    fake = FakePipeline(2)
+    engine = Engine(fake.model(), slots=2)
     gate = Gate()
     futures = [engine.submit(Ask(tokens=50, preparing=gate)) for _ in range(5)]
     del engine
@@ -129,11 +127,9 @@ import atexit
 futures = []
 atexit.register(lambda: print([future.cancelled() for future in futures]))  # after the engine's own
 import pumice.engine.engine as module
-from types import SimpleNamespace
-from tests.runtime.engine.stand_ins import Ask, FakeWorkplace, Gate, eventually
-fake = FakeWorkplace(2)
-module.make_workplace = lambda *_, **__: fake.workplace()
-engine = module.Engine(SimpleNamespace(context_length=64), slots=2)
+from tests.runtime.engine.stand_ins import Ask, FakePipeline, Gate, eventually
+fake = FakePipeline(2)
+engine = module.Engine(fake.model(), slots=2)
 futures += [engine.submit(Ask(endless=True, {held})) for _ in range(3)]
 eventually(lambda: fake.asked)
 print("leaving")

@@ -18,16 +18,16 @@ from pumice.errors import (
     QueueFullError,
     UsageError,
 )
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 
 
 def test_answers_come_through_futures(make_engine: MakeEngine) -> None:
     engine, fake = make_engine(slots=4)
     futures = [engine.submit(Ask(tokens=n)) for n in range(1, 21)]
     assert [len(future.result(PATIENCE).token_ids) for future in futures] == list(range(1, 21))
-    assert fake.scheduler.threads == {"pumice-engine-step"}
+    assert fake.schedule.threads == {"pumice-engine-step"}
     assert engine.slots == 4
     assert engine.context == 64
 
@@ -43,7 +43,7 @@ def test_first_come_first_served(make_engine: MakeEngine) -> None:
     asks = [Ask(rows=2 if n % 3 == 1 else 1) for n in range(12)]
     wait([engine.submit(ask, num_return_sequences=ask.rows) for ask in asks], PATIENCE)
     assert fake.asked == asks
-    assert [request.strategy.ask for request in fake.scheduler.order] == asks  # type: ignore[attr-defined]
+    assert [request.strategy.ask for request in fake.schedule.order] == asks  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_failing_answer_hurts_nobody_else(make_engine: MakeEngine) -> None:
     with pytest.raises(GenerationError, match="the request failed: ZeroDivisionError: by 0"):
         next(bad)
     assert len(good.result(PATIENCE).token_ids) == 200
-    assert fake.scheduler.free_slots == 2
+    assert fake.schedule.free_slots == 2
 
 
 def test_a_failing_scheduler_fails_everybody_and_closes_the_engine(make_engine: MakeEngine) -> None:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from pumice.engine import Engine
 from pumice.errors import DeadlineError, EngineClosedError, GenerationError, ImageError, QueueFullError
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 
 
 class Client:
@@ -115,9 +115,9 @@ def test_every_request_ends_once(
     assert Counter(map(outcome, futures)) <= told
     assert counters.refused == sum(client.refused for client in clients)
     assert (counters.queued, counters.running, counters.slots_in_use) == (0, 0, 0)
-    assert fake.scheduler.free_slots == slots
-    assert not fake.scheduler.waiting
-    assert not fake.scheduler.running
+    assert fake.schedule.free_slots == slots
+    assert not fake.schedule.waiting
+    assert not fake.schedule.running
     assert not engine._crew.step_loop._requests
     assert not engine._crew.step_loop._timed
 

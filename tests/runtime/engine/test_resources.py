@@ -16,9 +16,9 @@ from pumice.engine import Engine
 from pumice.errors import (
     ImageError,
 )
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 
 
 def test_deadlines_far_away_keep_nothing(make_engine: MakeEngine) -> None:
@@ -48,12 +48,12 @@ def test_nothing_of_a_request_is_kept(make_engine: MakeEngine, how: str) -> None
     del image
     if how.startswith("cancelled"):
         if how == "cancelled":
-            eventually(lambda: fake.scheduler.running)
+            eventually(lambda: fake.schedule.running)
         future.cancel()
     assert wait([future], PATIENCE).done
     submission = weakref.ref(ask)
     fake.asked.clear()
-    fake.scheduler.order.clear()
+    fake.schedule.order.clear()
     del ask
 
     def collected() -> bool:
@@ -97,7 +97,7 @@ def test_an_idle_engine_sleeps(
     engine.submit(Ask(), deadline=deadline).result(PATIENCE)
     eventually(lambda: not engine._crew.step_loop._busy)
     time.sleep(0.02)
-    looks, steps = engine._crew.step_loop._mail.looks, fake.scheduler.steps  # type: ignore[attr-defined]
+    looks, steps = engine._crew.step_loop._mail.looks, fake.schedule.steps  # type: ignore[attr-defined]
     time.sleep(0.05)
-    assert fake.scheduler.steps == steps
+    assert fake.schedule.steps == steps
     assert engine._crew.step_loop._mail.looks <= looks + 1  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ import pytest
 
 from pumice.engine import Engine
 from pumice.errors import EngineClosedError, ImageError, UsageError
-from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakeWorkplace, Gate, eventually
+from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
-MakeEngine = Callable[..., tuple[Engine, FakeWorkplace]]
+MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
 
 
 def test_pieces_and_result(make_engine: MakeEngine) -> None:
@@ -49,7 +49,7 @@ def test_cancelling_keeps_what_was_said(make_engine: MakeEngine) -> None:
     assert stream.result.text.startswith(said)
     assert next(stream, None) is None
     eventually(lambda: engine.counters.cancelled == 1)
-    assert fake.scheduler.free_slots == 2
+    assert fake.schedule.free_slots == 2
     stream.cancel()
 
 
@@ -93,7 +93,7 @@ def test_abandoned_streams_are_cancelled(make_engine: MakeEngine, how: str) -> N
         for _ in engine.stream(Ask(endless=True)):
             break
     eventually(lambda: engine.counters.cancelled == 1)
-    assert fake.scheduler.free_slots == 2
+    assert fake.schedule.free_slots == 2
 
 
 def test_a_failure_is_raised_once(make_engine: MakeEngine) -> None:
