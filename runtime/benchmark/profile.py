@@ -154,6 +154,4 @@ def _flops(args: Mapping[str, Any]) -> int | None:
 
 def _shapes(args: Mapping[str, Any], side: str) -> list[list[int]]:
     """`[{"float": [1, 37, 128]}, …]`."""
-    return [
-        shape for as_pumice_error in args.get(f"{side}_type_shape", []) for shape in as_pumice_error.values()
-    ]
+    return [shape for typed in args.get(f"{side}_type_shape", []) for shape in typed.values()]

@@ -183,7 +183,7 @@ class Terminal:
 
 
 MONOTONOUS = (
-    "import sys, pumice.pipeline as a; a.make_sampler = lambda options: lambda logits, rng: 300\n"
+    "import sys, pumice.generation.make as a; a.make_sampler = lambda options: lambda logits, rng: 300\n"
     "from pumice.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -191,7 +191,7 @@ MONOTONOUS = (
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of threads
 def test_a_chat_on_a_terminal(pebble_bundle: Path, image: str) -> None:
     terminal = Terminal("run", str(pebble_bundle), "-i", image, "--max-new-tokens", "4")
-    for as_pumice_error, shown in [
+    for typed, shown in [
         (None, "[1 image] > "),
         ("What is in this picture?\n", "\r\n> "),
         ("/again\n", "\r\n> "),
@@ -204,12 +204,10 @@ def test_a_chat_on_a_terminal(pebble_bundle: Path, image: str) -> None:
         ("/frobnicate\n", "no such command: /frobnicate; /help lists them\r\n> "),
         ("\x03", "\r\n> "),
     ]:
-        if (
-            as_pumice_error == "\x03"
-        ):  # input() misses an interrupt between its prompt and its first wait for a key
+        if typed == "\x03":  # input() misses an interrupt between its prompt and its first wait for a key
             time.sleep(0.5)
-        if as_pumice_error is not None:
-            terminal.type(as_pumice_error)
+        if typed is not None:
+            terminal.type(typed)
         terminal.wait_for(shown)
     terminal.type("\x04")
     assert terminal.exit_code() == 0
