@@ -58,7 +58,7 @@ class Ask:
     endless: bool = False
     preparing: Gate | None = None
     encoding: Gate | None = None
-    reading: Gate | None = None
+    prefill: Gate | None = None
     prepare_error: BaseException | None = None
     text_error: BaseException | None = None
     step_error: BaseException | None = None
@@ -144,9 +144,9 @@ class FakeScheduler:
 
     def _advance(self, request: Request) -> None:
         ask = request.strategy.ask  # type: ignore[attr-defined]
-        if request.state is RequestState.PREFILL and ask.reading is not None:
+        if request.state is RequestState.PREFILL and ask.prefill is not None:
             try:
-                ask.reading.pass_through(request.cancellation)
+                ask.prefill.pass_through(request.cancellation)
             except RunCancelledError:
                 self._drop(request)
                 return

@@ -120,7 +120,7 @@ def test_another_process_is_told_so(make_engine: MakeEngine, monkeypatch: pytest
     engine.submit(Ask()).result(PATIENCE)
 
 
-@pytest.mark.parametrize("held", ["", "encoding=Gate()", "reading=Gate()"])
+@pytest.mark.parametrize("held", ["", "encoding=Gate()", "prefill=Gate()"])
 def test_the_interpreter_exits_without_close(held: str) -> None:
     program = f"""
 import atexit
