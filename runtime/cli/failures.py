@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 from pumice.errors import PumiceError, UsageError
 
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
 
 def guarded(command: Callable[[], int]) -> int:
     """Run a command of ours under whatever name: its exit code, and a failure told in one line."""
@@ -52,11 +55,14 @@ def _log_to_stderr() -> None:
     """What pumice's modules log, a line each."""
     logger = logging.getLogger("pumice")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("pumice: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
 
 
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+class _Stderr(logging.Handler):
+    """Writes to what is stderr at the time, which whoever embeds the command line may replace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)

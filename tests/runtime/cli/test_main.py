@@ -79,6 +79,13 @@ def test_raw_prompts(pebble_bundle: Path, image: str) -> None:
     assert main(["run", str(pebble_bundle), "--raw", prompt]) == 1
 
 
+class _Everything:
+    """A set that holds whatever is asked for."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -106,6 +113,7 @@ def test_failures_are_one_line_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("pumice.sessions.device._said", _Everything())  # which is said once in a process
     assert main([argument.format(b=pebble_bundle) for argument in arguments]) == code
     error_line(capsys)
 
