@@ -1,11 +1,11 @@
-"""A conversation: turns are remembered, and what the model has read it does not read again.
+"""A conversation: turns are remembered, and a prefix that is in the KV cache is not prefilled again.
 
 Every turn renders the whole conversation and compares its tokens and images with those in the cache. The cache is
-rewound to where they part, usually the end, and only the rest is read:
+rewound to where they part, usually the end, and only the rest is prefilled:
 
     cache   <s> USER: … ASSISTANT: A cat.
     prompt  <s> USER: … ASSISTANT: A cat. USER: What colour? ASSISTANT:
-                                          └─ read now ─────────────────┘
+                                          └─ prefill ──────────────────┘
 """
 
 from __future__ import annotations

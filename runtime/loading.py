@@ -68,9 +68,9 @@ def load(
             measured (docs/decisions/cuda.md).
         optimized: take the copy of the bundle that `pumice optimize` made for this machine, whose weights are mapped
             into memory rather than copied there: by default where there is one; True makes it first; False never.
-        prefix_cache_bytes: memory for beginnings of earlier prompts, which are not read again; 0 switches it off
+        prefix_cache_bytes: memory for prefixes of earlier prompts, which skip prefill; 0 switches it off
             (default: 128 MiB, or a quarter of the decoder's weights, but at most a tenth of the available memory; on
-            CUDA 0, for fetching them from there takes as long as reading anew).
+            CUDA 0, for fetching them from there takes as long as prefill).
         feature_cache_bytes: memory for features of earlier images; 0 switches it off (default: room for 32 images,
             at most 256 MiB).
         feature_cache_dir: a folder where features of images are kept as well, from one process to the next: 4 GiB at
@@ -150,7 +150,7 @@ def _sessions(bundle: Bundle, copy: Optimized | None, wanted: dict[str, Any]) ->
 
 
 def _prefix_cache_bytes(sessions: Sessions, manifest: Manifest) -> int:
-    """The cache is in the host's memory: on a GPU what it saves in reading, it costs in copying."""
+    """The cache is in the host's memory: on a GPU what it saves in prefill, it costs in copying."""
     return default_prefix_cache_bytes(manifest) if sessions.memory is None else 0
 
 

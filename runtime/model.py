@@ -151,7 +151,7 @@ class Model:
         return TextStream(self._scheduler([request]), request)
 
     def chat(self, *, system: str | None = None, **options: Unpack[GenerationArguments]) -> Chat:
-        """A conversation, which remembers its turns and reads no turn twice; `options` are those of every turn."""
+        """A conversation, which remembers its turns and prefills no turn twice; `options` are those of every turn."""
         return Chat(self.pipeline, system=system, options=dict(options))
 
     def encode_image(self, image: ImageInput) -> ImageFeatures:

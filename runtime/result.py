@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Counts of tokens: of the prompt's, `image_tokens` stand for images, and `cached_tokens` were read before."""
+    """Counts of tokens: of the prompt's, `image_tokens` stand for images, and `cached_tokens` were prefix hits."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -127,7 +127,7 @@ def _parts(parts: Parts, image: PreparedImage, workload: Workload) -> list[_Part
         _Part(name=f"prefill, {prompt:,} tokens", unit="prompt", units=1, step=lambda: [parts.read(prompt)]),
     ]
     for context in workload.contexts:
-        # The last token of the context is read alone, by the same run as those that follow.
+        # The last token of the context is prefilled alone, by the same run as those that follow.
         found.append(
             _Part(
                 name=f"decode, {context:,} tokens of context",

@@ -1,6 +1,6 @@
 """What is run to be measured: prompts of given lengths through the scheduler that answers questions, too.
 
-Enters: a decoder and lengths. Leaves: seconds of reading, and of each token behind it.
+Enters: a decoder and lengths. Leaves: seconds of prefill, and of each decode step behind it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUESTION = (
 class Workload:
     """How long prompts are, and how often all is repeated.
 
-    `prompt` tokens are read; `new` tokens are decoded, from each of `contexts` tokens on.
+    `prompt` tokens are prefilled; `new` tokens are decoded, from each of `contexts` tokens on.
     """
 
     prompt: int = 512
@@ -90,13 +90,13 @@ class Parts:
         return time.perf_counter() - began
 
     def read(self, tokens: int) -> float:
-        """Seconds in which a prompt of so many tokens is read, and the first token chosen."""
+        """Seconds of prefill of so many tokens, and of choosing the first."""
         return self._answer(self._ids(tokens), self.decoder.new_cache(tokens + 1), 1).first_s
 
     def decode(self, context: int, new: int) -> tuple[float, ...]:
         """Seconds of each of `new` tokens that are decoded behind `context` others.
 
-        Those are not read: noise in the cache takes as long to attend to.
+        Those are not prefilled: noise in the cache takes as long to attend to.
         """
         cache = self.decoder.new_cache(context + new + 1)
         ids = self._ids(context)

@@ -18,7 +18,9 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile", action="store_true", help="time by operator and by layer, instead of speeds and memory"
     )
     parser.add_argument("-i", "--image", metavar="FILE", help="image to encode (one that is made up)")
-    parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens to read (%(default)s)")
+    parser.add_argument(
+        "--prompt", type=int, default=512, metavar="N", help="tokens of the prompt (%(default)s)"
+    )
     parser.add_argument(
         "--context",
         type=int,

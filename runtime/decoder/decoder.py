@@ -31,7 +31,7 @@ from pumice.sessions.runs import NOT_RECORDED, Cancellation, run_bound
 Floats = NDArray[np.float32]
 
 _LONG = 256
-"""Tokens whose reading takes ten times as long as touching a prefill graph's weights again."""
+"""Tokens whose prefill takes ten times as long as touching a prefill graph's weights again."""
 
 _UNRECORDED = RunOptions()
 _UNRECORDED.add_run_config_entry("gpu_graph_id", NOT_RECORDED)
@@ -113,7 +113,7 @@ class Decoder:
     ) -> Floats | None:
         """The next tokens of a prompt; where it `ends` with them, logits after the last, shape = (vocabulary,).
 
-        Arguments, and what is raised, as for `forward`. Where there is a prefill graph it reads every token but a
+        Arguments, and what is raised, as for `forward`. Where there is a prefill graph it takes every token but a
         prompt's last, so that what a position holds does not depend on how a prompt was cut.
         """
         if self.sessions.prefill is None:
@@ -133,7 +133,7 @@ class Decoder:
         return logits_V
 
     def release_prefill(self, tokens: int) -> None:
-        """No prompt is to be read for a while; `tokens` of the last one were.
+        """Prefill is idle; `tokens` of the last prompt went through it.
 
         Gives back the memory of the prefill graph's mapped weights, where touching them again is cheap beside that.
         """

@@ -1,4 +1,4 @@
-"""Keys and values of earlier prompts' beginnings, which later prompts need not read again.
+"""Prefix cache: KV blocks of earlier prompts, found by hash, so that later prompts skip their prefill.
 
 Enters: what a cache's slot holds when a request ends. Leaves: the same positions, in a slot of another request that
 begins alike.
@@ -74,7 +74,8 @@ class PrefixCache:
     def restore(self, cache: Cache, slot: int, keys: Sequence[Key]) -> int:
         """Write what is kept of a prompt behind what the slot holds of it; returns the positions that it holds then.
 
-        The last key is left to be read, for its logits are needed; and no more is written than the cache has room for.
+        The last token is left to prefill, for its logits are needed; and no more is written than the cache has room
+        for.
         """
         held = len(cache.contents[slot])
         if self._max_bytes == 0:

@@ -144,7 +144,7 @@ class DecodeStep:
         """Logits after each slot's token, shape = (count, vocabulary), valid until the next call and not checked.
 
         None leaves a slot out: its logits mean nothing, and what is written behind its filled positions is overwritten
-        by whatever is read there next.
+        by whatever comes there next.
 
         Raises:
             GenerationError: a failure in ONNX Runtime.

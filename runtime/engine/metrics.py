@@ -47,7 +47,7 @@ class EngineCounters:
 
     Of the requests accepted, `queued` wait for slots or are being prepared and `running` have their slots; the others
     are `finished`, `cancelled`, `failed` or `expired` (their deadline passed). `refused` found the queue full. Prompt
-    tokens count when a request gets its slots: `reused_prompt_tokens` of them did not have to be read again.
+    tokens count when a request gets its slots: `reused_prompt_tokens` of them were prefix hits.
 
     `time_to_first_token_seconds` runs from `submit`. `time_between_tokens_seconds` is between a request's steps:
     tokens that come at once (several answers, or guesses that were right) count as one.

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 class IndependentSequences:
-    """A `Strategy` of independent answers; `drafter` guesses what follows where there is only one."""
+    """A `Strategy` of independent answers; `drafter` drafts tokens where there is only one."""
 
     def __init__(self, answers: Sequence[GeneratedSequence], drafter: Drafter | None = None) -> None:
         assert len(answers) == 1 or drafter is None

@@ -1,11 +1,12 @@
-"""Prompt lookup: what followed the latest tokens the last time they came is a guess at what follows now.
+"""Speculative decoding by prompt lookup: n-gram drafts from the prompt and the answer so far.
 
-Enters: ids of the prompt and of the answer so far. Leaves: guesses, to be read together with the next token.
+Enters: ids of the prompt and of the answer so far. Leaves: drafts, to be verified together with the next token.
 
     … the │ stop sign │ . It is … Is that the │ stop sign │ → "." "It" "is"
            the last time                        now
 
-Reading a guess costs a part of a pass even where it is wrong, so a `Drafter` guesses as many tokens as paid lately.
+Verifying a drafted token costs a part of a pass even where it is rejected, so a `Drafter` drafts as many as paid
+lately.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ MOST_DRAFTED = 8
 """Tokens: more were never worth their cost, by the measured rates of acceptance."""
 
 _COST = 0.25
-"""Of reading one more token, in passes of one token: 0.1 to 0.25 by measurement (docs/benchmarks/speculation.md)."""
+"""Of one token more in a pass, in passes of one token: 0.1 to 0.25 by measurement (docs/benchmarks/speculation.md)."""
 
 _WORTHWHILE = 1.05
 """Tokens for the time of one that a draft must promise."""
 
 _MEMORY = 0.9
-"""What an older guess counts, relative to the next one: about ten count."""
+"""What an older draft counts, relative to the next one: about ten count."""
 
 _FIRST_RATE = 0.4
-"""The rate of acceptance before anything was guessed."""
+"""The rate of acceptance before anything was drafted."""
 
 
 def draft(
@@ -41,7 +42,7 @@ def draft(
     longest_ngram: int = LONGEST_NGRAM,
     stop_ids: Collection[int] = (),
 ) -> tuple[int, ...]:
-    """Up to `most` guesses at what follows `ids_T`; none if its end never came before.
+    """Up to `most` drafted tokens for what follows `ids_T`; none if its end never came before.
 
     The latest place where the last `longest_ngram` tokens came, or else fewer. A continuation that runs into the end of
     `ids_T` goes on with itself: text that repeats has a period. Tokens of `stop_ids` (image tokens, end tokens) end it.
@@ -50,9 +51,9 @@ def draft(
     if start is None or most < 1:
         return ()
     period = len(ids_T) - start
-    guesses: list[int] = ids_T[start + np.arange(most) % period].tolist()
-    stop = next((i for i, token in enumerate(guesses) if token in stop_ids), most)
-    return tuple(guesses[:stop])
+    draft: list[int] = ids_T[start + np.arange(most) % period].tolist()
+    stop = next((i for i, token in enumerate(draft) if token in stop_ids), most)
+    return tuple(draft[:stop])
 
 
 def _latest(ids_T: NDArray[np.int64], longest_ngram: int) -> int | None:
@@ -72,10 +73,10 @@ def _latest(ids_T: NDArray[np.int64], longest_ngram: int) -> int | None:
 
 
 class Drafter:
-    """Guesses for one answer, as many as its earlier guesses were right. Depends on tokens alone, never on time.
+    """Drafts for one answer, as long as its earlier ones were accepted. Depends on tokens alone, never on time.
 
-    Every guess is compared with what was chosen, also those that were not given out: where guessing does not pay,
-    nothing is read in vain, and where text begins to repeat, that shows for free.
+    Every draft is compared with what was chosen, also those that were not given out: where drafting does not pay,
+    nothing is verified in vain, and where text begins to repeat, that shows for free.
     """
 
     def __init__(self, most: int = MOST_DRAFTED, stop_ids: Collection[int] = ()) -> None:
@@ -85,11 +86,11 @@ class Drafter:
 
     @property
     def rate(self) -> float:
-        """The share of guesses that were right lately, 0 to 1."""
+        """The share of drafted tokens that were accepted lately, 0 to 1."""
         return self._rate
 
     def propose(self, ids_T: NDArray[np.int64]) -> tuple[int, ...]:
-        """Guesses at what follows `ids_T` that are worth reading with its last token; often none."""
+        """Drafted tokens for what follows `ids_T` that are worth verifying with its last token; often none."""
         self._guesses = draft(ids_T, most=max(self._most, 1), stop_ids=self._stop_ids)
         return self._guesses[: best_length(self._rate, self._most)]
 
@@ -102,9 +103,9 @@ class Drafter:
 
 
 def best_length(rate: float, most: int) -> int:
-    """How many guesses, 0 to `most`, give the most tokens for their time if each is right at `rate`.
+    """How many drafted tokens, 0 to `most`, give the most for their time if each is accepted at `rate`.
 
-    k guesses give 1 + rate + … + rate^k tokens for 1 + k / 4 passes.
+    k of them give 1 + rate + … + rate^k tokens for 1 + k / 4 passes.
     """
     best, length, tokens = _WORTHWHILE, 0, 1.0
     for k in range(1, most + 1):

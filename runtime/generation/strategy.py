@@ -1,6 +1,6 @@
 """What decides how a prompt is continued, apart from what computes the logits.
 
-Enters: logits of the rows that go on. Leaves: the tokens that are read next, each over the cache of a row.
+Enters: logits of the rows that go on. Leaves: the tokens of the next decode step, each over the cache of a row.
 
 A request begins with one row, its prompt. A strategy may make several of it (beams, several answers to one prompt),
 drop some, and in the end drop all:
@@ -25,10 +25,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A row that goes on: `token` is read over the cache of `parent`, an index into the rows before.
+    """A row that goes on: `token` comes over the cache of `parent`, an index into the rows before.
 
-    `draft` are guesses at the tokens after it, which may be read with it to save time: rows' logits are then given to
-    `advance` one after another for as long as it chooses what was guessed.
+    `draft` are tokens that may follow it, which may be verified with it to save time: rows' logits are then given to
+    `advance` one after another for as long as it chooses what was drafted.
     """
 
     token: int

@@ -1,7 +1,7 @@
 """What a scheduler runs next: decided of integers alone, so that it can be tested without a model.
 
 Enters: a `State`, which `Scheduler` reads of its requests and its cache. Leaves: which requests get which slots, which
-chunk of which prompt is read, and which slots decode. Nothing here runs anything or changes what it was given.
+chunk of which prompt is prefilled, and which slots decode. Nothing here runs anything or changes what it was given.
 
     decide (here)   ─▶ run (decoder and cache)    ─▶ digest (requests)
     admissions         what slots hold is kept       waiting → prefill
@@ -42,12 +42,12 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A prompt that is being read: `held` of its `tokens` are in its slot."""
+    """A prompt in prefill: `held` of its `tokens` are in its slot."""
 
     tokens: int
     held: int
     turn: int
-    """When it was admitted or read last, in turns: no two are equal."""
+    """When it was admitted or had its last chunk, in turns: no two are equal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class DecodeRow:
     held: int
     """Positions that are filled."""
     draft: int = 0
-    """Tokens that its strategy has guessed behind the next one."""
+    """Tokens that its strategy has drafted behind the next one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +141,7 @@ def admissions(state: State) -> list[tuple[int, ...]]:
 
 
 def prefill_chunk(state: State) -> PrefillChunk | None:
-    """Some of the prompt whose last turn is longest ago; None where none is being read."""
+    """Some of the prompt whose last turn is longest ago; None where none is in prefill."""
     if not state.prompts:
         return None
     index = min(range(len(state.prompts)), key=lambda i: state.prompts[i].turn)
@@ -151,7 +151,7 @@ def prefill_chunk(state: State) -> PrefillChunk | None:
 
 
 def decode_batch(state: State) -> DecodeBatch | DraftCheck | None:
-    """A token of every row; or several of the only one, where its strategy has guessed; None where none decodes."""
+    """A token of every row; or several of the only one, where its strategy has drafted; None where none decodes."""
     rows = state.rows
     if not rows:
         return None
@@ -167,7 +167,7 @@ def _compaction(slots: AbstractSet[int], free: AbstractSet[int]) -> list[Move]:
     """Moves of the last rows into free slots between the others, which would be computed for nothing.
 
     slots  0 1 2 3 4 5        0 1 2 3 4 5
-           a . b x . c   ─▶   a c b x . .     a, b, c decode; x is a prompt that is being read; . is free
+           a . b x . c   ─▶   a c b x . .     a, b, c decode; x is in prefill; . is free
     """
     busy, vacant = set(slots), set(free)
     moves: list[Move] = []

@@ -1,11 +1,12 @@
 """Where a prompt is cut into runs of the decoder, so that its numbers do not tell where.
 
-Enters: how many tokens there are, are held already, and may be read at once. Leaves: where a run begins and ends.
+Enters: how many tokens there are, how many are cached, and how long a chunk may be. Leaves: where a run begins and
+ends.
 
 ONNX Runtime computes a token alone by other kernels than several, and the last bits of its numbers differ: so does
 attention, also for a last row that its blocks (multiples of 32 rows) leave over, and products with 4-bit weights in
 blocks of 64 or more, which take rows in pairs. So runs begin at even places, and the last one has 3 tokens or more over
-a multiple of 32, or none; 3 because a prefill graph reads all but the last. docs/equality.md has what was measured.
+a multiple of 32, or none; 3 because a prefill graph takes all but the last. docs/equality.md has what was measured.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _FEWEST = 3
 
 
 def resumed(held: int, length: int) -> int:
-    """Where reading a prompt of `length` tokens goes on, of which `held` are there: not behind them, nor at its end."""
+    """Where prefill of `length` tokens goes on, of which `held` are there: not behind them, nor at its end."""
     start = min(held, max(0, length - _FEWEST)) // 2 * 2
     return start - 2 if start and _over(length - start) else start
 

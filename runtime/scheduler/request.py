@@ -1,4 +1,4 @@
-"""A request under way: what it reads, how it is continued, where it is, and what came of it.
+"""A request under way: its prompt, how it is continued, its state, and what came of it.
 
 Enters: a prepared prompt and a strategy. Leaves: text as it becomes final, and the `Generation` objects in the end.
 """
@@ -28,7 +28,7 @@ class RequestState(StrEnum):
     WAITING = "waiting"
     """It has no slots."""
     PREFILL = "prefill"
-    """It has slots, and its prompt is read in chunks."""
+    """It has slots, and its prompt is prefilled in chunks."""
     DECODE = "decode"
     """Its answer has begun: a token of every row in each step."""
     FINISHED = "finished"
@@ -64,7 +64,7 @@ class Clock:
 
 @dataclass(kw_only=True)
 class Row:
-    """A sequence of a request that goes on: its slot of the cache, and the token that is read there next."""
+    """A sequence of a request that goes on: its slot of the cache, and the token of its next decode step."""
 
     slot: int
     step: Step
@@ -96,16 +96,16 @@ class Request:
         self.error: PumiceError | None = None
         """Why it failed."""
         self.turn = 0
-        """When its prompt was read last, or it was admitted, in the scheduler's count of turns."""
+        """When it had its last chunk, or was admitted, in the scheduler's count of turns."""
         self.slots: list[int] = []
         """Slots of the cache that are this request's, those of `rows` among them."""
         self.rows: list[Row] = []
         self.cached_tokens = 0
-        """Positions of the prompt that did not have to be read."""
+        """Prompt tokens served from the KV cache (prefix hits)."""
         self.tokens = 0
         """Tokens generated so far, of all rows."""
         self.remaining_features: Rows | None = None
-        """Features of the image tokens that are not read yet; None until they are asked for."""
+        """Features of the image tokens that are not prefilled yet; None until they are asked for."""
 
     @property
     def done(self) -> bool:

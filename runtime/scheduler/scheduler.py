@@ -1,6 +1,6 @@
-"""Many requests over the slots of one cache: prompts are read in chunks, and all sequences decode together.
+"""Many requests over the slots of one cache: chunked prefill, and all sequences decode together.
 
-    add ─▶ waiting ──slots free──▶ prefill ──prompt read──▶ decode ──strategy says enough──▶ finished
+    add ─▶ waiting ──slots free──▶ prefill ──prompt done──▶ decode ──strategy says enough──▶ finished
                                    a chunk of one request   a token of every row
                                    in each step             in each step
 
@@ -31,10 +31,10 @@ from pumice.scheduler.request import Request, RequestState, Row, as_pumice_error
 from pumice.sessions.runs import RunCancelledError
 
 CHUNK = {"cpu": footprint.CHUNK, "cuda": 2048}
-"""Tokens of a prompt that are read at once where nobody else waits. On a CPU more of them are no quicker."""
+"""Prefill chunk size, in tokens, while no sequence is decoding. On a CPU more of them are no quicker."""
 
 SHARED_CHUNK = {"cpu": 32, "cuda": 512}
-"""The same where others decode meanwhile."""
+"""The same while sequences are decoding."""
 
 
 class Scheduler:
@@ -56,7 +56,7 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Requests that are read or decode."""
+        """Requests in prefill or decode."""
         return len(self._prefilling) + len(self._decoding)
 
     @property
@@ -75,7 +75,7 @@ class Scheduler:
         self._drop(request)
 
     def step(self) -> bool:
-        """Read one chunk and decode one token of every row; False once there is nothing left to do.
+        """Prefill one chunk and decode one token of every row; False once there is nothing left to do.
 
         A chunk that gives an answer's first token is a step of its own: the token should not wait for others.
         """
@@ -136,7 +136,7 @@ class Scheduler:
             self._prefilling.append(request)
 
     def _reuse(self, request: Request) -> None:
-        """Keep what the request's slot, or an earlier prompt, has of its prompt; its last tokens are always read."""
+        """Keep the prefix that the slot, or the prefix cache, has of the prompt; its last tokens are always prefilled."""
         slot, cache = request.slots[0], self._cache
         cache.rewind(slot, common_prefix(cache.contents[slot], request.keys))
         if self._prefixes is not None:
@@ -145,7 +145,7 @@ class Scheduler:
         request.cached_tokens = cache.length(slot)
 
     def _prefill_chunk(self, chunk: batch.PrefillChunk) -> bool:
-        """Read some of a prompt; whether its answer began."""
+        """Prefill a chunk of a prompt; whether its answer began."""
         request = self._prefilling.pop(chunk.prompt)
         try:
             logits_V = self._prefill(request, chunk)
@@ -175,7 +175,7 @@ class Scheduler:
             clock.prefill_s += time.perf_counter() - began - (clock.vision_s - vision_s)
 
     def _begin(self, request: Request, logits_V: np.ndarray) -> None:
-        """The prompt is read: choose the answer's first tokens."""
+        """Prefill is done: choose the answer's first tokens."""
         request.state = RequestState.DECODE
         self._decoding.append(request)
         if not self._prefilling and not self._waiting:
@@ -184,7 +184,7 @@ class Scheduler:
         self._advance(request, [logits_V])
 
     def _decode(self) -> None:
-        """One token of every row; or several of the only row, where its strategy has guessed."""
+        """One token of every row; or several of the only row, where its strategy has drafted."""
         decided = batch.decode_batch(self._state())
         if isinstance(decided, batch.DraftCheck):
             self._verify_draft(self._decoding[0], decided.tokens)
@@ -233,7 +233,7 @@ class Scheduler:
         self._free.add(move.source)
 
     def _verify_draft(self, request: Request, count: int) -> None:
-        """Read a token with `count` guesses behind it, and go on for as long as what is chosen is what was guessed."""
+        """Verify `count` drafted tokens behind a token: go on for as long as what is chosen is what was drafted."""
         (row,) = request.rows
         cache, start = self._cache, self._cache.length(row.slot)
         draft = row.step.draft[:count]
@@ -245,10 +245,10 @@ class Scheduler:
             self._fail(request, error)
             return
         cache.rewind(row.slot, start)
-        for token, logits_V, guess in zip(tokens, logits_NV, [*draft, None], strict=True):
+        for token, logits_V, drafted in zip(tokens, logits_NV, [*draft, None], strict=True):
             cache.fill(row.slot, [token])
             self._advance(request, [logits_V])
-            if request.done or request.rows[0].step.token != guess:
+            if request.done or request.rows[0].step.token != drafted:
                 return
 
     def _advance(self, request: Request, logits_RV: list[np.ndarray]) -> None:
