@@ -136,7 +136,7 @@ class Scheduler:
             self._prefilling.append(request)
 
     def _reuse(self, request: Request) -> None:
-        """Keep the prefix that the slot or the prefix cache has of the prompt; its last tokens always go through prefill."""
+        """Keep the prefix that the slot or the prefix cache has of a prompt, whose last tokens are always prefilled."""
         slot, cache = request.slots[0], self._cache
         cache.rewind(slot, common_prefix(cache.contents[slot], request.keys))
         if self._prefixes is not None:
