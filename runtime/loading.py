@@ -177,15 +177,10 @@ def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:
         template.start()
     tokenizer = PromptTokenizer(
         bundle.read(manifest.chat.tokenizer_file),
-        reserved=[*_image_texts(manifest), *variables.values()],
+        reserved=[*manifest.image_tokens.special_texts, *variables.values()],
         template=template.source if template else "",
     )
     return template, tokenizer
-
-
-def _image_texts(manifest: Manifest) -> list[str]:
-    tokens = manifest.image_tokens
-    return [text for text in (tokens.token, tokens.break_token, tokens.end_token) if text is not None]
 
 
 def _text(bundle: Bundle, name: str) -> str:

@@ -16,6 +16,7 @@ from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import Checkpoint, read_json
 from pumice.export.processor.generation import CONFIG_NAME, generation_defaults
 from pumice.export.processor.images import describe_image_processor
+from pumice.export.processor.layout import layout_source
 from pumice.export.processor.load import SENTENCEPIECE_NAME, TOKENIZER_NAME, load_processor, read_processor
 from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens
 from pumice.models.config import LlavaConfig
@@ -58,7 +59,7 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
     """
     processor = load_processor(checkpoint.path, config)
     return Parts(
-        image=describe_image_processor(processor.image_processor, checkpoint.path, config.vision),
+        image=describe_image_processor(processor.image_processor, checkpoint.path, config),
         image_tokens=_image_tokens(processor, checkpoint.path, config),
         tokens=_tokens(processor.tokenizer, checkpoint),
         chat=Chat(
@@ -105,30 +106,8 @@ def _image_tokens(processor: Any, path: Path, config: LlavaConfig) -> ImageToken
             f"{path}: the image token {token!r} has id {vocabulary.get(token)} in the tokenizer "
             f"and {model_id} in config.json"
         )
-    if config.tokens_per_image is not None:
-        return ImageTokens(token=token, token_id=model_id, per_image=config.tokens_per_image)
-    patch, merge = processor.patch_size, processor.spatial_merge_size
-    if patch != config.vision.patch_size or merge != 1:
-        raise CheckpointError(
-            f"{path}: the processor has patch_size {patch!r} and spatial_merge_size {merge!r}, but the vision tower "
-            f"makes a token of {config.vision.patch_size} × {config.vision.patch_size} pixels"
-        )
-    between = {"break": processor.image_break_token, "end": processor.image_end_token}
-    for text in between.values():
-        if not isinstance(text, str) or text not in vocabulary:
-            raise CheckpointError(
-                f"{path}: the tokenizer lacks {text!r}, which the processor writes between patches"
-            )
-    return ImageTokens(
-        token=token,
-        token_id=model_id,
-        per_image=None,
-        patch_size=patch,
-        break_token=between["break"],
-        break_token_id=vocabulary[between["break"]],
-        end_token=between["end"],
-        end_token_id=vocabulary[between["end"]],
-    )
+    fields = layout_source(config).tokens(processor, path, config)
+    return ImageTokens(token=token, token_id=model_id, **fields)
 
 
 def _tokens(tokenizer: Any, checkpoint: Checkpoint) -> Tokens:

@@ -98,11 +98,11 @@ class VisionGraph:
     """The vision encoder."""
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
-        self._session, self._one_size = session, manifest.image.size is not None
+        self._session, self._stackable = session, manifest.layout.stackable
 
     def features(self, images: Sequence[Floats]) -> Floats:
-        """Images [3, height, width] → [M, D]; together where all are of one size, else one by one."""
-        batches = [images] if self._one_size else [[image] for image in images]
+        """Images [3, height, width] → [M, D]; together where they may be stacked, else one by one."""
+        batches = [images] if self._stackable else [[image] for image in images]
         parts = [_run(self._session, IMAGE_FEATURES, {PIXEL_VALUES: np.stack(b)}) for b in batches]
         return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 

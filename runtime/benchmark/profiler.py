@@ -24,10 +24,7 @@ from pumice.benchmark.workload import Parts, Workload
 from pumice.bundle.folder import Bundle, open_bundle
 from pumice.decoder.decoder import Decoder
 from pumice.images.files import ImageInput
-from pumice.images.layout import feature_count
-from pumice.images.prepared import PreparedImage, image_digest, model_key
-from pumice.images.preprocess import preprocess
-from pumice.manifest import Manifest
+from pumice.images.prepared import PreparedImage, model_key, prepare_image
 from pumice.sessions.opening import open_sessions
 from pumice.vision.cache import FeatureCache
 from pumice.vision.encoder import ImageEncoder
@@ -78,7 +75,7 @@ def record(
             encoder=ImageEncoder(shown.vision_encoder, opened.manifest, FeatureCache(0)),
         )
         fitted = workload.fitted(opened.manifest.decoder.context_length)
-        kinds = _parts(parts, _pixels(opened.manifest, image), fitted)
+        kinds = _parts(parts, prepare_image(image, opened.manifest, model_key(opened.manifest)), fitted)
         spent = _run(kinds, watched, workload.repeats, progress)
         profiles = [p for name, session in watched.items() for p in _profiles(opened, name, session)]
     return Recording(
@@ -168,10 +165,3 @@ def _profiles(bundle: Bundle, name: str, session: _Watched) -> list[GraphProfile
     file = getattr(bundle.manifest.graphs, name).file
     events = json.loads(Path(session.end_profiling()).read_bytes())
     return graph_profiles(name, events, session.phases, node_weights(bundle.read(file)))
-
-
-def _pixels(manifest: Manifest, image: ImageInput) -> PreparedImage:
-    (values,) = preprocess([image], manifest.image)
-    digest = image_digest(values, model_key(manifest))
-    size = (values.shape[1], values.shape[2])
-    return PreparedImage(values=values, digest=digest, tokens=feature_count(manifest.image_tokens, size))

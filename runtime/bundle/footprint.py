@@ -51,13 +51,7 @@ def rounded_down(shape: DecoderShape, positions: int) -> int:
 
 def image_tokens(manifest: Manifest) -> int:
     """Image tokens of an image; of the largest one where they vary."""
-    tokens, longest = manifest.image_tokens, manifest.image.resize_longest_edge
-    if tokens.per_image is not None:
-        return tokens.per_image
-    assert longest is not None, "the manifest was checked"
-    assert tokens.patch_size is not None, "the manifest was checked"
-    side = -(-longest // tokens.patch_size)
-    return side * (side + 1)  # a token behind every row
+    return manifest.layout.most_tokens
 
 
 def tokenizer_bytes(manifest: Manifest) -> int:

@@ -12,7 +12,7 @@ from pumice.errors import UsageError
 
 if TYPE_CHECKING:
     from pumice.bundle.plan import MemoryPlan
-    from pumice.manifest import ImageProcessing, ImageTokens, Manifest
+    from pumice.manifest import Manifest
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,15 +100,10 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
         print(f"{name:{width}}  {value}")
 
 
-def _image(image: ImageProcessing, tokens: ImageTokens) -> str:
-    if image.size is None:
-        patch = f"{tokens.patch_size} × {tokens.patch_size} pixels"
-        return f"up to {image.resize_longest_edge} pixels a side, a token for {patch} and one for each row"
-    return f"{image.size[1]} × {image.size[0]} pixels, {tokens.per_image} tokens each"
-
-
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    source, precision, decoder, image = manifest.source, manifest.precision, manifest.decoder, manifest.image
+    from pumice.images.layout import described
+
+    source, precision, decoder = manifest.source, manifest.precision, manifest.decoder
     stored = precision.name
     if precision.bits is not None:
         stored += (
@@ -124,7 +119,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{source.checkpoint} ({source.vision_model_type} + {source.text_model_type}, {source.dtype})",
         ),
         ("precision", stored),
-        ("image", _image(image, manifest.image_tokens)),
+        ("image", described(manifest.layout)),
         (
             "decoder",
             f"{decoder.layers} layers, {decoder.hidden_size} wide, {decoder.kv_heads} × {decoder.head_dim} keys",

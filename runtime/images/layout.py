@@ -1,42 +1,123 @@
-"""What an image is in a prompt: one placeholder in the text, many tokens in the ids.
+"""What each layout of images means: how one is cut, what it costs, how it is written, how its features are joined.
 
-Enters: the placeholders of a prompt and its images' sizes. Leaves: the text with every image's tokens in place.
+Enters: a layout of the manifest, and an image or its size. Leaves: arrays for the encoder, counts, text, features.
+Nobody else asks which layout a model has: a new one is a case more in each function here (mypy says where).
 
-    fixed    <image>  →  <image><image>…                                         per_image times
-    varied   [IMG]    →  [IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]       2 rows of 3 patches
+    Fixed    <image>  →  <image><image>…                                         `tokens` times
+    Rows     [IMG]    →  [IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]       2 rows of 3 patches
 """
 
 from __future__ import annotations
 
-from pumice.images.preprocess import Size
-from pumice.manifest import ImageTokens
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pumice.errors import BundleError
+from pumice.images.files import ImageInput
+from pumice.images.preprocess import Pixels, Size, preprocess
+from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows
 
 
-def feature_count(tokens: ImageTokens, size: Size) -> int:
+def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[Pixels, ...]:
+    """The arrays that enter the encoder for one image, each float32 [3, height, width]: one, in both layouts.
+
+    Raises:
+        ImageError: the image cannot be read, or is too large or too thin.
+        BundleError: the steps of `spec` do not make the size that the layout has.
+    """
+    (pixels_CHW,) = preprocess([image], spec)
+    match layout:
+        case Fixed(size=size):
+            if pixels_CHW.shape[1:] != size:
+                raise BundleError(
+                    f"manifest.image turns an image into {pixels_CHW.shape[1]} × {pixels_CHW.shape[2]}, "
+                    f"but image.size says {size[0]} × {size[1]}"
+                )
+        case Rows():
+            pass
+    return (pixels_CHW,)
+
+
+def join(layout: ImageLayout, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The features of one image, float32 [tokens, D], of those of its arrays, as `cut` has them in order."""
+    match layout:
+        case Fixed() | Rows():
+            (features_TD,) = parts
+            return features_TD
+
+
+def common_size(layout: ImageLayout) -> Size | None:
+    """The size of every image, which is known before one is opened; None where each has its own."""
+    match layout:
+        case Fixed(size=size):
+            return size
+        case Rows():
+            return None
+
+
+def is_size(layout: ImageLayout, size: object) -> bool:
+    """Whether `size` is a (height, width) that images may have."""
+    match layout:
+        case Fixed():
+            return size == layout.size
+        case Rows(patch_size=patch):
+            return (
+                isinstance(size, tuple)
+                and len(size) == 2
+                and all(type(side) is int and side > 0 and side % patch == 0 for side in size)
+            )
+
+
+def sizes_text(layout: ImageLayout) -> str:
+    """Which sizes `is_size` takes, for messages."""
+    match layout:
+        case Fixed(size=size):
+            return str(size)
+        case Rows(patch_size=patch):
+            return f"(height, width) in multiples of {patch}"
+
+
+def feature_count(layout: ImageLayout, size: Size) -> int:
     """Rows of image features that an image of `size` gives, and so image tokens in the ids."""
-    if tokens.per_image is not None:
-        return tokens.per_image
-    rows, columns = _patches(tokens, size)
-    return rows * columns
+    match layout:
+        case Fixed(tokens=tokens):
+            return tokens
+        case Rows():
+            rows, columns = _patches(layout, size)
+            return rows * columns
 
 
-def token_count(tokens: ImageTokens, size: Size) -> int:
+def token_count(layout: ImageLayout, size: Size) -> int:
     """All tokens that stand for an image of `size`, those between its rows included."""
-    if tokens.per_image is not None:
-        return tokens.per_image
-    rows, columns = _patches(tokens, size)
-    return rows * (columns + 1)
+    match layout:
+        case Fixed(tokens=tokens):
+            return tokens
+        case Rows():
+            rows, columns = _patches(layout, size)
+            return rows * (columns + 1)
 
 
-def image_text(tokens: ImageTokens, size: Size) -> str:
-    """The text that stands for an image of `size`, which tokenises into its tokens."""
-    if tokens.per_image is not None:
-        return tokens.token * tokens.per_image
-    rows, columns = _patches(tokens, size)
-    return (tokens.break_token or "").join([tokens.token * columns] * rows) + (tokens.end_token or "")
+def image_text(layout: ImageLayout, token: str, size: Size) -> str:
+    """The text that stands for an image of `size`, which tokenises into its tokens; `token` takes a feature each."""
+    match layout:
+        case Fixed(tokens=tokens):
+            return token * tokens
+        case Rows():
+            rows, columns = _patches(layout, size)
+            return layout.break_token.join([token * columns] * rows) + layout.end_token
 
 
-def _patches(tokens: ImageTokens, size: Size) -> tuple[int, int]:
+def described(layout: ImageLayout) -> str:
+    """One line for people: how large images are, and what they cost."""
+    match layout:
+        case Fixed(size=(height, width), tokens=tokens):
+            return f"{width} × {height} pixels, {tokens} tokens each"
+        case Rows(longest_edge=longest, patch_size=patch):
+            return f"up to {longest} pixels a side, a token for {patch} × {patch} pixels and one for each row"
+
+
+def _patches(layout: Rows, size: Size) -> tuple[int, int]:
     """(rows, columns) of an image's patches."""
-    assert tokens.patch_size is not None  # the manifest was checked
-    return size[0] // tokens.patch_size, size[1] // tokens.patch_size
+    return size[0] // layout.patch_size, size[1] // layout.patch_size

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import UsageError
-from pumice.images.layout import feature_count
+from pumice.images.files import ImageInput
+from pumice.images.layout import cut, feature_count, is_size, sizes_text
 from pumice.images.preprocess import Pixels, Size
 from pumice.manifest import Manifest
 
@@ -84,6 +85,16 @@ def image_digest(pixels_CHW: Pixels, model: bytes) -> bytes:
     return digest.digest()
 
 
+def prepare_image(image: ImageInput, manifest: Manifest, model: bytes) -> PreparedImage:
+    """An image as the vision encoder of the model with this key takes it; raises as `cut`."""
+    (values,) = cut(manifest.layout, image, manifest.image)
+    values.flags.writeable = False
+    size = values.shape[1], values.shape[2]
+    return PreparedImage(
+        values=values, digest=image_digest(values, model), tokens=feature_count(manifest.layout, size)
+    )
+
+
 def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptImage:
     """An image for the model with this key; of an array that may be written to, a copy.
 
@@ -97,10 +108,10 @@ def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptI
 
 def _pixels(image: PreparedImage, manifest: Manifest, model: bytes) -> PreparedImage:
     values = image.values
-    if _is_array(values, 3) and values.shape[0] == 3 and _is_size(image.size, manifest):
+    if _is_array(values, 3) and values.shape[0] == 3 and is_size(manifest.layout, image.size):
         frozen = _frozen(values)
         image = image if frozen is values else replace(image, values=frozen)
-        tokens = feature_count(manifest.image_tokens, image.size)
+        tokens = feature_count(manifest.layout, image.size)
         if image.tokens == tokens and image.digest == image_digest(image.values, model):
             return image
     raise UsageError(
@@ -117,10 +128,11 @@ def _features(image: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFe
         raise _not_as_made(
             f"image features have the digest {image.digest!r:.80}, expected {DIGEST_BYTES} bytes"
         )
-    if not _is_size(image.size, manifest):
-        raise _not_as_made(f"image features have the size {image.size!r:.80}, expected {_sizes(manifest)}")
+    if not is_size(manifest.layout, image.size):
+        expected_sizes = sizes_text(manifest.layout)
+        raise _not_as_made(f"image features have the size {image.size!r:.80}, expected {expected_sizes}")
     features = image.features
-    expected = (feature_count(manifest.image_tokens, image.size), manifest.decoder.hidden_size)
+    expected = (feature_count(manifest.layout, image.size), manifest.decoder.hidden_size)
     if not _is_array(features, 2) or features.shape != expected:
         raise _not_as_made(f"image features are {_told(features)}, expected float32 {list(expected)}")
     frozen = _frozen(features)
@@ -131,25 +143,6 @@ def _features(image: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFe
 
 def _not_as_made(what: str) -> UsageError:
     return UsageError(f"{what}: take them as encode_image gave them")
-
-
-def _is_size(size: object, manifest: Manifest) -> bool:
-    """Whether `size` is a (height, width) that the model's images may have."""
-    spec, patch = manifest.image, manifest.image_tokens.patch_size
-    if spec.size is not None:
-        return size == spec.size
-    assert patch is not None  # the manifest was checked
-    return (
-        isinstance(size, tuple)
-        and len(size) == 2
-        and all(type(side) is int and side > 0 and side % patch == 0 for side in size)
-    )
-
-
-def _sizes(manifest: Manifest) -> str:
-    if manifest.image.size is not None:
-        return str(manifest.image.size)
-    return f"(height, width) in multiples of {manifest.image_tokens.patch_size}"
 
 
 def _is_array(values: object, dimensions: int) -> bool:

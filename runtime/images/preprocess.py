@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pumice.errors import BundleError, ImageError
+from pumice.errors import ImageError
 from pumice.images.files import ImageInput, open_image
 from pumice.images.resample import FILTERS, enlarge_window
 from pumice.manifest import ImageProcessing
@@ -31,7 +31,7 @@ _MAX_ENLARGED = 16_000_000
 
 
 def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[Pixels]:
-    """Each image as float32 [3, *spec.size], or [3, height, width] of its own where that is null.
+    """Each image as float32 [3, height, width], as the steps of `spec` make it.
 
     An image is opened when it is asked for.
 
@@ -42,11 +42,6 @@ def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[
     table_CV = _normalised_values(spec)
     for image in images:
         window_HWC = _resize_and_crop(_to_rgb(open_image(image)), spec)
-        if spec.size is not None and window_HWC.shape[:2] != spec.size:
-            raise BundleError(
-                f"manifest.image turns an image into {window_HWC.shape[0]} × {window_HWC.shape[1]}, "
-                f"but image.size says {spec.size[0]} × {spec.size[1]}"
-            )
         pixels_CHW = np.empty((3, *window_HWC.shape[:2]), np.float32)
         for channel in range(3):
             np.take(table_CV[channel], window_HWC[..., channel], out=pixels_CHW[channel])

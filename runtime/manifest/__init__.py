@@ -5,6 +5,14 @@ Enters: a bundle's folder, or bytes. Leaves: a `Manifest`. Other rooms take its 
 
 from pumice.manifest.defaults import GenerationDefaults
 from pumice.manifest.file import decode_manifest, encode_manifest, load_manifest
+from pumice.manifest.images import (
+    Fixed,
+    ImageLayout,
+    ImageProcessing,
+    ImageTokens,
+    Rows,
+    version_for,
+)
 from pumice.manifest.schema import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -13,15 +21,12 @@ from pumice.manifest.schema import (
     FileEntry,
     Graphs,
     GraphSpec,
-    ImageProcessing,
-    ImageTokens,
     Manifest,
     Precision,
     Requires,
     Source,
     TensorSpec,
     Tokens,
-    version_for,
 )
 
 __all__ = [
@@ -30,14 +35,17 @@ __all__ = [
     "Chat",
     "DecoderShape",
     "FileEntry",
+    "Fixed",
     "GenerationDefaults",
     "GraphSpec",
     "Graphs",
+    "ImageLayout",
     "ImageProcessing",
     "ImageTokens",
     "Manifest",
     "Precision",
     "Requires",
+    "Rows",
     "Source",
     "TensorSpec",
     "Tokens",

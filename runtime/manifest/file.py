@@ -12,6 +12,7 @@ import msgspec
 
 from pumice.errors import BundleError, SchemaVersionError
 from pumice.manifest.defaults import GenerationDefaults as GenerationDefaults
+from pumice.manifest.images import layout_of
 from pumice.manifest.schema import MANIFEST_NAME, SCHEMA_VERSION, Manifest
 
 
@@ -54,7 +55,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     except (msgspec.ValidationError, RecursionError) as error:
         raise BundleError(f"{where} does not describe a bundle: {error}") from None
     check_names(manifest, where)
-    check_images(manifest, where)
+    layout_of(manifest.image, manifest.image_tokens, where)  # or no layout can be had of it later
     return manifest
 
 
@@ -82,22 +83,3 @@ def check_names(manifest: Manifest, where: str) -> None:
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{where} uses {name!r} without listing its size and SHA-256 under files")
-
-
-def check_images(manifest: Manifest, where: str) -> None:
-    """Images have one size and one number of tokens, or all that is needed to find theirs."""
-    image, tokens = manifest.image, manifest.image_tokens
-    rows = (
-        image.resize_longest_edge,
-        image.multiple_of,
-        tokens.patch_size,
-        tokens.break_token,
-        tokens.end_token,
-    )
-    fixed = image.size is not None and tokens.per_image is not None and rows == (None,) * len(rows)
-    varied = image.size is None and tokens.per_image is None and None not in rows
-    if not fixed and not varied:
-        raise BundleError(
-            f"{where} does not say how many tokens an image has: expected image.size and image_tokens.per_image, "
-            "or image.resize_longest_edge, image.multiple_of and image_tokens.patch_size, .break_token and .end_token"
-        )

@@ -8,11 +8,13 @@ docs/bundle-format.md describes every field for readers of other languages.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pumice.manifest.defaults import GenerationDefaults
+from pumice.manifest.images import ImageLayout, ImageProcessing, ImageTokens, layout_of
 
 SCHEMA_VERSION = 2
 """The newest that this pumice reads; bundles are written with the oldest that fits them (`version_for`)."""
@@ -85,49 +87,6 @@ class DecoderShape:
     vocab_size: Positive
     context_length: Positive
     kv_dtype: Literal["float32", "float16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageProcessing:
-    """How an image becomes `pixel_values`: the steps in transformers' order, each skipped where it is null.
-
-    `resize_shortest_edge` scales the shorter side to that many pixels; `resize_to` scales to (height, width) whatever
-    the aspect; `resize_longest_edge` scales down what is longer, and then each side up to a multiple of `multiple_of`.
-    `crop_to` is a centre crop to (height, width), padded with zeros where the image is smaller.
-    `resample` is PIL's filter number. `mean` and `std` are per channel, on values already multiplied by
-    `rescale_factor`.
-    """
-
-    convert_rgb: bool
-    resize_shortest_edge: Positive | None
-    resize_to: tuple[Positive, Positive] | None
-    resize_longest_edge: Positive | None = None
-    multiple_of: Positive | None = None
-    resample: Annotated[int, msgspec.Meta(ge=0, le=5)]
-    crop_to: tuple[Positive, Positive] | None
-    rescale_factor: float | None
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
-    size: tuple[Positive, Positive] | None
-    """(height, width) of the `pixel_values` that the vision encoder takes; null where each image has its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTokens:
-    """How images appear in a prompt: `token` stands for one image.
-
-    It becomes `per_image` × `token_id`; or, where images vary in size, one `token_id` for each `patch_size` ×
-    `patch_size` pixels, row by row, with `break_token` behind every row and `end_token` behind the last.
-    """
-
-    token: str
-    token_id: NonNegative
-    per_image: Positive | None
-    patch_size: Positive | None = None
-    break_token: str | None = None
-    break_token_id: NonNegative | None = None
-    end_token: str | None = None
-    end_token_id: NonNegative | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +172,7 @@ class Manifest:
     parity: dict[str, Any] | None = field(default=None)
     """Summary of `parity.json`, where `pumice verify` has been run."""
 
-
-def version_for(image: ImageProcessing) -> int:
-    """The oldest schema version whose readers get images prepared like this right."""
-    return 1 if image.size is not None else 2
+    @cached_property
+    def layout(self) -> ImageLayout:
+        """Of images; derived of `image` and `image_tokens`, and not written to JSON. Raises as `layout_of`."""
+        return layout_of(self.image, self.image_tokens, MANIFEST_NAME)

@@ -6,7 +6,7 @@ Enters: a question, a conversation or a raw prompt, and its images. Leaves: `Pre
     images ─preprocess────────────────────────────────────────────────────────────▶ images N × [3, H, W]
     (or their features, if they were encoded before)
 
-One image is one `<image>` in the text and many ids in `input_ids` (`image_tokens.py`).
+One image is one `<image>` in the text and many ids in `input_ids` (`images/layout.py`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from pumice.errors import ContextLengthError, PromptError
 from pumice.images.files import ImageInput
-from pumice.images.layout import feature_count, token_count
+from pumice.images.layout import common_size, feature_count, token_count
 from pumice.images.prepared import (
     ImageFeatures,
     PreparedImage,
     PromptImage,
-    image_digest,
     model_key,
+    prepare_image,
     revalidated,
 )
-from pumice.images.preprocess import Pixels, Size, padded_together, preprocess
+from pumice.images.preprocess import Pixels, Size, padded_together
 from pumice.manifest import Manifest
 from pumice.prompt.messages import as_messages
 from pumice.prompt.placeholders import count_placeholders, insert_images
@@ -117,9 +117,9 @@ class PromptBuilder:
             ImageError: an image cannot be read.
             UsageError: features or prepared images of another model, or altered ones.
         """
-        spec = self._manifest.image
-        if spec.size is not None:
-            sizes = [spec.size] * len(images)
+        size = common_size(self._manifest.layout)
+        if size is not None:
+            sizes = [size] * len(images)
             self._check_room(len(sizes), self._tokens(sizes))
             ids = self._ids(self._draft(prompt, len(sizes), raw), sizes)
             prepared = tuple(self.images(images))
@@ -132,7 +132,7 @@ class PromptBuilder:
             input_ids=np.array([ids], np.int64),
             images=prepared,
             image_tokens=self._features(sizes),
-            size=spec.size,
+            size=size,
         )
 
     def images(self, images: Iterable[ImageInput | PromptImage]) -> Iterator[PromptImage]:
@@ -145,13 +145,8 @@ class PromptBuilder:
         for image in images:
             if isinstance(image, PreparedImage | ImageFeatures):
                 yield revalidated(image, self._manifest, self._model_key)
-                continue
-            (values,) = preprocess([image], self._manifest.image)
-            values.flags.writeable = False
-            size = values.shape[1], values.shape[2]
-            yield PreparedImage(
-                values=values, digest=image_digest(values, self._model_key), tokens=self._features([size])
-            )
+            else:
+                yield prepare_image(image, self._manifest, self._model_key)
 
     def _varied_images(self, images: Sequence[ImageInput | PromptImage]) -> tuple[PromptImage, ...]:
         """The images; none is opened once those before it have filled the context."""
@@ -171,15 +166,15 @@ class PromptBuilder:
             )
 
     def _tokens(self, sizes: Sequence[Size]) -> int:
-        return sum(token_count(self._manifest.image_tokens, size) for size in sizes)
+        return sum(token_count(self._manifest.layout, size) for size in sizes)
 
     def _features(self, sizes: Sequence[Size]) -> int:
-        return sum(feature_count(self._manifest.image_tokens, size) for size in sizes)
+        return sum(feature_count(self._manifest.layout, size) for size in sizes)
 
     def _draft(self, prompt: Prompt, images: int, raw: bool) -> _Draft:
         """The prompt in spans, with a place for each image."""
         draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, images)
-        self._check_placeholders(count_placeholders(draft.spans, self._manifest.image_tokens), images)
+        self._check_placeholders(count_placeholders(draft.spans, self._manifest.image_tokens.token), images)
         return draft
 
     def _raw_draft(self, prompt: Prompt) -> _Draft:
@@ -196,7 +191,7 @@ class PromptBuilder:
         return _Draft(spans=render_spans(self._template, messages, self._tokenizer), raw=False)
 
     def _ids(self, draft: _Draft, sizes: Sequence[Size]) -> list[int]:
-        spans = insert_images(draft.spans, self._manifest.image_tokens, sizes)
+        spans = insert_images(draft.spans, self._manifest.image_tokens.token, self._manifest.layout, sizes)
         if draft.raw:
             ids = self._tokenizer.encode(spans[0].text)
         else:

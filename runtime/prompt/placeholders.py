@@ -10,22 +10,21 @@ from dataclasses import replace
 
 from pumice.images.layout import image_text
 from pumice.images.preprocess import Size
-from pumice.manifest import ImageTokens
+from pumice.manifest import ImageLayout
 from pumice.prompt.sealed import Span
 
 
-def count_placeholders(spans: Sequence[Span], tokens: ImageTokens) -> int:
+def count_placeholders(spans: Sequence[Span], token: str) -> int:
     """Images that the trusted spans have a place for."""
-    return sum(span.text.count(tokens.token) for span in spans if span.trusted)
+    return sum(span.text.count(token) for span in spans if span.trusted)
 
 
-def insert_images(spans: Sequence[Span], tokens: ImageTokens, sizes: Sequence[Size]) -> list[Span]:
+def insert_images(
+    spans: Sequence[Span], token: str, layout: ImageLayout, sizes: Sequence[Size]
+) -> list[Span]:
     """The spans with each image's tokens at its place; there are as many places as `sizes`."""
-    texts = (image_text(tokens, size) for size in sizes)
-    return [
-        replace(span, text=_filled(span.text, tokens.token, texts)) if span.trusted else span
-        for span in spans
-    ]
+    texts = (image_text(layout, token, size) for size in sizes)
+    return [replace(span, text=_filled(span.text, token, texts)) if span.trusted else span for span in spans]
 
 
 def _filled(text: str, token: str, images: Iterator[str]) -> str:

@@ -24,12 +24,11 @@ class TextTokenizer:
 
     def __init__(self, folder: Path, tokens: Tokens, images: ImageTokens, chat: Chat) -> None:
         special = (tokens.bos_token, tokens.eos_token, tokens.unk_token, tokens.pad_token)
-        placeholders = (images.token, images.break_token, images.end_token)
         template = chat.template_file
         try:
             self._tokenizer = PromptTokenizer(
                 (folder / chat.tokenizer_file).read_bytes(),
-                reserved=[text for text in (*special, *placeholders) if text],
+                reserved=[text for text in (*special, *images.special_texts) if text],
                 template="" if template is None else (folder / template).read_text(encoding="utf-8"),
             )
         except (OSError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
+from pumice.images.layout import join
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, model_key
 from pumice.machine.pages import Range, release
 from pumice.manifest import Manifest
@@ -33,7 +34,7 @@ _PATIENCE = 0.05
 
 
 BATCH = 2
-"""Images that go through the encoder at once, where they have one size: each takes memory of its own."""
+"""Images that go through the encoder at once, where they may be stacked: each takes memory of its own."""
 
 
 class ImageEncoder:
@@ -51,7 +52,8 @@ class ImageEncoder:
         self._session, self._cache, self._resident = session, cache, resident
         self._released = released
         self.width = manifest.decoder.hidden_size
-        self._batch = BATCH if manifest.image.size is not None else 1  # no padding where images vary in size
+        self._layout = manifest.layout
+        self._batch = BATCH if self._layout.stackable else 1
         self.model = model_key(manifest)
         self._under_way: dict[bytes, Future[Floats | None]] = {}
         """What some thread encodes; None comes of it if that thread failed or was cancelled."""
@@ -148,7 +150,9 @@ class ImageEncoder:
                     f"image {numbers[image.digest]}'s features are not finite (NaN or infinity; images are "
                     "counted from 0): export the model again with another precision"
                 )
-            features = np.array(features_TD)  # a batch's output is not kept for one of its images
+            features = np.array(
+                join(self._layout, [features_TD])
+            )  # a batch's output is not kept for one of its images
             features.flags.writeable = False
             found[image.digest] = features
             self._cache.put(image.digest, features)

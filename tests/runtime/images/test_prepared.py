@@ -17,8 +17,8 @@ from tests.runtime.prompt.test_builder import PER_IMAGE, manifest
 FIXED = manifest(3)
 VARIED = replace(
     FIXED,
-    image=replace(FIXED.image, size=None),
-    image_tokens=replace(FIXED.image_tokens, per_image=None, patch_size=14),
+    image=replace(FIXED.image, size=None, resize_longest_edge=56, multiple_of=14),
+    image_tokens=replace(FIXED.image_tokens, per_image=None, patch_size=14, break_token="|", end_token="."),
 )
 
 

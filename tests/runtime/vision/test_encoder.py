@@ -209,7 +209,11 @@ def test_images_of_equal_bytes_and_other_shapes_have_features_of_their_own(model
             features = np.full((count * height * width // 100, model.manifest.decoder.hidden_size), height)
             return [features.astype(np.float32)]
 
-    manifest = replace(model.manifest, image=replace(model.manifest.image, size=None))
+    image = replace(model.manifest.image, size=None, resize_longest_edge=100, multiple_of=10)
+    tokens = replace(
+        model.manifest.image_tokens, per_image=None, patch_size=10, break_token="|", end_token="."
+    )
+    manifest = replace(model.manifest, image=image, image_tokens=tokens)
     values = np.zeros((3, 30, 100), np.float32)
     asked = [
         PreparedImage(values=v, digest=image_digest(v, model_key(manifest)), tokens=30)
