@@ -35,9 +35,9 @@ def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[
                     f"manifest.image turns an image into {pixels_CHW.shape[1]} × {pixels_CHW.shape[2]}, "
                     f"but image.size says {size[0]} × {size[1]}"
                 )
+            return (pixels_CHW,)
         case Rows():
-            pass
-    return (pixels_CHW,)
+            return (pixels_CHW,)
 
 
 def join(layout: ImageLayout, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
