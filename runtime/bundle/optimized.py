@@ -191,9 +191,9 @@ def digest_of(path: Path) -> str:
 
 
 def copies(root: Path) -> Iterator[tuple[Path, Record]]:
-    """All copies that can be read, sound or not."""
+    """All copies that can be read, sound or not; not those that a process is still writing."""
     with contextlib.suppress(OSError):
-        for place in sorted(root.iterdir()):
+        for place in sorted(path for path in root.iterdir() if not path.name.startswith(TEMPORARY)):
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 yield place, msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
 

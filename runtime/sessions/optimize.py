@@ -112,8 +112,9 @@ def _move(temporary: Path, place: Path) -> None:
 def _sweep(root: Path, folder: Path) -> None:
     """Remove what killed processes left, and this bundle's copies for other versions."""
     for path in root.iterdir():
-        if path.name.startswith(TEMPORARY) and time.time() - path.stat().st_mtime > ABANDONED:
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it into place meanwhile
+            if path.name.startswith(TEMPORARY) and time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
     current = copy_key(folder)
     for place, record in copies(root):
         if record.bundle == str(folder) and place.name != current:
