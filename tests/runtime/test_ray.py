@@ -103,8 +103,8 @@ def test_columns_of_other_names(pebble_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_bad_use(pebble_bundle: Path) -> None:
-    with pytest.raises(pumice.UsageError, match="unknown field 'images'"):
-        BatchGenerator(pebble_bundle, columns={"images": "x"})
+    with pytest.raises(pumice.UsageError, match="unknown field 'photos'"):
+        BatchGenerator(pebble_bundle, columns={"photos": "x"})
     with pytest.raises(pumice.UsageError, match="temperature"):
         BatchGenerator(pebble_bundle, device="cpu", temperature=-1.0)
 
