@@ -268,8 +268,9 @@ def _move(temporary: Path, place: Path) -> None:
 def _sweep(root: Path, folder: Path) -> None:
     """Remove what killed processes left, and this bundle's copies for other versions."""
     for path in root.iterdir():
-        if path.name.startswith(TEMPORARY) and time.time() - path.stat().st_mtime > _LEFT:
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it into place meanwhile
+            if path.name.startswith(TEMPORARY) and time.time() - path.stat().st_mtime > _LEFT:
+                shutil.rmtree(path, ignore_errors=True)
     current = _key(folder)
     for place, record in _copies(root):
         if record.bundle == str(folder) and place.name != current:
@@ -277,9 +278,9 @@ def _sweep(root: Path, folder: Path) -> None:
 
 
 def _copies(root: Path) -> Iterator[tuple[Path, Record]]:
-    """All copies that can be read, sound or not."""
+    """All copies that can be read, sound or not; not those that a process is still writing."""
     with contextlib.suppress(OSError):
-        for place in sorted(root.iterdir()):
+        for place in sorted(path for path in root.iterdir() if not path.name.startswith(TEMPORARY)):
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 yield place, msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
 

@@ -37,6 +37,7 @@ def bundle(pebble_bundle_int4: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pebble_bundle_int4, tmp_path / "bundle")).resolve()
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("recipe", ["portable-fp32", "cpu-int8", "cpu-int4", "cpu-fast"])
 def test_logits_and_answers_are_the_bundles_own(
     recipe: str, pebble_checkpoint: Path, cache: Path, tmp_path: Path
@@ -249,6 +250,24 @@ def test_what_killed_processes_left_is_swept(bundle: Path, cache: Path) -> None:
     assert new.exists()
 
 
+def test_what_another_process_has_written_and_not_yet_moved_is_left_to_it(bundle: Path, cache: Path) -> None:
+    folder = make(open_bundle(bundle)).folder
+    theirs = folder.rename(cache / f"{TEMPORARY}theirs")
+    assert (theirs / RECORD).is_file()
+    make(open_bundle(bundle))
+    assert (theirs / RECORD).is_file()
+    assert remove(bundle) == 1
+    assert (theirs / RECORD).is_file()
+
+
+def test_what_another_process_removes_while_it_is_looked_at_is_none_of_ours(
+    bundle: Path, cache: Path
+) -> None:
+    cache.mkdir(parents=True)
+    (cache / f"{TEMPORARY}gone").symlink_to(cache / "nowhere")  # in the listing, but not there any more
+    assert make(open_bundle(bundle)).nbytes > 0
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(bundle: Path, cache: Path) -> None:
     cache.mkdir(parents=True)
@@ -275,7 +294,7 @@ def test_a_cache_folder_that_is_a_file(bundle: Path, cache: Path) -> None:
 def test_processes_that_optimise_at_once(bundle: Path, cache: Path) -> None:
     command = [sys.executable, "-m", "pumice", "optimize", str(bundle), "--json"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
-    found = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    found = [json.loads(process.communicate(timeout=600)[0]) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len({each["folder"] for each in found}) == 1
     assert [path.name for path in cache.iterdir()] == [Path(found[0]["folder"]).name]
@@ -284,9 +303,8 @@ def test_processes_that_optimise_at_once(bundle: Path, cache: Path) -> None:
 def test_a_killed_process_leaves_no_copy(bundle: Path, cache: Path) -> None:
     command = [sys.executable, "-m", "pumice", "optimize", str(bundle)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
     while not list(cache.glob(f"{TEMPORARY}*/*")) and process.poll() is None:
-        assert time.monotonic() < deadline
+        time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
     if process.returncode == -signal.SIGKILL and not [
