@@ -11,6 +11,10 @@ import pytest
 from pumice import device_memory
 from pumice.device_memory import DeviceMemory
 
+from .device_stand_in import needs_arrays_on_devices
+
+pytestmark = needs_arrays_on_devices
+
 
 @pytest.fixture(scope="module")
 def memory(pebble_bundle: Path) -> DeviceMemory:

@@ -67,6 +67,7 @@ def picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_tokens_text_and_logits_are_those_of_transformers(
@@ -84,6 +85,7 @@ def test_tokens_text_and_logits_are_those_of_transformers(
     assert np.abs(logits_TV - oracle.logits(prepared)).max() < LOGIT_TOLERANCE
 
 
+@pytest.mark.export_extra
 def test_raw_prompts(model: Model, oracle: Any) -> None:
     prompt = "USER: <image>\nWhat is in this picture? ASSISTANT:"
     expected = oracle.tokens(model.prepare(prompt, [picture()], raw=True), 16)

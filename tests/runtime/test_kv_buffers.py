@@ -11,7 +11,9 @@ from pumice.cache import KVCache
 from pumice.kv_buffers import DeviceBuffers, HostBuffers
 from pumice.model import Model
 
-from .device_stand_in import load_on_stand_in
+from .device_stand_in import load_on_stand_in, needs_arrays_on_devices
+
+pytestmark = needs_arrays_on_devices
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from pumice.manifest import GenerationDefaults, decode_manifest, encode_manifest
 from tests.runtime.generation.reference import CONTEXT, EXAMPLE, manifest, options, refused
 
 
+@pytest.mark.export_extra
 def test_defaults_are_transformers() -> None:
     from transformers import GenerationConfig
 
