@@ -3,7 +3,10 @@
 PYTHON    ?= python3
 VENV      ?= .venv
 BIN       := $(VENV)/bin
+EXPORTING := $(VENV)/.exporting
 INSTALLED := $(VENV)/.installed
+OLDEST    := build/oldest
+NEWEST    := build/newest
 TORCH     ?= $(shell sed -n '/^torch==/p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -19,7 +22,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test lint format types wheel accuracy real bench bench-quick cuda-check pebble clean
+.PHONY: help setup lock export run test test-oldest test-newest lint format types wheel accuracy real bench bench-quick cuda-check pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,10 +43,15 @@ else \
 fi
 endef
 
-$(INSTALLED): pyproject.toml constraints.txt
+# All that exporting and answering need, and no tools of development: `make run` waits for this alone.
+$(EXPORTING): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pumice needs Python 3.11 or newer: make setup PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(call install_torch,$(BIN))
+	$(BIN)/pip install -q -c constraints.txt -e ".[export]"
+	@touch $@
+
+$(INSTALLED): $(EXPORTING)
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
@@ -61,18 +69,44 @@ lock: ## pin the newest versions of everything in constraints.txt (TORCH=torch==
 	mv build/constraints.txt constraints.txt
 	rm -rf build/lock
 
-export: $(INSTALLED) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder>: write a bundle
+export: $(EXPORTING) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder>: write a bundle
 	$(BIN)/pumice export $(MODEL) $(OUT) $(if $(RECIPE),--recipe $(RECIPE),--precision $(PRECISION)) $(ARGS)
 
-run: $(DEMO)/manifest.json ## export the bundled model if needed, and ask it about the bundled image
+run: $(EXPORTING) $(DEMO)/manifest.json ## the first answer: what exporting needs into .venv, the bundled model exported, and asked
 	$(BIN)/pumice run $(DEMO) -i $(IMAGE) "$(QUESTION)" $(ARGS)
 
-$(DEMO)/manifest.json: pebble/checkpoint/model.safetensors | $(INSTALLED)
+$(DEMO)/manifest.json: pebble/checkpoint/model.safetensors | $(EXPORTING)
 	$(BIN)/pumice export pebble/checkpoint $(DEMO) --overwrite
 
 # One process a core, each computing with one thread: quicker than one process with threads for all.
 test: $(INSTALLED) ## the test suite (ARGS="-m 'not slow'" for a quick one)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+# What an installed wheel needs, at its lower bounds; bundles come from .venv, for there is no torch. Float32 bundles only:
+# quantised ones end the process on onnxruntime 1.23 to 1.28.
+test-oldest: $(INSTALLED) $(OLDEST)/.installed ## the runtime's tests on the lower bounds of pyproject.toml, float32 bundles only
+	$(BIN)/python -m tests.bounds export $(OLDEST)/bundles
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n logical --maxprocesses 8 --dist worksteal -m "not slow" \
+		--bundles $(OLDEST)/bundles tests/runtime $(ARGS)
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt tests/bounds.py
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) -m tests.bounds pins >$(OLDEST)/pins.txt
+	$(OLDEST)/bin/pip install -q -r $(OLDEST)/pins.txt -e ".[cpu,parquet,structured]"
+	$(OLDEST)/bin/pip check
+	@touch $@
+
+# Made anew every time, for what is newest changes; torch as in `make lock`, but the newest.
+test-newest: TORCH := torch
+test-newest: ## all tests on the newest release of everything: minutes to install; ARGS as for test
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(call install_torch,$(NEWEST)/bin)
+	$(NEWEST)/bin/pip install -q -e ".[dev]"
+	@echo "newer than constraints.txt, or not in it:"
+	@$(NEWEST)/bin/pip freeze --exclude-editable | sed 's/+.*//' | grep -vxFf constraints.txt || true
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-"""Fixtures that several folders of tests share. Bundles are exported once a session; tests must not change them."""
+"""Fixtures that several folders of tests share. Bundles are exported once a session; tests must not change them.
+
+`--bundles FOLDER` is for environments without the export extra: bundles are taken from there, and what needs the extra
+is left out by name (tests/without_export.py).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.without_export"]
 
 settings.register_profile(
-    "default", deadline=None
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )  # machines that do other things meanwhile are slow at times
 settings.load_profile("default")
 
@@ -31,8 +37,15 @@ def pebble_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def pebble_bundle(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pebble_bundle(
+    pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
     """pebble in float32."""
+    from tests.without_export import bundles_folder  # a plugin: pytest has to import it first
+
+    if (given := bundles_folder(pytestconfig)) is not None:
+        assert (given / "pebble-fp32" / "manifest.json").is_file(), f"{given} has no bundle pebble-fp32"
+        return given / "pebble-fp32"
     return _export(pebble_checkpoint, tmp_path_factory, "fp32")
 
 

@@ -7,9 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pumice.export.pipeline import export_bundle
 from pumice.manifest import Manifest, encode_manifest
-from tests.factory import FAMILIES
 
 FOLDER = Path(__file__).parents[1] / "docs" / "manifests"
 NAMES = ("llava-1.5", "bakllava", "llava-interleave", "llava-llama-3-llama3", "vip-llava", "pixtral")
@@ -24,6 +22,9 @@ def example(family: str, manifest: Manifest) -> Manifest:
 
 def write() -> None:
     """Export every family's fixture in float32."""
+    from pumice.export.pipeline import export_bundle
+    from tests.factory import FAMILIES
+
     for family in NAMES:
         with tempfile.TemporaryDirectory() as temporary:
             checkpoint = FAMILIES[family](Path(temporary) / "checkpoint")

@@ -8,6 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests import bounds
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -86,3 +90,49 @@ def test_runtime_dependencies_have_no_framework(wheel):
         "minijinja",
         "msgspec",
     }
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+BOUNDED = [
+    Requirement(line)
+    for line in bounds.requirements(*EXTRAS)
+    if not line.startswith(("pumice[", "onnxruntime-gpu"))
+]
+
+
+@pytest.mark.parametrize("requirement", BOUNDED, ids=str)
+def test_what_is_developed_with_keeps_to_the_bounds(requirement):
+    found = bounds.locked()[requirement.name.lower().replace("_", "-")]
+    assert requirement.specifier.contains(found, prereleases=True)
+
+
+def test_every_lower_bound_of_the_runtime_is_tested():
+    """The verb's pins are the bounds, each at its lowest."""
+    pinned = {Requirement(pin).name: Requirement(pin).specifier for pin in bounds.pins()}
+    runtime = [Requirement(line) for line in bounds.requirements(*bounds.EXTRAS)]
+    assert {r.name for r in runtime} | set(bounds.TOOLS) == set(pinned)
+    for requirement in runtime:
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        assert pinned[requirement.name].contains(Version(bound.version))
+
+
+def test_dependencies_page_names_the_bounds():
+    page = " ".join((ROOT / "docs" / "decisions" / "dependencies.md").read_text().split())
+    for pin in bounds.pins()[: -len(bounds.TOOLS)]:
+        name, _, version = pin.partition("==")
+        assert f"{name} {version}" in page
+
+
+def commands(verb: str, place: Path) -> str:
+    """What a verb would run where nothing is installed yet."""
+    told = ["make", "-n", verb, f"VENV={place / 'venv'}", f"DEMO={place / 'bundle'}"]
+    return subprocess.run(told, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_first_answer_waits_for_no_tools_of_development(tmp_path):
+    ran = commands("run", tmp_path)
+    assert '-e ".[export]"' in ran
+    assert "[dev]" not in ran
+    assert "pumice run" in ran
+    assert '-e ".[dev]"' in commands("test", tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from bench import process
 
 
-def ran(code: str, tmp_path: Path, timeout_s: float = 30) -> process.Outcome:
+def ran(code: str, tmp_path: Path, timeout_s: float = 300) -> process.Outcome:
     return process.run([sys.executable, "-c", code], log=tmp_path / "log", timeout_s=timeout_s)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 import pumice
@@ -12,6 +13,13 @@ from pumice.model import Model
 from pumice.sessions import opening as sessions
 from pumice.sessions.arrays import DeviceMemory
 from pumice.sessions.opening import Sessions
+
+ARRAYS_ON_DEVICES = (1, 31)
+"""Onnxruntime's version from which arrays on a device can be written by address: the bound of the extra `cuda`."""
+needs_arrays_on_devices = pytest.mark.skipif(
+    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < ARRAYS_ON_DEVICES,
+    reason="of the extra cuda, whose onnxruntime-gpu is 1.31 at least",
+)
 
 
 class OnStandIn(Sessions):

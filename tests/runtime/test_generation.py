@@ -68,6 +68,7 @@ def image(seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_tokens_text_and_logits_are_those_of_transformers(
@@ -85,6 +86,7 @@ def test_tokens_text_and_logits_are_those_of_transformers(
     assert np.abs(logits_TV - oracle.logits(prepared)).max() < LOGIT_TOLERANCE
 
 
+@pytest.mark.export_extra
 def test_raw_prompts(model: Model, oracle: Any) -> None:
     prompt = "USER: <image>\nWhat is in this picture? ASSISTANT:"
     expected = oracle.tokens(model.prepare(prompt, [image()], raw=True), 16)

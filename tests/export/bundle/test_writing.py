@@ -284,7 +284,7 @@ def test_a_full_disk_for_real(tmp_path):
 
 def python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -349,7 +349,7 @@ def test_signals_leave_the_old_bundle(tmp_path, number):
     writer = start_writer(tmp_path / "b", 1.0)
     assert writer.stdout.readline() == "inside\n"
     writer.send_signal(number)
-    out, err = writer.communicate(timeout=20)
+    out, err = writer.communicate(timeout=300)
     assert "KeyboardInterrupt" in err
     assert "finished" not in out
     assert listing(tmp_path) == before
@@ -365,11 +365,17 @@ def kill_at_random(tmp_path: Path, exists: bool, points: int) -> set[str]:
         if exists:
             old_bundle(place / "b")
         old = listing(place)
-        writer = start_writer(place / "b", 0.002)
-        time.sleep(dice.uniform(0, 0.12))
+        early, late = point == 0, point == 1  # these two are sure to find the old bundle, and the new one
+        writer = start_writer(place / "b", 1.0 if early else 0.002)
+        if early or late:
+            assert writer.stdout
+            last = "inside\n" if early else "finished\n"
+            assert last in iter(writer.stdout.readline, "")
+        else:
+            time.sleep(dice.uniform(0, 0.12))
         writer.kill()
         writer.communicate()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 300
         while any(path.name.startswith(".") for path in place.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.005)
         found = listing(place)
@@ -385,7 +391,7 @@ def kill_at_random(tmp_path: Path, exists: bool, points: int) -> set[str]:
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_kills_at_random_points_leave_old_or_new_and_no_orphans(tmp_path, exists):
-    assert kill_at_random(tmp_path, exists, 12) <= {"old", "new"}
+    assert kill_at_random(tmp_path, exists, 12) == {"old", "new"}
 
 
 @pytest.mark.slow
@@ -399,7 +405,7 @@ def test_a_killed_export_leaves_no_made_parents(tmp_path):
     assert writer.stdout.readline() == "inside\n"
     writer.kill()
     writer.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     while (tmp_path / "x").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert listing(tmp_path) == {}

@@ -351,7 +351,7 @@ def test_headers_that_lie(copy, change):
     assert "not readable as safetensors" in refused(copy)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_flipped_byte_in_a_header_is_refused_or_harmless(copy, whole, data):
     original = (whole / WEIGHTS).read_bytes()

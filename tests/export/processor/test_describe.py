@@ -119,7 +119,7 @@ SIZES = st.sampled_from(
 CROPS = st.sampled_from([SIZE, {"height": SIZE, "width": SIZE}])
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     spelling=st.sampled_from(
         ["CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "LlavaImageProcessor", None]
@@ -400,7 +400,7 @@ def test_the_bundles_files_load_in_transformers(request, tmp_path, layout):
     )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=st.text(max_size=60))
 def test_the_written_tokenizer_encodes_as_transformers_does(released, tmp_path_factory, text):
     target = tmp_path_factory.getbasetemp() / "tokenizer-check"

@@ -110,7 +110,11 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return Converted(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=TEXTS)
 def test_converted_tokenizers_give_transformers_ids(converted: Converted, text: str) -> None:
     expected = converted.theirs(text + "<image>")["input_ids"]
@@ -118,7 +122,11 @@ def test_converted_tokenizers_give_transformers_ids(converted: Converted, text: 
     assert converted.ours.decode(expected) == converted.theirs.decode(expected, skip_special_tokens=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=TEXTS.filter(lambda text: not any(special in text for special in SPECIALS)))
 def test_converted_tokenizers_can_be_sealed(converted: Converted, text: str) -> None:
     spans = [Span(text="<image>", trusted=True), Span(text="a" + text, trusted=False)]

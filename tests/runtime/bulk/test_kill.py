@@ -45,7 +45,7 @@ def test_two_thousand_images_and_ten_kills(pebble_bundle: Path, tmp_path: Path) 
         process = subprocess.Popen(
             command(pebble_bundle, tmp_path / "images", output), stderr=subprocess.DEVNULL
         )
-        wait_for(process, partial, kill * 190 + rng.randrange(190))
+        wait_for(process, partial, kill * 170 + rng.randrange(170))
         time.sleep(rng.random() / 10)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -70,7 +70,7 @@ def test_ctrl_c(pebble_bundle: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
     wait_for(process, partial, 50)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130
     assert said.splitlines()[-1] == b"pumice: interrupted: the same command goes on where it stopped"
     assert 50 <= lines(partial) < 400
@@ -94,7 +94,7 @@ def test_the_bar_on_a_terminal(pebble_bundle: Path, tmp_path: Path) -> None:
     )
     os.close(theirs)
     said = b""
-    while select.select([ours], [], [], 30)[0]:
+    while select.select([ours], [], [], 300)[0]:
         try:
             piece = os.read(ours, 4096)
         except OSError:  # Linux's end of a terminal

@@ -16,6 +16,9 @@ from pumice.bulk.window import answer_all
 from pumice.errors import EngineClosedError, UsageError
 from tests.runtime.bulk.engine import FakeEngine, generation
 
+PATIENCE = 300.0
+"""Seconds after which a test gives up."""
+
 
 def requests(number: int) -> Iterator[BatchItem]:
     for i in range(number):
@@ -33,10 +36,24 @@ def test_records_come_in_the_order_of_their_inputs() -> None:
     assert all(record.error is None for record in records)
 
 
+def held_until(most: int) -> FakeEngine:
+    """An engine that answers nothing before so many are in flight at once."""
+
+    def pace(prompt: str) -> float:
+        end = time.monotonic() + PATIENCE
+        while engine.most < most:
+            assert time.monotonic() < end, f"there were never {most} in flight"
+            time.sleep(0.001)
+        return uneven(prompt)
+
+    engine = FakeEngine(pace=pace)
+    return engine
+
+
 def test_no_more_are_in_flight_than_may() -> None:
-    engine = FakeEngine(pace=uneven)
+    engine = held_until(6)
     list(answer_all(engine, requests(100), in_flight=6))
-    assert 4 <= engine.most <= 6
+    assert engine.most == 6
 
 
 def test_one_slow_record_holds_up_only_so_many() -> None:
@@ -49,7 +66,7 @@ def test_one_slow_record_holds_up_only_so_many() -> None:
             yield item
 
     gate = threading.Event()
-    engine = FakeEngine(pace=lambda prompt: gate.wait(10) and 0.0 if prompt == "prompt 0" else 0.0)
+    engine = FakeEngine(pace=lambda prompt: 0.0 if prompt != "prompt 0" or gate.wait(PATIENCE) else 1.0)
     records = answer_all(engine, counted(), in_flight=4, ahead=50)
     first: list[Record] = []
     reader = threading.Thread(target=lambda: first.append(next(records)))
@@ -64,7 +81,8 @@ def test_one_slow_record_holds_up_only_so_many() -> None:
 
 
 def test_a_full_queue_is_waited_for() -> None:
-    engine = FakeEngine(max_queue=3, pace=lambda prompt: 0.001)
+    engine = held_until(3)
+    engine._max_queue = 3
     records = list(answer_all(engine, requests(50), in_flight=16))
     assert [record.index for record in records] == list(range(50))
     assert engine.most == 3
@@ -135,12 +153,16 @@ def _cancelled() -> Any:
 
 
 def test_what_is_under_way_is_cancelled_when_nobody_wants_it() -> None:
-    engine = FakeEngine(workers=1, pace=lambda prompt: 0.05)
+    gate = threading.Event()
+    engine = FakeEngine(
+        workers=1, pace=lambda prompt: 0.0 if prompt == "prompt 0" or gate.wait(PATIENCE) else 1.0
+    )
     records = answer_all(engine, requests(100), in_flight=10)
     next(records)
     records.close()  # type: ignore[attr-defined]
+    gate.set()
     engine.close()
-    assert engine.begun <= 3 < engine.submitted
+    assert engine.begun <= 2 < engine.submitted
 
 
 def test_records_among_the_requests_are_passed_on() -> None:

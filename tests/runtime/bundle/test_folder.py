@@ -182,7 +182,7 @@ def test_a_chat_template_that_is_not_text_is_refused(bundle: Path) -> None:
     assert "not UTF-8" in refused(bundle)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_damaged_manifest_is_refused_or_changes_nothing_that_matters(
     pebble_bundle: Path, data: st.DataObject

@@ -38,6 +38,7 @@ def bundle(pebble_bundle_int4: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pebble_bundle_int4, tmp_path / "bundle")).resolve()
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("recipe", ["portable-fp32", "cpu-int8", "cpu-int4", "cpu-fast"])
 def test_logits_and_answers_are_the_bundles_own(
     recipe: str, pebble_checkpoint: Path, cache: Path, tmp_path: Path

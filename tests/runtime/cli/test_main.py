@@ -174,12 +174,21 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         """Read until `text` appears, and forget what came up to there."""
         while text not in self.seen:
-            ready, _, _ = select.select([self.fd], [], [], 60)
+            ready, _, _ = select.select([self.fd], [], [], 300)
             if not ready:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"waited for {text!r}, saw {self.seen!r}")
             self.seen += os.read(self.fd, 4096).decode(errors="replace")
         self.seen = self.seen.partition(text)[2]
+
+    def wait_until_it_sleeps(self) -> None:
+        """`input()` misses an interrupt between its prompt and its first wait for a key."""
+        asleep = 0
+        while asleep < 20:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            assert state not in "ZX", f"the command has ended, having said {self.seen!r}"
+            asleep = asleep + 1 if state == "S" else 0
+            time.sleep(0.02)
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -212,8 +221,8 @@ def test_a_chat_on_a_terminal(pebble_bundle: Path, image: str) -> None:
         ("/frobnicate\n", "no such command: /frobnicate; /help lists them\r\n> "),
         ("\x03", "\r\n> "),
     ]:
-        if typed == "\x03":  # input() misses an interrupt between its prompt and its first wait for a key
-            time.sleep(0.5)
+        if typed == "\x03":
+            terminal.wait_until_it_sleeps()
         if typed is not None:
             terminal.type(typed)
         terminal.wait_for(shown)

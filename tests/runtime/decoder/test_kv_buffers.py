@@ -10,7 +10,9 @@ import pytest
 from pumice.decoder.kv_buffers import DeviceBuffers, HostBuffers
 from pumice.decoder.kv_cache import KVCache
 from pumice.model import Model
-from tests.runtime.device_stand_in import load_on_stand_in
+from tests.runtime.device_stand_in import load_on_stand_in, needs_arrays_on_devices
+
+pytestmark = needs_arrays_on_devices
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(scheduler.CHUNK, "cpu", 7)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_answers_are_those_without_it(floats: Model, pebble_bundle: Path, question: str) -> None:
     plain = pumice.load(pebble_bundle, device="cpu")
@@ -52,6 +53,7 @@ def test_answers_are_those_without_it(floats: Model, pebble_bundle: Path, questi
         assert found.token_ids == expected.token_ids
 
 
+@pytest.mark.export_extra
 def test_chunks_change_nothing(integers: Model, small_chunks: None) -> None:
     """The fixtures' other tests have read whole prompts; here one is read in many parts, beside a whole one."""
     chunked = pumice.load(integers.path, device="cpu", prefix_cache_bytes=0)
@@ -63,12 +65,14 @@ def test_chunks_change_nothing(integers: Model, small_chunks: None) -> None:
         assert result.token_ids == expected.token_ids
 
 
+@pytest.mark.export_extra
 def test_a_prompt_of_one_token_needs_no_prefill(floats: Model, pebble_bundle: Path) -> None:
     plain = pumice.load(pebble_bundle, device="cpu")
     expected = plain.generate("red", raw=True, max_new_tokens=8)
     assert floats.generate("red", raw=True, max_new_tokens=8).token_ids == expected.token_ids
 
 
+@pytest.mark.export_extra
 def test_the_last_token_may_be_a_images(floats: Model, pebble_bundle: Path) -> None:
     """Its features go to the decoder, the others' to the prefill graph."""
     plain = pumice.load(pebble_bundle, device="cpu")
@@ -78,6 +82,7 @@ def test_the_last_token_may_be_a_images(floats: Model, pebble_bundle: Path) -> N
     )
 
 
+@pytest.mark.export_extra
 def test_reused_beginnings_give_the_same_answer(integers: Model) -> None:
     fresh = pumice.load(integers.path, device="cpu", prefix_cache_bytes=0)
     for question in (*QUESTIONS, *QUESTIONS):
@@ -85,6 +90,7 @@ def test_reused_beginnings_give_the_same_answer(integers: Model) -> None:
         assert integers.generate(question, [IMAGE], max_new_tokens=16).token_ids == expected.token_ids
 
 
+@pytest.mark.export_extra
 def test_the_cache_is_that_of_the_prefill_graph_but_for_the_last_token(integers: Model) -> None:
     decoder = integers.pipeline.decoder
     assert decoder.sessions.prefill is not None
@@ -101,6 +107,7 @@ def test_the_cache_is_that_of_the_prefill_graph_but_for_the_last_token(integers:
     assert not np.array_equal(mixed[:, :, :19], by_decoder[:, :, :19])
 
 
+@pytest.mark.export_extra
 def test_cancelling_leaves_the_slot_as_it_was(integers: Model) -> None:
     decoder = integers.pipeline.decoder
     cancelled = Cancellation()

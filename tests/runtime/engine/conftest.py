@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,27 @@ def no_thread_stays() -> Iterator[None]:
     if engine_threads():
         gc.collect()
     eventually(lambda: not engine_threads())
+
+
+class FakeClock:
+    """Stands for `time` in an engine: deadlines pass when a test says so."""
+
+    perf_counter = staticmethod(time.perf_counter)
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Of engines that are made from now on. A step thread that sleeps looks at it when it is woken."""
+    clock = FakeClock()
+    for module in ("engine", "step_loop"):
+        monkeypatch.setattr(f"pumice.engine.{module}.time", clock)
+    return clock
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
@@ -13,6 +12,7 @@ from pumice.engine import Engine
 from pumice.errors import (
     DeadlineError,
 )
+from tests.runtime.engine.conftest import FakeClock
 from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
 MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
@@ -105,16 +105,22 @@ def test_cancelling_what_is_done_does_nothing(make_engine: MakeEngine) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_deadlines_hold_in_every_phase(make_engine: MakeEngine, phase: str) -> None:
+def test_deadlines_hold_in_every_phase(make_engine: MakeEngine, clock: FakeClock, phase: str) -> None:
     engine, fake = make_engine()
     ask, gate, others = ask_in(phase, engine, fake)
+    ask.endless = ask.endless or phase == "prefill"
+    future = engine.submit(ask, deadline=60)
+    eventually(lambda: arrived(phase, ask, fake))
+    clock.now += 59
+    engine._crew.step_loop.wake()
+    assert not future.done()
+    clock.now += 2
+    engine._crew.step_loop.wake()
     if phase == "prefill":  # a chunk ends by itself; the step thread looks at the clock between two
         assert gate is not None
-        threading.Timer(0.1, gate.open).start()
-        ask.endless = True
-    future = engine.submit(ask, deadline=0.05)
+        gate.open()
     where = {"waiting": "while the request waited for a slot", "decode": "generated tokens"}
-    with pytest.raises(DeadlineError, match="the deadline of 0.05 s passed .*" + where.get(phase, "")):
+    with pytest.raises(DeadlineError, match="the deadline of 60 s passed .*" + where.get(phase, "")):
         future.result(PATIENCE)
     if gate is not None:
         gate.open()

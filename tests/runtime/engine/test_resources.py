@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -16,6 +15,7 @@ from pumice.engine import Engine
 from pumice.errors import (
     ImageError,
 )
+from tests.runtime.engine.conftest import FakeClock
 from tests.runtime.engine.stand_ins import PATIENCE, Ask, FakePipeline, Gate, eventually
 
 MakeEngine = Callable[..., tuple[Engine, FakePipeline]]
@@ -80,24 +80,30 @@ def test_not_even_the_future_is_kept(make_engine: MakeEngine) -> None:
     eventually(collected)
 
 
-class CountingMail(SimpleQueue[Any]):
-    looks = 0
+class NotedMail(SimpleQueue[Any]):
+    """Notes how long its reader is willing to sleep, while it does."""
+
+    sleeps: Any = ""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        self.looks += 1
-        return super().get(block, timeout)
+        self.sleeps = timeout
+        try:
+            return super().get(block, timeout)
+        finally:
+            self.sleeps = ""
 
 
 @pytest.mark.parametrize("deadline", [None, PATIENCE])
 def test_an_idle_engine_sleeps(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, deadline: float | None
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, clock: FakeClock, deadline: float | None
 ) -> None:
-    monkeypatch.setattr("pumice.engine.step_loop.SimpleQueue", CountingMail)
+    """Until there is mail, or a deadline passes."""
+    monkeypatch.setattr("pumice.engine.step_loop.SimpleQueue", NotedMail)
     engine, fake = make_engine()
     engine.submit(Ask(), deadline=deadline).result(PATIENCE)
-    eventually(lambda: not engine._crew.step_loop._busy)
-    time.sleep(0.02)
-    looks, steps = engine._crew.step_loop._mail.looks, fake.schedule.steps  # type: ignore[attr-defined]
-    time.sleep(0.05)
+    mail: Any = engine._crew.step_loop._mail
+    eventually(lambda: not engine._crew.step_loop._busy and mail.sleeps == deadline and not mail.qsize())
+    steps = fake.schedule.steps
+    engine._crew.step_loop.wake()
+    eventually(lambda: mail.sleeps == deadline and not mail.qsize())
     assert fake.schedule.steps == steps
-    assert engine._crew.step_loop._mail.looks <= looks + 1  # type: ignore[attr-defined]

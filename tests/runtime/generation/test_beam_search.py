@@ -14,6 +14,7 @@ from pumice.errors import GenerationError
 from .beam_driving import VOCABULARY, Floats, Processor, drive, lettered, logits_of, search, tiny
 
 
+@pytest.mark.export_extra
 def test_stop_strings_are_found_however_long_the_answer() -> None:
     text, bars = lettered().decode, [48] * 200
     forced = [*bars, 4, 0, 48]  # "aa", "a"
@@ -31,6 +32,7 @@ def one_hot(token: int) -> Floats:
     return scores_V
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("early_stopping", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_one_beam_is_greedy(seed: int, early_stopping: bool) -> None:
@@ -45,6 +47,7 @@ def test_one_beam_is_greedy(seed: int, early_stopping: bool) -> None:
     assert [answer.token_ids for answer in drive(strategy, prompt, logits)] == [expected]
 
 
+@pytest.mark.export_extra
 def test_a_cancelled_search_gives_the_best_so_far() -> None:
     logits, prompt = logits_of(tiny(0)), [3, 7]
     given: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.5}
@@ -131,6 +134,7 @@ def test_the_processor_gets_prompt_and_answer_and_leaves_logits_alone() -> None:
     assert np.array_equal(logits_V, before_V)
 
 
+@pytest.mark.export_extra
 def test_a_seed_decides_what_is_drawn() -> None:
     logits, prompt = logits_of(tiny(2)), [4]
     given: dict[str, Any] = {"num_beams": 3, "do_sample": True, "max_new_tokens": 8}

@@ -45,6 +45,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 TOKENS = st.integers(0, VOCABULARY - 1)
 
 
+@pytest.mark.export_extra
 @pytest.mark.slow
 @settings(max_examples=120)
 @given(
@@ -89,6 +90,7 @@ def test_answers_are_those_of_transformers(
         assert answer.logprobs is None
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 def test_the_search_ends_when_that_of_transformers_does(early_stopping: bool | str) -> None:
     """After as many steps, with the same answers, and not always at the limit."""
@@ -116,6 +118,7 @@ def test_the_search_ends_when_that_of_transformers_does(early_stopping: bool | s
     assert min(lengths) < 10
 
 
+@pytest.mark.export_extra
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 5),
@@ -146,6 +149,7 @@ def test_beams_end_in_stop_strings_as_those_of_transformers(
         assert answer.finish_reason == ("stop" if starts or answer.token_ids[-1] in eos_ids else "length")
 
 
+@pytest.mark.export_extra
 @pytest.mark.slow
 def test_sampled_beams_are_distributed_as_those_of_transformers() -> None:
     """Two samples of 2,000 searches; answers seen fewer than 20 times are counted as one.

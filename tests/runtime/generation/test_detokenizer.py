@@ -21,7 +21,11 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=TEXTS)
 def test_pieces_joined_are_the_text_and_no_piece_ends_inside_a_character(
     tokenizer_json: bytes, text: str
@@ -34,7 +38,11 @@ def test_pieces_joined_are_the_text_and_no_piece_ends_inside_a_character(
         assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_any_ids_whatever(tokenizer_json: bytes, data: st.DataObject) -> None:
     tokenizer = PromptTokenizer(tokenizer_json, reserved=[], template="")

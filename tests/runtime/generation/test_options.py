@@ -23,6 +23,7 @@ from pumice.manifest.intervals import INTERVALS
 from tests.runtime.generation.reference import CONTEXT, EXAMPLE, manifest, options, refused
 
 
+@pytest.mark.export_extra
 def test_defaults_are_transformers() -> None:
     from transformers import GenerationConfig
 

@@ -38,6 +38,7 @@ def statistic(counts_V: np.ndarray, chances_V: np.ndarray) -> tuple[float, int]:
     return float(((counts - means) ** 2 / means).sum()), len(means) - 1
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize(
     "warpers",
     [

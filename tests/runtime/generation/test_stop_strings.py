@@ -1,10 +1,7 @@
 """Stop strings against a plain reference, and against transformers' on tokens."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from pumice.errors import UsageError
 from pumice.generation.detokenizer import Detokenizer
 from pumice.generation.stop_strings import StopStrings
 from pumice.prompt.tokenizer import PromptTokenizer
+from tests.steps import check_steps
 
 LETTERS = "ab#é日"
 STRINGS = st.lists(st.text(LETTERS, min_size=1, max_size=6), max_size=4)
@@ -66,27 +64,6 @@ def test_nothing_is_held_back_without_stop_strings() -> None:
 def test_an_empty_one_is_refused() -> None:
     with pytest.raises(UsageError, match="empty string"):
         StopStrings(["a", ""])
-
-
-def check_steps(module: str, limit: int, work: Callable[[], None]) -> None:
-    """Runs `work`, in which at most `limit` lines of a module may run: Python's steps, on any machine the same."""
-    steps = 0
-
-    def count(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
-        nonlocal steps
-        if frame.f_globals.get("__name__") != module:
-            return None
-        steps += event == "line"
-        assert steps <= limit
-        return count
-
-    before = sys.gettrace()
-    sys.settrace(count)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    assert steps > 0  # it is the module that was counted
 
 
 class Counted(str):

@@ -12,7 +12,6 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 
 from pumice.errors import ContextLengthError, ImageError, PromptError
-from pumice.export.processor.load import pixtral_processor
 from pumice.manifest import ImageProcessing, ImageTokens, Manifest
 from pumice.prompt.builder import PromptBuilder
 from pumice.prompt.template import ChatTemplate
@@ -37,6 +36,8 @@ class Pixtral:
 
     def __init__(self, tokenizer_json: bytes, folder: Path) -> None:
         from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+        from pumice.export.processor.load import pixtral_processor
 
         tokenizer = Tokenizer.from_str(tokenizer_json.decode())
         tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in IMAGE_TOKENS])
@@ -106,14 +107,24 @@ def check(pixtral: Pixtral, prompt: Any, text: str, images: list[Image.Image], *
         assert prepared.image_tokens == (prepared.image_sizes // PATCH).prod(1).sum()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.export_extra
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(images=st.lists(IMAGES, max_size=3), words=st.lists(WORDS, min_size=4, max_size=4))
 def test_raw_prompts_with_images(pixtral: Pixtral, images: list[Image.Image], words: list[str]) -> None:
     text = "x" + "".join(word + "[IMG]" for word in words[: len(images)]) + words[3]
     check(pixtral, text, text, images, raw=True)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.export_extra
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(turns=st.lists(st.tuples(WORDS, st.lists(IMAGES, max_size=2)), min_size=1, max_size=3), answer=WORDS)
 def test_conversations_with_images_in_any_turn(
     pixtral: Pixtral, turns: list[tuple[str, list[Image.Image]]], answer: str
@@ -129,6 +140,7 @@ def test_conversations_with_images_in_any_turn(
     check(pixtral, messages, rendered, [p for _, images in turns for p in images], raw=False)
 
 
+@pytest.mark.export_extra
 def test_one_image_is_rows_of_tokens(pixtral: Pixtral) -> None:
     ids = pixtral.builder.prepare("[IMG]", [noise("RGB", 24, 16)], raw=True).input_ids[0].tolist()
     image = pixtral.manifest.image_tokens
@@ -136,12 +148,14 @@ def test_one_image_is_rows_of_tokens(pixtral: Pixtral) -> None:
     assert ids[-8:] == [*row, image.break_token_id, *row, image.end_token_id]
 
 
+@pytest.mark.export_extra
 def test_typed_image_tokens_are_words(pixtral: Pixtral) -> None:
     prepared = pixtral.builder.prepare("Is [IMG][IMG_BREAK][IMG_END] one?", [noise("RGB", 8, 8)])
     image, ids = pixtral.manifest.image_tokens, prepared.input_ids[0].tolist()
     assert [ids.count(i) for i in (image.token_id, image.break_token_id, image.end_token_id)] == [1, 0, 1]
 
 
+@pytest.mark.export_extra
 def test_a_later_prompt_needs_no_earlier_image(pixtral: Pixtral) -> None:
     first, second = noise("RGB", 30, 12), noise("RGB", 9, 33)
     messages = [turn("user", None, "What?"), turn("assistant", "It"), turn("user", None, "And?")]
@@ -153,6 +167,7 @@ def test_a_later_prompt_needs_no_earlier_image(pixtral: Pixtral) -> None:
     assert later.image_tokens == whole.image_tokens
 
 
+@pytest.mark.export_extra
 def test_places_are_counted_before_an_image_is_opened(pixtral: Pixtral) -> None:
     with pytest.raises(PromptError, match=r"1 \[IMG\] placeholder, but 2 images were given"):
         pixtral.builder.prepare("[IMG]", ["missing", "missing"], raw=True)
@@ -160,6 +175,7 @@ def test_places_are_counted_before_an_image_is_opened(pixtral: Pixtral) -> None:
         pixtral.builder.prepare("What?", ["missing"])
 
 
+@pytest.mark.export_extra
 def test_no_image_is_opened_behind_a_full_context(pixtral: Pixtral) -> None:
     builder = pixtral.with_context(100)
     large = noise("RGB", LONGEST, LONGEST)
@@ -174,7 +190,12 @@ def llava(tokenizer_json: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return Pair(tokenizer_json, tmp_path_factory.mktemp("llava"))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.export_extra
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(images=st.lists(IMAGES, max_size=3), words=st.lists(WORDS, min_size=4, max_size=4))
 def test_images_of_one_size(llava: Pair, images: list[Image.Image], words: list[str]) -> None:
     text = "x" + "".join(word + "<image>" for word in words[: len(images)]) + words[3]

@@ -69,7 +69,7 @@ def expected(image: Image.Image, spec: ImageProcessing) -> np.ndarray:
 
 def noise(mode: str, width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
-    image = Image.fromarray(pixels, "RGBA")
+    image = Image.fromarray(pixels)
     if mode == "I;16":
         return Image.fromarray(pixels.view(np.uint32)[..., 0].astype(np.uint16))
     if mode in ("I", "F"):
@@ -87,6 +87,7 @@ def noise(mode: str, width: int, height: int, seed: int = 0) -> Image.Image:
     return image.convert("RGB").convert(mode)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 3), (37, 41), (56, 56), (113, 64), (55, 57)])
 def test_every_mode_and_awkward_size(mode: str, size: tuple[int, int]) -> None:
@@ -94,6 +95,7 @@ def test_every_mode_and_awkward_size(mode: str, size: tuple[int, int]) -> None:
     assert np.array_equal(pixel_values([image], clip()), expected(image, clip()))
 
 
+@pytest.mark.export_extra
 @settings(max_examples=120, deadline=None)
 @given(
     mode=st.sampled_from(MODES),
@@ -123,6 +125,7 @@ def test_any_image_and_any_settings(
         assert np.array_equal(pixel_values([image], spec), expected(image, spec))
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("transparency", [3, b"\x00\x40\xff"])
 def test_palette_transparency_is_laid_on_white(transparency: int | bytes) -> None:
     image = noise("P", 20, 30)
@@ -130,6 +133,7 @@ def test_palette_transparency_is_laid_on_white(transparency: int | bytes) -> Non
     assert np.array_equal(pixel_values([image], clip()), expected(image, clip()))
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_colour_key_transparency_is_laid_on_white(mode: str, tmp_path: Path) -> None:
     image = noise(mode, 20, 30)
@@ -139,6 +143,7 @@ def test_colour_key_transparency_is_laid_on_white(mode: str, tmp_path: Path) -> 
     assert np.array_equal(pixel_values([tmp_path / "key.png"], clip()), expected(opened, clip()))
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_files_are_turned_upright(orientation: int) -> None:
     image = noise("RGB", 40, 60)
@@ -172,6 +177,7 @@ def test_eight_orientations_of_one_scene_are_the_same_image() -> None:
     assert all(np.array_equal(results[0], result) for result in results)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_a_path_bytes_a_data_uri_and_an_array_agree(form: str, tmp_path: Path) -> None:
     path = tmp_path / "image"
@@ -187,6 +193,7 @@ def test_a_path_bytes_a_data_uri_and_an_array_agree(form: str, tmp_path: Path) -
     assert np.array_equal(values[:1], expected(image, clip()))
 
 
+@pytest.mark.export_extra
 def test_the_first_frame_of_an_animation_is_taken() -> None:
     file = io.BytesIO()
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
@@ -194,6 +201,7 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
     assert np.array_equal(pixel_values([file.getvalue()], clip()), expected(frames[0], clip()))
 
 
+@pytest.mark.export_extra
 def test_an_image_smaller_than_the_crop_gets_black_borders() -> None:
     spec = clip(edge=9, crop=(30, 21))
     image = noise("RGB", 10, 13)

@@ -52,6 +52,7 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.export_extra
 @settings(max_examples=100, deadline=None)
 @given(images=st.lists(IMAGES, min_size=1, max_size=3), values=VALUES, side=st.integers(1, 70))
 def test_siglip_scales_to_a_square_whatever_the_aspect(
@@ -69,6 +70,7 @@ def too_long(images: list[Image.Image], longest: int) -> list[tuple[int, int]]:
     return [image.size for image in images if max(image.size) > longest]
 
 
+@pytest.mark.export_extra
 @settings(max_examples=100, deadline=None)
 @given(
     images=st.lists(IMAGES, min_size=1, max_size=4),
@@ -99,6 +101,7 @@ def test_pixtral_keeps_the_aspect_and_pads(
     assert np.array_equal(padded_together(found), np.stack(expected["pixel_values"]).astype(np.float32))
 
 
+@pytest.mark.export_extra
 @settings(max_examples=60, deadline=None)
 @given(
     width=st.integers(1, 70_000),

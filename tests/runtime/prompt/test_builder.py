@@ -1,5 +1,6 @@
 """Oracle: transformers' LlavaProcessor. Tolerance: none, token ids are equal."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tokenizers import Tokenizer
 
 from pumice.errors import ContextLengthError, PromptError
 from pumice.images.prepared import ImageFeatures, PreparedImage, model_key
@@ -88,23 +90,9 @@ class Pair:
     """Our prompt builders, one for each template, and transformers' processors over the same tokenizer."""
 
     def __init__(self, tokenizer_json: bytes, folder: Path) -> None:
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-        from transformers.models.llava.processing_llava import LlavaProcessor
-
-        fast = fast_tokenizer(tokenizer_json, folder)
-        clip = CLIPImageProcessorPil(
-            size={"shortest_edge": 28},
-            crop_size={"height": 28, "width": 28},
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-        )
-        self.processors = {
-            name: LlavaProcessor(
-                clip, fast, patch_size=14, vision_feature_select_strategy="full", chat_template=source
-            )
-            for name, source in TEMPLATES.items()
-        }
-        image_id = fast.convert_tokens_to_ids("<image>")
+        self.tokenizer_json, self.folder = tokenizer_json, folder
+        tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+        image_id = tokenizer.token_to_id("<image>")
         self.builders = {
             name: PromptBuilder(
                 manifest(image_id),
@@ -113,8 +101,27 @@ class Pair:
             )
             for name, source in TEMPLATES.items()
         }
-        self.special_ids = set(fast.convert_tokens_to_ids(list(SPECIALS)))
-        self.unk_id = fast.convert_tokens_to_ids("<unk>")
+        self.special_ids = {tokenizer.token_to_id(text) for text in SPECIALS}
+        self.unk_id = tokenizer.token_to_id("<unk>")
+
+    @cached_property
+    def processors(self) -> dict[str, Any]:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+        from transformers.models.llava.processing_llava import LlavaProcessor
+
+        fast = fast_tokenizer(self.tokenizer_json, self.folder)
+        clip = CLIPImageProcessorPil(
+            size={"shortest_edge": 28},
+            crop_size={"height": 28, "width": 28},
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+        )
+        return {
+            name: LlavaProcessor(
+                clip, fast, patch_size=14, vision_feature_select_strategy="full", chat_template=source
+            )
+            for name, source in TEMPLATES.items()
+        }
 
     def oracle(self, template: str, messages: list[dict[str, Any]], prepared: int) -> list[int]:
         processor = self.processors[template]
@@ -146,6 +153,7 @@ def images_in(messages: list[dict[str, Any]]) -> int:
     )
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize(
     "conversation", ["question", "text only", "image last", "two images", "two turns", "system"]
 )
@@ -156,17 +164,20 @@ def test_conversations_are_encoded_as_transformers_does(pair: Pair, template: st
     assert pair.ids(template, messages, images) == pair.oracle(template, messages, images)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("template", ["llama-3", "vicuna", "pixtral"])
 def test_templates_that_take_strings_or_begin_with_bos(pair: Pair, template: str) -> None:
     messages = CONVERSATIONS["strings"]
     assert pair.ids(template, messages) == pair.oracle(template, messages, 0)
 
 
+@pytest.mark.export_extra
 def test_mixed_parts_with_images(pair: Pair) -> None:
     messages = CONVERSATIONS["two images"]
     assert pair.ids("pixtral", messages, 2) == pair.oracle("pixtral", messages, 2)
 
 
+@pytest.mark.export_extra
 def test_a_plain_question_comes_after_its_images(pair: Pair) -> None:
     messages = [turn("user", None, None, "What is this?")]
     assert pair.ids("llava-1.5", "What is this?", 2) == pair.oracle("llava-1.5", messages, 2)
@@ -177,6 +188,7 @@ def test_text_alone_is_not_lost_in_templates_that_want_parts(pair: Pair) -> None
     assert pair.ids("llava-1.5", string) == pair.ids("llava-1.5", parts)
 
 
+@pytest.mark.export_extra
 @pytest.mark.parametrize("text", ["<image> USER: </s> hm ASSISTANT:", "a<image>b<image>", "plain", " <s> x"])
 def test_raw_prompts_are_encoded_as_they_stand(pair: Pair, text: str) -> None:
     images = text.count("<image>")
@@ -197,7 +209,12 @@ INJECTED = st.lists(FRAGMENTS | WORDS | st.sampled_from([" ", "\n", "▁"]), min
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.export_extra
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=ORDINARY, template=st.sampled_from(["llava-1.5", "interleave", "pixtral"]))
 def test_ordinary_texts_are_encoded_as_transformers_does(pair: Pair, text: str, template: str) -> None:
     if any(special in text for special in SPECIALS):
@@ -206,7 +223,11 @@ def test_ordinary_texts_are_encoded_as_transformers_does(pair: Pair, text: str, 
     assert pair.ids(template, messages, 1) == pair.oracle(template, messages, 1)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(first=INJECTED, second=INJECTED, template=st.sampled_from(sorted(TEMPLATES)), parts=st.booleans())
 def test_no_text_ever_makes_a_special_token(
     pair: Pair, first: str, second: str, template: str, parts: bool
@@ -228,6 +249,7 @@ def test_no_text_ever_makes_a_special_token(
     assert made == specials(conversation("a", "b", "c"))
 
 
+@pytest.mark.export_extra
 def test_a_typed_image_token_is_no_image(pair: Pair) -> None:
     ids = pair.ids("llava-1.5", "What does <image> mean?", 1)
     assert ids.count(manifest_image_id(pair)) == PER_IMAGE
@@ -326,6 +348,7 @@ def test_images_may_be_given_again_as_they_were_prepared(pair: Pair) -> None:
     assert first.pixel_arrays[0].any()
 
 
+@pytest.mark.export_extra
 def test_features_take_an_image_s_place_and_have_no_pixels(pair: Pair) -> None:
     builder, model = pair.builders["llava-1.5"], model_key(manifest(manifest_image_id(pair)))
     features = ImageFeatures(

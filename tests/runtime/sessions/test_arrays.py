@@ -10,6 +10,9 @@ import pytest
 
 from pumice.sessions import arrays as device_memory
 from pumice.sessions.arrays import DeviceMemory
+from tests.runtime.device_stand_in import needs_arrays_on_devices
+
+pytestmark = needs_arrays_on_devices
 
 
 @pytest.fixture(scope="module")

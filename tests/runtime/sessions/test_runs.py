@@ -56,7 +56,7 @@ def test_a_forked_process_gets_a_thread_of_its_own() -> None:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
         Cancellation().run_bound(in_session(lambda *_: None), None)
         os._exit(7)
-    for _ in range(200):
+    for _ in range(6000):
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             assert os.waitstatus_to_exitcode(status) == 7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -77,12 +76,43 @@ def test_what_was_encoded_is_not_encoded_again(model: Model) -> None:
     assert counted.batches == [1, 1]
 
 
-def test_threads_that_ask_for_the_same_image_share_one_run(model: Model) -> None:
-    counted = Counted(model, before=lambda: time.sleep(0.05))
+class Awaited(Future[Any]):
+    """A claim on an image that says how many threads have come to wait for it."""
+
+    waiting = threading.Semaphore(0)
+
+    def result(self, timeout: float | None = None) -> Any:
+        if not hasattr(SEEN, "waits"):
+            SEEN.waits = True
+            self.waiting.release()
+        return super().result(timeout)
+
+
+SEEN = threading.local()
+PATIENCE = 300.0
+"""Seconds after which a test gives up."""
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released once for each thread that waits for another's image."""
+    monkeypatch.setattr(Awaited, "waiting", threading.Semaphore(0))
+    monkeypatch.setattr("pumice.vision.encoder.Future", Awaited)
+    return Awaited.waiting
+
+
+def test_threads_that_ask_for_the_same_image_share_one_run(
+    model: Model, waiting: threading.Semaphore
+) -> None:
+    def before() -> None:
+        if counted.batches == [2]:  # the first run lasts until all others wait for it
+            assert all(waiting.acquire(timeout=PATIENCE) for _ in range(5))
+
+    counted = Counted(model, before)
     reader = encoder(model, counted, size=0)  # what is shared does not depend on the cache
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: reader.encode(images(model, 1, 2), Cancellation()), range(6)))
-    assert sum(counted.batches) < 12
+    assert sum(counted.batches) < 12  # who misses the second image's end encodes it again
     assert len({features[0].digest for features in found}) == 1
     assert reader._under_way == {}
 
@@ -108,14 +138,16 @@ def test_what_another_encodes_between_a_look_and_a_claim_is_not_encoded_again(mo
 
 
 @pytest.mark.parametrize("failure", ["cancelled", "failed"])
-def test_one_that_fails_takes_nobody_with_it(model: Model, failure: str) -> None:
+def test_one_that_fails_takes_nobody_with_it(
+    model: Model, waiting: threading.Semaphore, failure: str
+) -> None:
     entered, others = threading.Event(), threading.Event()
     first = Cancellation()
 
     def before() -> None:
         if not entered.is_set():
             entered.set()
-            others.wait(10)
+            others.wait(PATIENCE)
             first.set()
             raise RuntimeError("terminated" if failure == "cancelled" else "broken")
 
@@ -123,13 +155,13 @@ def test_one_that_fails_takes_nobody_with_it(model: Model, failure: str) -> None
     with ThreadPoolExecutor(2) as pool:
         asked = images(model, 1)
         loser = pool.submit(reader.encode, asked, first if failure == "cancelled" else Cancellation())
-        entered.wait(10)
+        assert entered.wait(PATIENCE)
         winner = pool.submit(reader.encode, asked, Cancellation())
-        time.sleep(0.1)
+        assert waiting.acquire(timeout=PATIENCE)
         others.set()
         with pytest.raises(RunCancelledError if failure == "cancelled" else GenerationError):
-            loser.result(10)
-        assert np.isfinite(winner.result(10)[0].features).all()
+            loser.result(PATIENCE)
+        assert np.isfinite(winner.result(PATIENCE)[0].features).all()
 
 
 @pytest.mark.parametrize("place", ["claiming", "claimed"])
@@ -230,18 +262,18 @@ def test_a_waiting_thread_can_be_cancelled(model: Model) -> None:
 
     def before() -> None:
         entered.set()
-        leave.wait(10)
+        leave.wait(PATIENCE)
 
     reader, second = encoder(model, Counted(model, before)), Cancellation()
     with ThreadPoolExecutor(2) as pool:
         working = pool.submit(reader.encode, images(model, 1), Cancellation())
-        entered.wait(10)
+        assert entered.wait(PATIENCE)
         waiting = pool.submit(reader.encode, images(model, 1), second)
         second.set()
         with pytest.raises(RunCancelledError):
-            waiting.result(5)
+            waiting.result(PATIENCE)
         leave.set()
-        working.result(10)
+        working.result(PATIENCE)
 
 
 def test_features_that_are_not_finite_are_an_error_and_not_kept(model: Model) -> None:
