@@ -103,7 +103,7 @@ def verdicts(first: float, decode: float, share: float) -> str:
 
 def _parities(parities: Sequence[Parity]) -> list[str]:
     rows = [
-        "| model | recipe | against | positions | largest difference of a logit, in their σ | same likeliest token | |",
+        "| model | recipe | against | positions | largest difference of a logit, in their σ | same greedy token | |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in parities:

@@ -1,7 +1,7 @@
 """What CUDA computes, beside what the CPU computes from the same bundle, and transformers from the checkpoint.
 
 Enters: a bundle, its checkpoint, questions with images. Leaves: differences of logits in units of their spread, and
-how often the likeliest token is the same.
+how often the most likely token is the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """Of one bundle against one other: the largest difference, and the share of equal likeliest tokens."""
+    """Of one bundle against one other: the largest difference, and the share of equal most likely tokens."""
 
     model: str
     recipe: str

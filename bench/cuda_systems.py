@@ -5,7 +5,7 @@
     python -m bench.cuda_systems bandwidth
 
 Enters: a bundle or a checkpoint, and a workload (`bench.workload`). Leaves: one JSON line, times in seconds, decoding
-in tokens a second at batch 1, bandwidth in bytes a second. Greedy, no end token, nothing guessed, nothing remembered.
+in tokens a second at batch 1, bandwidth in bytes a second. Greedy, no end token, no drafts, nothing remembered.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ import psutil
 import pumice
 
 OPEN_ENDED: dict[str, Any] = {"eos_token_id": [], "do_sample": False, "prompt_lookup_num_tokens": 0}
-"""Answers as long as asked for; without guesses, which random weights, repeating themselves, make too easy."""
+"""Answers as long as asked for; without drafts, which random weights, repeating themselves, make too easy."""
 
 
 def noise_image(seed: int) -> Any:

@@ -1,12 +1,12 @@
-"""What reading several tokens at once costs, and what guessing them gains: `python -m bench.speculation BUNDLE [TEXT…]`
+"""What a pass over several tokens costs, and what drafting them gains: `python -m bench.speculation BUNDLE [TEXT…]`
 
 The decoder alone is run at batch 1 over a cache filled with noise, giving the logits of all new positions, as verifying
-guesses needs them. `ms` is the median of `--runs` passes, `passes` its ratio to a pass over one token: k guesses cost
-the `passes` of k + 1 tokens, and pay where more tokens than that come out of it on average. Counts are measured in
+drafts needs them. `ms` is the median of `--runs` passes, `passes` its ratio to a pass over one token: k draft tokens
+cost the `passes` of k + 1 tokens, and pay where more tokens than that come out of it on average. Counts are measured in
 turn, so that a change of the machine's speed meets all of them.
 
 Then, for each text file: as if a model wrote the text from its first third on, `tokens_per_pass` and `speed` (without
-guesses it is 1, by the costs just measured) of guessing a fixed number of tokens, and of `Drafter`; with the latest
+drafts it is 1, by the costs just measured) of drafts of a fixed length, and of `Drafter`; with the latest
 place where the last two tokens came, and with the first, as transformers has it. One JSON line each.
 """
 
@@ -67,28 +67,28 @@ def measure(bundle: Path, past: int, runs: int, threads: int) -> dict[int, float
 
 
 def simulate(ids: NDArray[np.int64], propose: Propose, see: Callable[[int], None]) -> list[int]:
-    """The counts of tokens read in each pass, if a model wrote `ids` from their first third on."""
-    position, reads = len(ids) // 3, []
+    """The counts of tokens in each pass, if a model wrote `ids` from their first third on."""
+    position, passes = len(ids) // 3, []
     while position < len(ids):
-        guesses = propose(ids[:position])
-        reads.append(1 + len(guesses))
-        for guess in (*guesses, None):
+        drafted = propose(ids[:position])
+        passes.append(1 + len(drafted))
+        for token_drafted in (*drafted, None):
             token = int(ids[position])
             see(token)
             position += 1
-            if guess != token or position == len(ids):
+            if token_drafted != token or position == len(ids):
                 break
-    return reads
+    return passes
 
 
 def first_place(ids: NDArray[np.int64], most: int) -> tuple[int, ...]:
-    """Guesses as transformers makes them."""
+    """Drafts as transformers makes them."""
     for n in (2, 1):
         windows = np.lib.stride_tricks.sliding_window_view(ids, n)
         places = np.flatnonzero((windows[:-1] == windows[-1]).all(axis=1))
         if len(places):
-            guesses: list[int] = ids[places[0] + n :][:most].tolist()
-            return tuple(guesses)
+            drafted: list[int] = ids[places[0] + n :][:most].tolist()
+            return tuple(drafted)
     return ()
 
 
@@ -101,11 +101,11 @@ def compare(ids: NDArray[np.int64], costs: dict[int, float]) -> list[dict[str, s
         rules[f"first, {most}"] = (lambda x, m=most: first_place(x, m)), lambda _: None
     results: list[dict[str, str | float]] = []
     for rule, (propose, see) in rules.items():
-        reads = simulate(ids, propose, see)
+        passes = simulate(ids, propose, see)
         written = len(ids) - len(ids) // 3
-        speed = written / sum(costs[count] for count in reads)
+        speed = written / sum(costs[count] for count in passes)
         results.append(
-            {"rule": rule, "tokens_per_pass": round(written / len(reads), 2), "speed": round(speed, 2)}
+            {"rule": rule, "tokens_per_pass": round(written / len(passes), 2), "speed": round(speed, 2)}
         )
     return results
 

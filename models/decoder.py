@@ -126,7 +126,7 @@ class Head(nn.Module):
 
 
 class Decoder(nn.Module):
-    """All layers, the final norm and the head; with `greedy` also the likeliest token of each row."""
+    """All layers, the final norm and the head; with `greedy` also the most likely token of each row."""
 
     cos_cache: Tensor
     sin_cache: Tensor
@@ -245,7 +245,7 @@ def _tensor_of(number: int | float) -> Tensor:
 
 
 def greedy_token(logits: Tensor) -> Tensor:
-    """logits [B, N, V] → the likeliest token after each row's last, int64 [B]; -1 where a logit is not finite."""
+    """logits [B, N, V] → the most likely token after each row's last, int64 [B]; -1 where a logit is not finite."""
     last_BV = logits[:, -1]
     finite_B = last_BV.sum(dim=-1).abs() <= torch.finfo(torch.float32).max  # NaN and infinity outlive the sum
     return torch.where(finite_B, last_BV.argmax(dim=-1), -1)

@@ -219,16 +219,16 @@ def _images_of_each(images: Any, prompts: int) -> list[Images]:
     grouped = isinstance(images, (list, tuple)) and all(
         i is None or isinstance(i, (list, tuple)) for i in images
     )
-    told = f"{prompts} {'prompt was' if prompts == 1 else 'prompts were'} given, expected images to be"
+    request = f"{prompts} {'prompt was' if prompts == 1 else 'prompts were'} given, expected images to be"
     lists = f"{prompts} {'list' if prompts == 1 else 'lists'} of images, one for each prompt"
     if not grouped:
-        raise UsageError(f"{told} {lists}, got {_told(images)}")
+        raise UsageError(f"{request} {lists}, got {_described(images)}")
     if len(images) != prompts:
-        raise UsageError(f"{told} {lists}, got {len(images)}")
+        raise UsageError(f"{request} {lists}, got {len(images)}")
     return list(images)
 
 
-def _told(images: Any) -> str:
+def _described(images: Any) -> str:
     """What was given in place of lists of images."""
     if isinstance(images, (list, tuple)):
         kind = next(type(i).__name__ for i in images if not isinstance(i, (list, tuple)) and i is not None)

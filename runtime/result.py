@@ -47,7 +47,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprobs(TokenLogprob):
-    """A generated token, and the likeliest ones at its place, likeliest first."""
+    """A generated token, and the most likely ones at its place, most likely first."""
 
     top: tuple[TokenLogprob, ...]
 

@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 class Difference:
     """Over all positions of all answers: `kl` is the mean of Σ p·log(p/q) in nats; `largest` is the largest |logit|.
 
-    `same` answers of `answers` have the same likeliest token everywhere: greedily they are the same.
+    `same` answers of `answers` have the same most likely token everywhere: greedily they are the same.
     """
 
     same_bits: bool

@@ -1,7 +1,7 @@
 """Requests whose answers are given: the scheduler reads and decodes as always, and what it computes is kept.
 
 Enters: a request and an answer. Leaves: the logits that each token of the answer is chosen by, float32 [N, V]. Compared
-along the same tokens, logits tell more than answers do; and where the likeliest token is the same everywhere, the
+along the same tokens, logits tell more than answers do; and where the most likely token is the same everywhere, the
 greedy answer is.
 """
 
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 
 class Follower:
-    """A `Strategy` that goes on with the tokens of `answer`, whatever the logits say; without one, with the likeliest.
+    """A `Strategy` that goes on with the tokens of `answer`, whatever the logits say; without one, greedily.
 
     `drafts` tokens are read ahead, as if so many had been drafted, and rightly.
     """

@@ -154,7 +154,7 @@ class Parts:
         self.past += len(ids)
 
     def best(self, row: int = -1, context: Any = None) -> int:
-        """The likeliest next token."""
+        """The most likely next token."""
         import numpy as np
 
         logits = self.llama.llama_get_logits_ith(context or self.context, row)

@@ -8,7 +8,7 @@ integers. `cpu-fast`: 4 bits where tokens are decoded, 8 bits by rows for prompt
     prepare --checkpoint DIR --out DIR --precision RECIPE [--optimized]    one JSON line: time, memory, size
     measure --model DIR --checkpoint DIR --workload DIR --threads N --precision RECIPE [--optimized]   all measures
 
-Nothing is guessed ahead (prompt lookup is off) and no image or prompt is remembered, but for the second turn, which
+Nothing is drafted (prompt lookup is off) and no image or prompt is remembered, but for the second turn, which
 continues in the first one's cache as `model.chat` does. Times of answers are those of `pumice.Model` and of its
 scheduler, rendering, tokenising and choosing tokens included.
 """
@@ -39,7 +39,7 @@ COPIES = "optimized-copies"
 """A folder in the bundle's for what `pumice optimize` writes, so that the bench drops it from the file cache too."""
 
 OPTIONS: dict[str, Any] = {"eos_token_id": [], "do_sample": False, "prompt_lookup_num_tokens": 0}
-"""Greedy answers without an end, and without guesses."""
+"""Greedy answers without an end, and without drafts."""
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ class Comparison:
 
 
 def answer(bundle: Path, questions: Sequence[str], most: int) -> list[Answer]:
-    """Greedy answers of at most `most` tokens, several at a time, no guesses."""
+    """Greedy answers of at most `most` tokens, several at a time, no drafts."""
     model = pumice.load(bundle, device="cpu", prefix_cache_bytes=0)
     found = model.generate(
         list(questions), max_new_tokens=most, do_sample=False, num_beams=1, prompt_lookup_num_tokens=0

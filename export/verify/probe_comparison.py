@@ -124,7 +124,7 @@ _LIKELIEST: Any = {
     "bad_words_ids": [],
     "stop_strings": [],
 }
-"""Always the likeliest token, whatever the checkpoint's generation defaults are."""
+"""Always the most likely token, whatever the checkpoint's generation defaults are."""
 
 
 def _answer(model: pumice.Model, probe: Probe, max_new_tokens: int) -> _Answer:

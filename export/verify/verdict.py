@@ -51,7 +51,7 @@ BANDS = (
     Band(
         below=0.5,
         word="usable with care",
-        meaning="one likeliest token in five, or even in three, is another: compare answers before you rely on them",
+        meaning="one most likely token in five, or even in three, is another: compare answers before you rely on them",
     ),
     Band(below=inf, word="not usable", meaning="text falls apart"),
 )

@@ -113,7 +113,7 @@ def _steps(model: Model, image: Image.Image, workload: Workload) -> dict[str, tu
 
     steps: dict[str, tuple[Unit, Step]] = {
         "image encode": ("s", encode),
-        f"prefill, {prompt:,} tokens": ("tokens/s", lambda _: prompt / parts.read(prompt)),
+        f"prefill, {prompt:,} tokens": ("tokens/s", lambda _: prompt / parts.prefill(prompt)),
         "time to first token, image + question": (
             "s",
             lambda number: _first_token(model, _variant(image, number)),

@@ -121,7 +121,9 @@ def _parts(parts: Parts, image: PreparedImage, workload: Workload) -> list[_Part
     prompt = workload.prompt
     found = [
         _Part(name="vision", unit="image", units=1, step=lambda: [parts.encode(image)]),
-        _Part(name=f"prefill, {prompt:,} tokens", unit="prompt", units=1, step=lambda: [parts.read(prompt)]),
+        _Part(
+            name=f"prefill, {prompt:,} tokens", unit="prompt", units=1, step=lambda: [parts.prefill(prompt)]
+        ),
     ]
     for context in workload.contexts:
         # The last token of the context is prefilled alone, by the same run as those that follow.

@@ -19,7 +19,7 @@ def tokens_per_second(model: Model) -> tuple[float, float]:
     parts = Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
     decode, prefill = [], []
     for number in range(load.repeats + 1):
-        seconds, steps = parts.read(load.prompt), parts.decode(load.contexts[0], load.new)
+        seconds, steps = parts.prefill(load.prompt), parts.decode(load.contexts[0], load.new)
         if number:  # the first warms up
             prefill.append(load.prompt / seconds)
             decode.append(1 / statistics.median(steps))

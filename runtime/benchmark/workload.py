@@ -89,7 +89,7 @@ class Parts:
         self.encoder.encode([image], Cancellation())
         return time.perf_counter() - began
 
-    def read(self, tokens: int) -> float:
+    def prefill(self, tokens: int) -> float:
         """Seconds of prefill of so many tokens, and of choosing the first."""
         return self._answer(self._ids(tokens), self.decoder.new_cache(tokens + 1), 1).first_s
 
@@ -129,7 +129,7 @@ class Parts:
 
 
 class _Likeliest:
-    """A strategy: the likeliest token, whatever it means, so many times."""
+    """A strategy: the most likely token, whatever it means, so many times."""
 
     rows = 1
     is_greedy = True

@@ -153,8 +153,8 @@ def copy_key(folder: Path) -> str:
     import onnxruntime
 
     manifest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
-    told = [str(FORMAT), manifest, onnxruntime.__version__, onnxruntime.get_build_info(), *description()]
-    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:40]
+    identity = [str(FORMAT), manifest, onnxruntime.__version__, onnxruntime.get_build_info(), *description()]
+    return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:40]
 
 
 def read_record(place: Path) -> Record | None:
@@ -165,9 +165,9 @@ def read_record(place: Path) -> Record | None:
         return None
     record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
     names = {*record.graphs, *(f"{name}_data" for name in record.graphs)}
-    told = {*record.graphs, *record.data}
-    plain = told <= names and all(Path(name).name == name for name in names)
-    if record.key != place.name or record.files.keys() != told or not plain:
+    expected = {*record.graphs, *record.data}
+    plain = expected <= names and all(Path(name).name == name for name in names)
+    if record.key != place.name or record.files.keys() != expected or not plain:
         return None
     if any(stamp_of(place / name) != stamp for name, stamp in record.files.items()):
         return None
@@ -198,7 +198,7 @@ def copies(root: Path) -> Iterator[tuple[Path, Record]]:
                 yield place, msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
 
 
-def told(found: Optimized | None) -> dict[str, Any] | None:
+def summary(found: Optimized | None) -> dict[str, Any] | None:
     """A copy for `--json`."""
     if found is None:
         return None

@@ -60,17 +60,17 @@ def run_bench(args: argparse.Namespace) -> int:
     )
     if not args.quiet:
         _tell("")
-    told = _told(args.bundle) | {"device": found.device, "threads": found.threads}
+    described = _described(args.bundle) | {"device": found.device, "threads": found.threads}
     if args.json:
         values = report.recording_json(found) if args.profile else report.measurement_json(found)
-        print(json.dumps(told | values, indent=2))
+        print(json.dumps(described | values, indent=2))
     else:
-        print(", ".join(f"{name} {value}" for name, value in told.items()))
+        print(", ".join(f"{name} {value}" for name, value in described.items()))
         print(report.recording_table(found) if args.profile else report.measurement_table(found))
     return 0
 
 
-def _told(bundle: str) -> dict[str, str]:
+def _described(bundle: str) -> dict[str, str]:
     """What figures cannot be compared without."""
     import onnxruntime
 

@@ -22,7 +22,7 @@ def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
 def run_optimize(args: argparse.Namespace) -> int:
     """Make or remove a copy, and print what it is."""
     from pumice.bundle.folder import bundle_folder, open_bundle
-    from pumice.bundle.optimized import find, remove, told, verify
+    from pumice.bundle.optimized import find, remove, summary, verify
     from pumice.sessions.optimize import make
 
     folder = bundle_folder(args.bundle)
@@ -33,7 +33,9 @@ def run_optimize(args: argparse.Namespace) -> int:
     if args.verify:
         sound = verify(folder)
         print(
-            json.dumps({**(told(sound) or {}), "sound": True}) if args.json else f"{sound.folder}: unchanged"
+            json.dumps({**(summary(sound) or {}), "sound": True})
+            if args.json
+            else f"{sound.folder}: unchanged"
         )
         return 0
     if args.again:
@@ -46,7 +48,7 @@ def run_optimize(args: argparse.Namespace) -> int:
         found = make(bundle)
     times = {"load_s": _load_s(folder, False), "optimized_load_s": _load_s(folder, None)}
     if args.json:
-        print(json.dumps({**(told(found) or {}), "made": made, **times}))
+        print(json.dumps({**(summary(found) or {}), "made": made, **times}))
     else:
         print(
             f"{found.folder}: {found.nbytes / 1e6:,.1f} MB, {'made' if made else 'there already'}; "

@@ -48,7 +48,7 @@ class Decoder:
         self.gives_greedy_token = any(
             tensor.name == GREEDY_TOKEN for tensor in manifest.graphs.decoder.outputs
         )
-        """Whether the likeliest tokens can be had without logits, by a `DeviceStep`."""
+        """Whether the most likely tokens can be had without logits, by a `DeviceStep`."""
 
     @property
     def gives_all_logits(self) -> bool:

@@ -1,6 +1,6 @@
 """A token for each of several slots, on a device: what the host sends and gets is a few numbers.
 
-Enters: a token for each slot. Leaves: logits after each; or where nothing else is wanted the likeliest tokens, which
+Enters: a token for each slot. Leaves: logits after each; or where nothing else is wanted the most likely tokens, which
 the graph finds itself, so that logits stay where they are.
 
     tokens ─host─▶ [R, 1] ─embedding─▶ [R, 1, D] ─decoder─▶ greedy_token [R] ─host─▶
@@ -80,7 +80,7 @@ class DeviceStep:
         return logits_R1V[:, 0]
 
     def greedy(self, tokens: Tokens) -> list[int]:
-        """The likeliest token after each slot's, -1 where the logits are not finite; otherwise as `DecodeStep`."""
+        """The most likely token after each slot's, -1 where the logits are not finite; otherwise as `DecodeStep`."""
         self._run(tokens, self._with_tokens, self._recording_tokens)
         chosen: list[int] = self._chosen_R.numpy().tolist()
         return chosen

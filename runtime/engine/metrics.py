@@ -50,7 +50,7 @@ class EngineCounters:
     tokens count when a request gets its slots: `reused_prompt_tokens` of them were prefix hits.
 
     `time_to_first_token_seconds` runs from `submit`. `time_between_tokens_seconds` is between a request's steps:
-    tokens that come at once (several answers, or guesses that were right) count as one.
+    tokens that come at once (several answers, or accepted drafts) count as one.
     """
 
     queued: int

@@ -88,29 +88,29 @@ class Arguments:
         """Sequences of token ids."""
         value = self._values.get("bad_words_ids", ())
         words = _items(value)
-        told = f"at most {MOST_BAD_WORDS:,} lists of 1 to {LONGEST_BAD_WORD} token ids, each {self._ids}"
+        allowed = f"at most {MOST_BAD_WORDS:,} lists of 1 to {LONGEST_BAD_WORD} token ids, each {self._ids}"
         if words is None or len(words) > MOST_BAD_WORDS:
-            raise _refusal("bad_words_ids", value, told)
+            raise _refusal("bad_words_ids", value, allowed)
         checked = []
         for word in words:
             ids = _items(word)
             if not ids or len(ids) > LONGEST_BAD_WORD or not all(self._is_id(one) for one in ids):
-                raise _refusal("bad_words_ids", value, told)
+                raise _refusal("bad_words_ids", value, allowed)
             checked.append(tuple(int(one) for one in ids))
         return tuple(checked)
 
     def biases(self, interval: Interval) -> tuple[tuple[int, float], ...]:
         """Pairs of a token id and its bias, by id; JSON's texts of digits are ids, too."""
         value = self._values.get("logit_bias", {})
-        told = f"a mapping of token ids, each {self._ids}, to numbers, each {interval}"
+        allowed = f"a mapping of token ids, each {self._ids}, to numbers, each {interval}"
         if not isinstance(value, Mapping):
-            raise _refusal("logit_bias", value, told)
+            raise _refusal("logit_bias", value, allowed)
         biases: dict[int, float] = {}
         for token, bias in value.items():
             is_text = isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 19
             number = int(token) if is_text else token
             if not self._is_id(number) or not _is_number(bias) or bias not in interval:
-                raise UsageError(f"logit_bias has {_shown(token)}: {_shown(bias)}, expected {told}")
+                raise UsageError(f"logit_bias has {_shown(token)}: {_shown(bias)}, expected {allowed}")
             if int(number) in biases:
                 raise UsageError(f"logit_bias has token id {number} twice, as a number and as a text")
             biases[int(number)] = float(bias)
@@ -121,8 +121,10 @@ class Arguments:
         value = self._values.get("stop_strings", ())
         strings = [value] if isinstance(value, str) else _items(value)
         if strings is None or len(strings) > MOST_STOP_STRINGS or not all(_is_stop(one) for one in strings):
-            told = f"a text or at most {MOST_STOP_STRINGS}, each of 1 to {LONGEST_STOP_STRING:,} characters"
-            raise _refusal("stop_strings", value, told)
+            allowed = (
+                f"a text or at most {MOST_STOP_STRINGS}, each of 1 to {LONGEST_STOP_STRING:,} characters"
+            )
+            raise _refusal("stop_strings", value, allowed)
         return tuple(dict.fromkeys(strings))
 
     def regex(self) -> str | None:
@@ -137,16 +139,16 @@ class Arguments:
         value = self._values.get("json_schema")
         if value is None:
             return None
-        told = (
+        allowed = (
             f"a JSON schema of at most {LONGEST_CONSTRAINT:,} characters: a dict or a bool, or its JSON text"
         )
         try:
             schema = json.loads(value) if isinstance(value, str) else value
             text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         except (ValueError, TypeError, RecursionError) as error:
-            raise _refusal("json_schema", value, f"{told}; {error}") from None
+            raise _refusal("json_schema", value, f"{allowed}; {error}") from None
         if not isinstance(schema, (dict, bool)) or len(text) > LONGEST_CONSTRAINT or not _is_text(text):
-            raise _refusal("json_schema", value, told)
+            raise _refusal("json_schema", value, allowed)
         return text
 
     def _is_id(self, value: Any) -> bool:

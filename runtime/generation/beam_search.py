@@ -48,7 +48,7 @@ class BeamSearch:
 
     A `Strategy`. `processor` is applied to every beam's log-probabilities, not to its logits, as transformers does; one
     that draws does so beam after beam, from `rng`, before candidates are drawn.
-    With `options.do_sample` the candidates of a step are not the likeliest, but drawn by `rng` without putting back and
+    With `options.do_sample` candidates are not the most likely, but drawn by `rng` without putting back and
     sorted: distributed as in transformers, from other random numbers. No logprobs are given.
 
     Where the options leave fewer different answers than asked for (a processor forbids nearly all tokens), the last of

@@ -282,8 +282,8 @@ def _reason(message: str) -> str:
     if "coerce_one_of" in message:  # an option of llguidance's, which ours are not
         return "its oneOf has parts that do not plainly exclude each other: write anyOf"
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason given"]
-    told = next((line for line in lines if line.startswith("error: ")), lines[0])
+    reason = next((line for line in lines if line.startswith("error: ")), lines[0])
     plain = re.sub(
-        r"^at \d+\(\d+\): ", "", told.removeprefix("error: ")
+        r"^at \d+\(\d+\): ", "", reason.removeprefix("error: ")
     )  # a place in our text, not the user's
     return plain.removeprefix("failed to compile JSON schema: ")[:200]

@@ -41,9 +41,9 @@ def make_processor(options: GenerationOptions, prompt_length: int) -> Processor:
 
 
 def is_greedy(options: GenerationOptions) -> bool:
-    """Whether one answer after `options` always has the likeliest tokens, and tells nothing of the others."""
-    told = (options.logprobs, options.json_schema, options.regex)
-    plain = not options.do_sample and options.num_beams == 1 and told == (None, None, None)
+    """Whether one answer after `options` always has the most likely tokens, and tells nothing of the others."""
+    reported = (options.logprobs, options.json_schema, options.regex)
+    plain = not options.do_sample and options.num_beams == 1 and reported == (None, None, None)
     return plain and not _edits(options, 0)
 
 

@@ -128,27 +128,27 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="do_sample", kind="flag", default=False, flag=Flag(),
-        help="draw tokens; else the likeliest is taken, and what is for sampling does nothing",
+        help="draw tokens; else the most likely is taken, and what is for sampling does nothing",
     ),
     Option(
         name="temperature", kind="number", interval=INTERVALS["temperature"], default=1.0, neutral=1, sampling=True,
         edit=lambda o, _: make_division(o.temperature), flag=Flag(metavar="X"),
-        help="scores are divided by it; 0 takes the likeliest token, as if `do_sample` were False",
+        help="scores are divided by it; 0 takes the most likely token, as if `do_sample` were False",
     ),
     Option(
         name="top_k", kind="whole number", interval=INTERVALS["top_k"], default=50, neutral=0, sampling=True,
         warper=lambda o: make_top_k(o.top_k, _least(o)), flag=Flag(metavar="N"),
-        help="from so many likeliest tokens; 0: off",
+        help="from this many most likely tokens; 0: off",
     ),
     Option(
         name="top_p", kind="number", interval=INTERVALS["top_p"], default=1.0, neutral=1, sampling=True,
         warper=lambda o: make_top_p(o.top_p, _least(o)), flag=Flag(metavar="P"),
-        help="from the fewest likeliest tokens that have this probability together; 1: off",
+        help="from the smallest set of most likely tokens that have this probability together; 1: off",
     ),
     Option(
         name="min_p", kind="number", interval=INTERVALS["min_p"], default=0.0, neutral=0, sampling=True,
         warper=lambda o: make_min_p(o.min_p, _least(o)), flag=Flag(metavar="P"),
-        help="from tokens at least so many times as likely as the likeliest; 0: off",
+        help="from tokens at least so many times as likely as the most likely; 0: off",
     ),
     Option(
         name="typical_p", kind="number", interval=INTERVALS["typical_p"], default=1.0, neutral=1, sampling=True,
@@ -187,7 +187,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="early_stopping", kind="early stopping", default=False,
         interval_shown='False, True, "never"',
-        help="beam search ends once `num_beams` answers have ended (True), by a guess (False), or \"never\" too early",
+        help="beam search ends once `num_beams` answers end (True), by an estimate (False), or \"never\" too early",
     ),
     Option(
         name="eos_token_id", kind="token ids",
@@ -201,7 +201,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="logprobs", kind="logprobs", interval=Interval(low=0, high=20),
-        help="log-probabilities of chosen tokens, and of so many likeliest ones beside them",
+        help="log-probabilities of chosen tokens, and of so many most likely ones beside them",
     ),
     Option(
         name="json_schema", kind="JSON schema", flag=Flag(metavar="FILE"),

@@ -21,7 +21,7 @@ from pumice.manifest import Manifest
 from pumice.manifest.intervals import Interval
 
 GREEDY_TEMPERATURE = 1e-5
-"""Below, only the likeliest token has a chance, and float32 scores might overflow."""
+"""Below, only the most likely token has a chance, and float32 scores might overflow."""
 
 
 class GenerationArguments(TypedDict, total=False):
@@ -232,5 +232,6 @@ def _warn_of_idle(names: tuple[str, ...]) -> None:
     """Once for the same names: an engine resolves the same options thousands of times."""
     if names:
         logging.getLogger("pumice").warning(
-            "%s: without do_sample=True this does nothing, as the likeliest token is taken", ", ".join(names)
+            "%s: without do_sample=True this does nothing, as the most likely token is taken",
+            ", ".join(names),
         )

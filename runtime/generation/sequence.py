@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 class Rules:
     """How the answers to one prompt are chosen and when they end.
 
-    `logprobs` is how many of the likeliest tokens are reported beside each chosen one; None: nothing is.
+    `logprobs` is how many of the most likely tokens are reported beside each chosen one; None: nothing is.
     """
 
     processor: Processor
@@ -37,7 +37,7 @@ class Rules:
     logprobs: int | None
     token_text: Callable[[int], str]
     is_greedy: bool = False
-    """Whether nothing but the likeliest token can be chosen, whatever the logits."""
+    """Whether nothing but the most likely token can be chosen, whatever the logits."""
 
 
 class GeneratedSequence:
@@ -85,7 +85,7 @@ class GeneratedSequence:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether `accept` may be called with the likeliest token instead of `choose` with logits."""
+        """Whether `accept` may be called with the most likely token instead of `choose` with logits."""
         return self._rules.is_greedy
 
     def choose(self, logits_V: Floats) -> int:
@@ -149,7 +149,7 @@ class GeneratedSequence:
 
 
 def top_logprobs(logits_V: Floats, token_id: int, top: int, text: Callable[[int], str]) -> TokenLogprobs:
-    """The log-probability of `token_id`, and of the `top` likeliest tokens, of equals those with lower ids first.
+    """The log-probability of `token_id`, and of the `top` most likely tokens, of equals those with lower ids first.
 
     `logits_V` has shape (vocabulary,); `text` gives a token's text. Computed in float64.
     """

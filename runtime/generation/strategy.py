@@ -46,7 +46,7 @@ class Strategy(Protocol):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether it always chooses the likeliest token of a row and needs to know no more: `accept` may be called."""
+        """Whether it always chooses the most likely token of a row and needs no more: `accept` may be called."""
         ...
 
     def advance(self, logits_RV: Sequence[Floats]) -> list[Step]:
@@ -60,7 +60,7 @@ class Strategy(Protocol):
         ...
 
     def accept(self, tokens_R: Sequence[int]) -> list[Step]:
-        """As `advance` behind the prompt's, with the likeliest token of every row instead of its logits."""
+        """As `advance` behind the prompt's, with the most likely token of every row instead of its logits."""
         ...
 
     def take_text(self) -> str:

@@ -61,7 +61,7 @@ def _all_tokens(count: int) -> Ids:
 
 
 def make_top_k(top_k: int, least: int) -> Warper:
-    """The `top_k` likeliest, 1 or more, and all that are as likely as the last of them."""
+    """The `top_k` most likely, 1 or more, and all that are as likely as the last of them."""
     count = max(top_k, least)
 
     def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:  # noqa: ARG001  a warper's shape
@@ -75,7 +75,7 @@ _TINY = 1e-4
 
 
 def make_top_p(top_p: float, least: int) -> Warper:
-    """The fewest likeliest whose probabilities add up to `top_p`, 0 to 1.
+    """The smallest set of most likely tokens whose probabilities add up to `top_p`, 0 to 1.
 
     As in transformers a token goes if it and all that are less likely add up to no more than 1 − `top_p`. That is a
     float64 difference rounded to float32: of a `top_p` of 1 − 2⁻⁵³ the 2⁻⁵³ is left, and what is less likely goes.
@@ -104,7 +104,7 @@ def make_top_p(top_p: float, least: int) -> Warper:
 
 
 def make_min_p(min_p: float, least: int) -> Warper:
-    """Those at least `min_p`, 0 to 1, times as likely as the likeliest."""
+    """Those at least `min_p`, 0 to 1, times as likely as the most likely."""
     share = np.float32(min_p)
 
     def warper(scores_K: Floats, tokens_K: Ids, rng: Rng) -> Mask:  # noqa: ARG001  a warper's shape

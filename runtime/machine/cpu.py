@@ -22,12 +22,12 @@ _X86 = {"x86_64", "amd64", "i386", "i686"}
 @cache
 def description() -> tuple[str, ...]:
     """The processor's kind, and the instructions that it has: what decides how weights are packed."""
-    told = [platform.system(), platform.machine()]
+    parts = [platform.system(), platform.machine()]
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = text.split("\n\n")[0].splitlines()
-        told += sorted(line for line in lines if line.partition(":")[0].strip() in _TELLING)
-    return tuple(told if len(told) > 2 else [*told, platform.processor()])
+        parts += sorted(line for line in lines if line.partition(":")[0].strip() in _TELLING)
+    return tuple(parts if len(parts) > 2 else [*parts, platform.processor()])
 
 
 def saturates() -> bool:

@@ -63,7 +63,7 @@ class DecodeRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """A scheduler's requests and slots. `chunk` and `shared_chunk` are the most tokens of a prompt that are read at
+    """A scheduler's requests and slots. `chunk` and `shared_chunk` are the most tokens of a prompt in a prefill at
     once, alone and while others decode; a slot has `capacity` positions.
     """
 

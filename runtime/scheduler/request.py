@@ -145,7 +145,7 @@ class Request:
         return self._noted(chosen, self.strategy.advance(logits_RV))
 
     def accept(self, tokens_R: Sequence[int]) -> list[Step]:
-        """As `advance`, by a strategy that `is_greedy`, with the likeliest tokens for logits."""
+        """As `advance`, by a strategy that `is_greedy`, with the most likely tokens for logits."""
         return self._noted(len(tokens_R), self.strategy.accept(tokens_R))
 
     def _noted(self, chosen: int, steps: list[Step]) -> list[Step]:

@@ -215,7 +215,7 @@ class Scheduler:
             self._advance(request, [logits_RV[row.slot - first] for row in request.rows])
 
     def _all_greedy(self, requests: list[Request]) -> bool:
-        """Whether the likeliest tokens are all that is needed of the logits."""
+        """Whether the most likely tokens are all that is needed of the logits."""
         return self._decoder.gives_greedy_token and all(request.strategy.is_greedy for request in requests)
 
     def _bound(self, first: int, count: int) -> DecodeStep | DeviceStep:
@@ -258,7 +258,7 @@ class Scheduler:
         )
 
     def _accept(self, request: Request, tokens_R: list[int]) -> None:
-        """As `_advance`, with the likeliest tokens; -1 stands for logits that are not finite."""
+        """As `_advance`, with the most likely tokens; -1 stands for logits that are not finite."""
         self._digest(request, min(tokens_R) >= 0, partial(request.accept, tokens_R))
 
     def _digest(self, request: Request, finite: bool, choose: Callable[[], list[Step]]) -> None:

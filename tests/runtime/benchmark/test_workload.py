@@ -58,7 +58,7 @@ def test_a_prompt_is_read_whole(parts: Parts, monkeypatch: pytest.MonkeyPatch) -
         return original(self, ids, *rest, ends=ends)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(parts.decoder), "prefill", watched)
-    assert parts.read(200) > 0
+    assert parts.prefill(200) > 0
     assert len(read) == 200
     assert parts.manifest.image_tokens.token_id not in read
     assert max(read) < parts.manifest.decoder.vocab_size

@@ -115,6 +115,7 @@ def test_beams_keep_enough_to_go_on() -> None:
     assert left(logits_V, xtc_threshold=0.05, num_beams=3) == {1, 3}  # one more than there are ends
 
 
+@pytest.mark.export_extra
 def test_beams_draw_from_their_own_generator() -> None:
     chosen = options(num_beams=3, **XTC | {"xtc_probability": 0.5, "xtc_threshold": 0.05})
     prompt = [4, 5]
