@@ -13,15 +13,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pumice.manifest.defaults import GenerationDefaults
+from pumice.manifest.defaults import GenerationDefaults, NonNegative, Positive
 from pumice.manifest.images import ImageLayout, ImageProcessing, ImageTokens, layout_of
 
 SCHEMA_VERSION = 2
 """The newest that this pumice reads; bundles are written with the oldest that fits them (`version_for`)."""
 MANIFEST_NAME = "manifest.json"
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
