@@ -69,7 +69,8 @@ class LlavaConfig:
 
     `vision_feature_layers` are hidden states of the tower, counted from 0 (its embeddings), in the order in which they
     are concatenated; `default` drops the class token, or whatever comes first. `projector_layer_norm_eps` is of
-    ViP-LLaVA's projector, None where there is no norm. `rotated`: the residual stream is turned by
+    ViP-LLaVA's projector, None where there is no norm. `image_grid_pinpoints` are the (height, width) in pixels that
+    a LLaVA-NeXT fits images into, None where images are not cut into tiles. `rotated`: the residual stream is turned by
     `pumice.export.weights.rotation`.
     """
 
@@ -82,6 +83,7 @@ class LlavaConfig:
     projector_layer_norm_eps: float | None
     image_token_id: int
     tie_word_embeddings: bool
+    image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     rotated: bool = False
 
     @property
@@ -96,7 +98,7 @@ class LlavaConfig:
 
     @property
     def tokens_per_image(self) -> int | None:
-        """Rows of `image_features` that one image gives; None where images vary in size."""
+        """Features of one image, or of one tile; None where images vary in size."""
         if self.vision.tower == "pixtral":
             return None
         dropped = 1 if self.vision_feature_select_strategy == "default" else 0

@@ -14,7 +14,7 @@ from pumice.models.text_weights import decoder_weights, embedding_weights
 from pumice.models.vision_weights import vision_encoder_weights
 
 _RENAMES = (
-    (r"^model\.(?=language_model\.|vision_tower\.|multi_modal_projector\.)", ""),
+    (r"^model\.(?=language_model\.|vision_tower\.|multi_modal_projector\.|image_newline$)", ""),
     (r"^language_model\.model\.", "language_model."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^vision_tower\.vision_model\.", "vision_tower."),

@@ -1,5 +1,8 @@
 """The vision encoder: `pixel_values` [N, 3, H, W] → `image_features` [N·tokens, D].
 
+Where images are cut into tiles, N counts these, and behind the features of each comes the row that ends a line of
+features: who joins the tiles needs it, and it is turned with the residual stream like all that enters the decoder.
+
 A tower up to its last feature layer, the feature selection, and the projector. What lies behind the last feature layer
 is never read, and is not built. A tower is a class that takes the config and a number of layers, and turns images
 into its hidden states.
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from pumice.models.clip import ClipTower
 from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.layers import parameter
 from pumice.models.pixtral import PixtralTower
 from pumice.models.projector import Projector
 from pumice.models.siglip import SiglipTower
@@ -35,6 +39,9 @@ class VisionEncoder(nn.Module):
         self.feature_layers = config.vision_feature_layers
         self.drops_first = config.vision_feature_select_strategy == "default"
         self.projector = Projector(config)
+        self.image_newline = (
+            None if config.image_grid_pinpoints is None else parameter(config.text.hidden_size)
+        )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[N, 3, H, W] → `image_features` [N·tokens, D], images one after the other."""
@@ -42,4 +49,7 @@ class VisionEncoder(nn.Module):
         features = torch.cat([states[number] for number in self.feature_layers], dim=-1)
         if self.drops_first:  # CLIP's class token; transformers drops SigLIP's first patch as well
             features = features[:, 1:]
-        return self.projector(features).flatten(0, 1).float()
+        rows = self.projector(features)
+        if self.image_newline is not None:
+            rows = torch.cat([rows, self.image_newline.expand(rows.shape[0], 1, -1)], dim=1)
+        return rows.flatten(0, 1).float()

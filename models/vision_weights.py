@@ -12,7 +12,10 @@ Table = dict[str, Weight]
 
 def vision_encoder_weights(config: LlavaConfig) -> Table:
     """Parameters of `VisionEncoder`."""
-    return _TOWERS[config.vision.tower](config.vision, config.vision_layers) | _projector(config)
+    table = _TOWERS[config.vision.tower](config.vision, config.vision_layers) | _projector(config)
+    if config.image_grid_pinpoints is not None:
+        table["image_newline"] = plain("image_newline", config.text.hidden_size)
+    return table
 
 
 def _clip(vision: VisionConfig, layers: int) -> Table:

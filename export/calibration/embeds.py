@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,11 +34,15 @@ SHARE = 0.75
 
 
 def calibration_pixels(processor: Any, rows: int) -> Tensor:
-    """Pixel values of images of a few smooth random colours, float32 [N, 3, H, W], as the processor prepares them."""
+    """Pixel values of images of a few smooth random colours, float32 [N, 3, H, W], as the processor prepares them.
+
+    Where it cuts images into tiles, of the whole images alone.
+    """
     count = min(MOST_IMAGES, max(LEAST_IMAGES, rows // ROWS_AN_IMAGE))
     images = [drawn_image(seed, (SIDE, SIDE)) for seed in range(count)]
     made = processor.image_processor(images=images, return_tensors="np")
-    return torch.as_tensor(made["pixel_values"], dtype=torch.float32)
+    pixels = torch.as_tensor(np.asarray(made["pixel_values"]), dtype=torch.float32)
+    return pixels[:, 0] if pixels.dim() == 5 else pixels
 
 
 @torch.no_grad()

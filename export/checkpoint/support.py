@@ -13,12 +13,10 @@ from typing import Any
 
 from pumice.errors import CheckpointError
 
-SUPPORTED_MODEL_TYPES = {"llava": "LLaVA", "vipllava": "ViP-LLaVA"}
+SUPPORTED_MODEL_TYPES = {"llava": "LLaVA", "vipllava": "ViP-LLaVA", "llava_next": "LLaVA-NeXT"}
 """By `model_type`, what people call it."""
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
-SUPPORTED = "supported are " + " and ".join(
-    f"{said} ({name})" for name, said in SUPPORTED_MODEL_TYPES.items()
-)
+SUPPORTED = "supported are " + ", ".join(f"{said} ({name})" for name, said in SUPPORTED_MODEL_TYPES.items())
 
 _ADAPTER_FILES = (
     "adapter_config.json",
@@ -45,7 +43,6 @@ _QUANTISED_TENSORS = {
 """Parts of the names of tensors that lie beside quantised weights, and whose they are."""
 _ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
 _RELATIVES = {
-    "llava_next": "LLaVA-NeXT, which cuts images into tiles",
     "llava_next_video": "LLaVA-NeXT-Video",
     "llava_onevision": "LLaVA-OneVision, which cuts images into tiles",
     "video_llava": "Video-LLaVA",

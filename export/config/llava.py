@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from transformers import CONFIG_MAPPING, VipLlavaConfig
+from transformers import CONFIG_MAPPING, LlavaNextConfig, VipLlavaConfig
 
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
@@ -24,17 +24,26 @@ from pumice.export.config.checks import (
 )
 from pumice.export.config.text import TEXT_FAMILIES, read_text_config
 from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
+from pumice.manifest.images import MOST_PINPOINTS
 from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import LlavaConfig, VisionConfig
 
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
-_EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
+_EXTRA_KEYS = (
+    "image_token_id",
+    "image_token_index",
+    "auto_map",
+    "vision_feature_layers",
+    "use_image_newline_parameter",
+)
+MOST_TILES = 256
+"""Of one image."""
 _Row = TypeVar("_Row")
 
 
 def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
-    """Check the parsed `config.json` of a LLaVA or ViP-LLaVA and normalise it.
+    """Check the parsed `config.json` of a LLaVA, ViP-LLaVA or LLaVA-NeXT and normalise it.
 
     Raises:
         CheckpointError: an unsupported vision or text model, a value outside what is supported, or an unknown key.
@@ -46,6 +55,7 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         "default" if vip else one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
     )
     _check_selection(vision, strategy, vip)
+    pinpoints = _pinpoints(config, vision, strategy) if isinstance(config, LlavaNextConfig) else None
     return LlavaConfig(
         vision=vision,
         text=text,
@@ -56,6 +66,7 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         projector_layer_norm_eps=require_epsilon(config, "", "projector_layernorm_eps") if vip else None,
         image_token_id=_image_token(config),
         tie_word_embeddings=require_flag(config, "", "tie_word_embeddings"),
+        image_grid_pinpoints=pinpoints,
     )
 
 
@@ -97,6 +108,33 @@ def _check_selection(vision: VisionConfig, strategy: str, vip: bool) -> None:
         )
     if strategy == "default" and vision.tower == "siglip" and vision.num_patches < 2:
         raise CheckpointError("vision_feature_select_strategy 'default' drops the only patch of an image")
+
+
+def _pinpoints(config: Any, vision: VisionConfig, strategy: str) -> tuple[tuple[int, int], ...]:
+    """The sizes that images are fitted into: whole tiles of what the tower takes."""
+    if vision.tower == "pixtral":
+        raise CheckpointError("a Pixtral tower takes images of any size: LLaVA-NeXT's tiles are not for it")
+    if vision.tower == "siglip" and strategy == "default":
+        raise CheckpointError(
+            "vision_feature_select_strategy 'default' drops a patch of a SigLIP tower's tiles: "
+            "expected 'full' in a llava_next"
+        )
+    tile, given = vision.image_size, config.image_grid_pinpoints
+    pairs = (
+        [tuple(pair) for pair in given if isinstance(pair, list | tuple)] if isinstance(given, list) else []
+    )
+    whole = all(len(p) == 2 and all(type(s) is int and s > 0 and s % tile == 0 for s in p) for p in pairs)
+    if not 1 <= len(pairs) <= MOST_PINPOINTS or len(pairs) != len(given) or not whole:
+        raise CheckpointError(
+            f"image_grid_pinpoints is {str(given)[:200]}, expected up to {MOST_PINPOINTS} pairs (height, width) of "
+            f"multiples of the tower's {tile} pixels"
+        )
+    tiles = max(height * width for height, width in pairs) // tile**2
+    if tiles > MOST_TILES:
+        raise CheckpointError(
+            f"image_grid_pinpoints cuts an image into {tiles} tiles, expected at most {MOST_TILES}"
+        )
+    return tuple((height, width) for height, width in pairs)
 
 
 def _feature_layers(given: object, layers: int) -> tuple[int, ...]:

@@ -40,13 +40,13 @@ def describe_image_processor(processor: Any, path: Path, config: LlavaConfig) ->
     supported = layout.processors
     if name not in supported:
         raise CheckpointError(
-            f"{path} has the image processor {name}: supported for a {config.vision.tower} vision tower "
+            f"{path} has the image processor {name}: supported for this model "
             f"{'is' if len(supported) == 1 else 'are'} {', '.join(supported)}"
         )
     _refuse_unknown(processor, path)
     try:
         values = _values(processor, path)
-        steps = layout.steps(processor, path, config.vision)
+        steps = layout.steps(processor, path, config)
         return msgspec.convert({**steps, **values}, ImageProcessing)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())

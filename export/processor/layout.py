@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pumice.errors import CheckpointError
-from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.config import LlavaConfig
 
 _LARGEST_EDGE = 1 << 14
 """Pixels; an image resized to more would fill the memory before it is cropped."""
@@ -27,16 +27,16 @@ class LayoutSource:
     """
 
     processors: tuple[str, ...]
-    steps: Callable[[Any, Path, VisionConfig], dict[str, Any]]
+    steps: Callable[[Any, Path, LlavaConfig], dict[str, Any]]
     tokens: Callable[[Any, Path, LlavaConfig], dict[str, Any]]
 
 
 def layout_source(config: LlavaConfig) -> LayoutSource:
     """That of a model's images."""
-    return _SOURCES[config.vision.tower]
+    return _SOURCES[config.vision.tower] if config.image_grid_pinpoints is None else _TILES
 
 
-def _fixed_steps(processor: Any, path: Path, vision: VisionConfig) -> dict[str, Any]:
+def _fixed_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, Any]:
     """Where every image ends in the size that the tower takes."""
     if processor.do_pad:
         raise refused(path, "has do_pad: padding images is not supported yet")
@@ -44,7 +44,7 @@ def _fixed_steps(processor: Any, path: Path, vision: VisionConfig) -> dict[str, 
     if max([edge or 0, *(to or ())]) > _LARGEST_EDGE:
         raise refused(path, f"resizes to {edge or to} pixels: at most {_LARGEST_EDGE:,} are supported")
     crop = _sides(processor.crop_size or processor.size) if processor.do_center_crop else None
-    final, taken = crop or to, (vision.image_size, vision.image_size)
+    final, taken = crop or to, (config.vision.image_size, config.vision.image_size)
     if final != taken:
         raise refused(
             path,
@@ -57,7 +57,7 @@ def _fixed_tokens(_processor: Any, _path: Path, config: LlavaConfig) -> dict[str
     return {"per_image": config.tokens_per_image}
 
 
-def _rows_steps(processor: Any, path: Path, vision: VisionConfig) -> dict[str, Any]:
+def _rows_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, Any]:
     """Where images keep their aspect, within what the tower has positions for."""
     if not processor.do_resize:
         raise refused(path, "has do_resize false: images could be larger than the vision tower takes")
@@ -67,7 +67,7 @@ def _rows_steps(processor: Any, path: Path, vision: VisionConfig) -> dict[str, A
     edge = given.get("longest_edge") or given.get("height")
     if set(given) - {"longest_edge"} and not (given.keys() == {"height", "width"} and given["width"] == edge):
         raise refused(path, f"resizes to {given}: supported for Pixtral is longest_edge")
-    patch = vision.patch_size
+    vision, patch = config.vision, config.vision.patch_size
     if not edge or -(-edge // patch) > vision.image_size // patch:
         raise refused(
             path, f"makes images of {edge} pixels, but the vision tower takes {vision.image_size} at most"
@@ -107,6 +107,29 @@ def _rows_tokens(processor: Any, path: Path, config: LlavaConfig) -> dict[str, A
     }
 
 
+def _tiles_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, Any]:
+    """Where images are fitted into one of several sizes and cut, each tile as the tower takes it."""
+    tile = (config.vision.image_size, config.vision.image_size)
+    edge, to = _resized(processor.size, path)
+    crop = _sides(processor.crop_size) if processor.crop_size else to or (edge, edge)
+    if (to or (edge, edge)) != tile or crop != tile:
+        raise refused(
+            path,
+            f"makes tiles of {crop} and a whole image of {to or (edge, edge)}, but the vision tower takes {tile}",
+        )
+    if not processor.do_pad:
+        raise refused(path, "has do_pad false: several images of different sizes could not be given")
+    pinpoints = tuple(tuple(pair) for pair in processor.image_grid_pinpoints)
+    if pinpoints != config.image_grid_pinpoints:
+        raise refused(
+            path,
+            f"has image_grid_pinpoints {list(pinpoints)}, "
+            f"but config.json has {list(config.image_grid_pinpoints or ())}",
+        )
+    steps = {"resize_shortest_edge": None, "resize_to": tile, "crop_to": None, "size": tile}
+    return {**steps, "tiles": {"pinpoints": pinpoints}}
+
+
 def _resized(size: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:
     """(shortest edge, None) or (None, (height, width)), in pixels."""
     given = _given(size)
@@ -136,5 +159,6 @@ _FIXED = LayoutSource(
     tokens=_fixed_tokens,
 )
 _ROWS = LayoutSource(processors=("PixtralImageProcessor",), steps=_rows_steps, tokens=_rows_tokens)
+_TILES = LayoutSource(processors=("LlavaNextImageProcessor",), steps=_tiles_steps, tokens=_fixed_tokens)
 _SOURCES = {"clip": _FIXED, "siglip": _FIXED, "pixtral": _ROWS}
-"""By vision tower."""
+"""By vision tower, where images are not cut into tiles."""

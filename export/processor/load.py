@@ -33,6 +33,8 @@ READ = (
 _PANIC = "PanicException"
 """What Rust raises through pyo3 for a fault of its own: no Exception, and of no module that could be imported."""
 _PROCESSORS = {"clip": "LlavaProcessor", "siglip": "LlavaProcessor", "pixtral": "PixtralProcessor"}
+"""By vision tower, where images are not cut into tiles."""
+_COUNTING = ("LlavaProcessor", "LlavaNextProcessor")
 _TORCHVISION = (
     "torchvision",
     "torchvision.transforms",
@@ -52,13 +54,15 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
         CheckpointError: files are missing or damaged, or the processor is not the one of this kind of vision tower.
     """
     processor = read_processor(path)
-    name, expected = type(processor).__name__, _PROCESSORS[config.vision.tower]
+    name = type(processor).__name__
+    tiled = config.image_grid_pinpoints is not None
+    expected = "LlavaNextProcessor" if tiled else _PROCESSORS[config.vision.tower]
     if name != expected:
         raise CheckpointError(
-            f"{path} has a {name}: only {expected} is supported for a {config.vision.tower} vision tower "
+            f"{path} has a {name}: only {expected} is supported for this model "
             "(processor_class in processor_config.json)"
         )
-    if name == "LlavaProcessor":
+    if name in _COUNTING:
         processor.patch_size = config.vision.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1 if config.vision.tower == "clip" else 0

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pumice.errors import BundleError
 from pumice.export.verify.parity import Floats
-from pumice.manifest import DecoderShape, GraphSpec, Manifest
+from pumice.images.layout import join
+from pumice.manifest import DecoderShape, GraphSpec, Manifest, Tiles
 from pumice.manifest.tensors import (
     ATTENTION_MASK,
     IMAGE_FEATURES,
@@ -98,13 +99,26 @@ class VisionGraph:
     """The vision encoder."""
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
-        self._session, self._stackable = session, manifest.layout.stackable
+        self._session, self._layout = session, manifest.layout
 
-    def features(self, images: Sequence[Floats]) -> Floats:
-        """Images [3, height, width] → [M, D]; together where they may be stacked, else one by one."""
-        batches = [images] if self._stackable else [[image] for image in images]
-        parts = [_run(self._session, IMAGE_FEATURES, {PIXEL_VALUES: np.stack(b)}) for b in batches]
-        return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+    def features(self, images: Sequence[Floats], sizes: Sequence[tuple[int, int]] | None) -> Floats:
+        """Images [3, height, width], or their tiles [N, 3, height, width], → [M, D].
+
+        Together where they may be stacked, else one by one; `sizes` are the images' (height, width) where they vary.
+        """
+        if isinstance(self._layout, Tiles):
+            found = [self._tiled(image, size) for image, size in zip(images, sizes or (), strict=True)]
+            return np.concatenate(found)
+        batches = [images] if self._layout.stackable else [[image] for image in images]
+        return np.concatenate([self._encoded(np.stack(batch)) for batch in batches])
+
+    def _tiled(self, tiles: Floats, size: tuple[int, int]) -> Floats:
+        parts = [self._encoded(tile[None]) for tile in tiles]
+        return join(self._layout, size, parts)
+
+    def _encoded(self, pixels_NCHW: Floats) -> Floats:
+        part = _run(self._session, IMAGE_FEATURES, {PIXEL_VALUES: pixels_NCHW})
+        return part.reshape(-1, part.shape[-1])
 
 
 class EmbeddingGraph:

@@ -171,8 +171,9 @@ def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress
     visions: list[GraphError | None] = []
     with graphs.vision_encoder() as vision:
         for pair in _counted(pairs, progress):
-            images = pair.inputs.images
-            ours = vision.features(images) if images else None
+            images, sizes = pair.inputs.images, pair.inputs.image_sizes
+            own = None if sizes is None else [(height, width) for height, width in sizes.tolist()]
+            ours = vision.features(images, own) if images else None
             visions.append(None if ours is None else _error("vision_encoder", ours, pair.expected.features))
     del vision
     embeddings = []

@@ -39,19 +39,23 @@ LOGIT_VALUES = 1 << 24
 class Inputs:
     """What the processor makes of a probe.
 
-    `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W] or None; `image_sizes` int64 [N, 2], (height, width)
-    of each image where they vary, else None.
+    `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W], with tiles [N, 1 + tiles, 3, H, W], or None;
+    `image_sizes` int64 [N, 2], (height, width) of each image where they vary, else None. `tiles` is how many arrays
+    each image has, the whole among them, where images are cut into tiles.
     """
 
     input_ids: NDArray[np.int64]
     pixel_values: Floats | None
     image_sizes: NDArray[np.int64] | None
+    tiles: tuple[int, ...] | None = None
 
     @property
     def images(self) -> list[Floats]:
-        """Each image without padding, float32 [3, height, width]."""
+        """Each image without padding, float32 [3, height, width], with tiles [1 + tiles, 3, height, width]."""
         if self.pixel_values is None:
             return []
+        if self.tiles is not None:
+            return [image[:count] for image, count in zip(self.pixel_values, self.tiles, strict=True)]
         if self.image_sizes is None:
             return list(self.pixel_values)
         pairs = zip(self.pixel_values, self.image_sizes.tolist(), strict=True)
@@ -96,7 +100,20 @@ class Reference:
             input_ids=np.asarray(made["input_ids"], np.int64),
             pixel_values=None if pixels is None else np.asarray(pixels, np.float32),
             image_sizes=None if sizes is None else np.asarray(sizes, np.int64),
+            tiles=self._tiles(sizes),
         )
+
+    def _tiles(self, sizes: Any) -> tuple[int, ...] | None:
+        """How many arrays transformers' model takes of each image, where it cuts them into tiles."""
+        config = self.model.config
+        pinpoints = getattr(config, "image_grid_pinpoints", None)
+        if pinpoints is None or sizes is None:
+            return None
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        side = config.vision_config.image_size
+        pairs = np.asarray(sizes, np.int64).tolist()
+        return tuple(image_size_to_num_patches(pair, pinpoints, side) for pair in pairs)
 
     def _processed(self, probe: Probe) -> Any:
         if self.processor.chat_template is None:

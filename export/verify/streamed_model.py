@@ -62,6 +62,11 @@ def _within(name: str, parent: str) -> bool:
 def stream_weights(model: nn.Module, tensors: FloatTensors, *, kept_bytes: int = KEPT_BYTES) -> None:
     """Let every module of `model` but the head read its parameters from `tensors` when it runs."""
     budget = _Budget(kept_bytes)
+    for name, module in model.named_modules():
+        if _holds_models(module):  # a LLaVA-NeXT's newline stands beside its two models
+            for key, value in module.named_parameters(recurse=False):
+                whole = tensors.read(f"{name}.{key}", value.shape)
+                setattr(module, key, nn.Parameter(whole, requires_grad=False))
     for name, module in _units(model):
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # says which row learns nothing; a table of a few rows may lack it
@@ -74,11 +79,18 @@ def stream_weights(model: nn.Module, tensors: FloatTensors, *, kept_bytes: int =
 
 def _units(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The topmost modules with parameters of their own; what they hold beneath them may be read past its `forward`."""
-    if next(module.parameters(recurse=False), None) is not None:
+    if next(module.parameters(recurse=False), None) is not None and not _holds_models(module):
         yield name, module
         return
     for key, child in module.named_children():
         yield from _units(child, f"{name}.{key}" if name else key)
+
+
+def _holds_models(module: nn.Module) -> bool:
+    """Whether a whole model lies beneath it, which is not read at once."""
+    from transformers import PreTrainedModel
+
+    return any(isinstance(child, PreTrainedModel) for child in module.children())
 
 
 class _Budget:

@@ -5,7 +5,7 @@ spends its steps on them (measured: docs/accuracy.md). A random rotation Q sprea
 without a weight commutes with it, so each norm's weight g goes into the matrices that read the norm, and
 
     what reads the stream (query, key, value, gate, up, head)          W → W·diag(g)·Q    columns turned
-    what writes it (output, down, the projector's second, and biases)  W → Qᵀ·W           rows turned
+    what writes it (output, down, the projector's second, biases, …)   W → Qᵀ·W           rows turned
     the embedding table                                                E → E·Q            columns turned
 
 leave every logit as it was (QuaRot, arXiv:2404.00456). A tied table has to serve as embedding and head at once and
@@ -36,7 +36,8 @@ _LAYER = r"^language_model\.layers\.(\d+)\."
 _READS_ATTENTION_NORM = re.compile(_LAYER + r"self_attn\.[qkv]_proj\.weight$")
 _READS_MLP_NORM = re.compile(_LAYER + r"mlp\.(gate|up)_proj\.weight$")
 _WRITES = re.compile(
-    _LAYER + r"(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)$|^multi_modal_projector\.linear_2\."
+    _LAYER + r"(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)$"
+    r"|^multi_modal_projector\.linear_2\.|^image_newline$"
 )
 FINAL_NORM, HEAD = "language_model.norm.weight", "lm_head.weight"
 

@@ -102,7 +102,7 @@ def vision_activation_bytes(manifest: Manifest) -> int:
     stored = _stored(manifest, manifest.graphs.vision_encoder)
     values = stored / (_float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
     width = math.cbrt(3.6 * values)  # 12·width² a layer, and about width / 43 layers
-    return int(4 * _VISION_FLOATS * image_tokens(manifest) * width)
+    return int(4 * _VISION_FLOATS * manifest.layout.most_rows * width)
 
 
 def decoder_activation_bytes(shape: DecoderShape) -> int:

@@ -5,6 +5,7 @@ Nobody else asks which layout a model has: a new one is a case more in each func
 
     Fixed    <image>  →  <image><image>…                                         `tokens` times
     Rows     [IMG]    →  [IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]       2 rows of 3 patches
+    Tiles    <image>  →  <image><image>…           as many as `images/tiles.py` counts for the image's own size
 """
 
 from __future__ import annotations
@@ -15,37 +16,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import BundleError
+from pumice.images import tiles
 from pumice.images.files import ImageInput
-from pumice.images.preprocess import Pixels, Size, preprocess
-from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows
+from pumice.images.preprocess import Pixels, Size, normalised, normalised_values, open_rgb, preprocess
+from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows, Tiles
 
 
-def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[Pixels, ...]:
-    """The arrays that enter the encoder for one image, each float32 [3, height, width]: one, in both layouts.
+def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[Pixels, Size]:
+    """What enters the encoder for one image, and the image's size, by which its tokens are counted.
+
+    float32 [3, height, width], of which the size is that; with tiles [1 + tiles, 3, height, width], and the size is
+    the image's own.
 
     Raises:
         ImageError: the image cannot be read, or is too large or too thin.
         BundleError: the steps of `spec` do not make the size that the layout has.
     """
+    if isinstance(layout, Tiles):
+        rgb, table_CV = open_rgb(image), normalised_values(spec)
+        parts = [normalised(part_HWC, table_CV) for part_HWC in tiles.cut(layout, rgb, spec.resample)]
+        return np.stack(parts), (rgb.height, rgb.width)
     (pixels_CHW,) = preprocess([image], spec)
+    height, width = pixels_CHW.shape[1:]
     match layout:
         case Fixed(size=size):
             if pixels_CHW.shape[1:] != size:
                 raise BundleError(
-                    f"manifest.image turns an image into {pixels_CHW.shape[1]} × {pixels_CHW.shape[2]}, "
+                    f"manifest.image turns an image into {height} × {width}, "
                     f"but image.size says {size[0]} × {size[1]}"
                 )
-            return (pixels_CHW,)
         case Rows():
-            return (pixels_CHW,)
+            pass
+    return pixels_CHW, (height, width)
 
 
-def join(layout: ImageLayout, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The features of one image, float32 [tokens, D], of those of its arrays, as `cut` has them in order."""
+def is_shape(layout: ImageLayout, shape: tuple[int, ...], size: Size) -> bool:
+    """Whether `cut` makes arrays of this shape for an image of `size`, which `is_size` takes."""
+    match layout:
+        case Fixed() | Rows():
+            return shape == (3, *size)
+        case Tiles():
+            rows, columns = tiles.grid_of(layout, size)
+            return shape == (1 + rows * columns, 3, *layout.size)
+
+
+def arrays(values: Pixels) -> tuple[Pixels, ...]:
+    """What enters the encoder for one image, array by array, each [3, height, width]."""
+    return (values,) if values.ndim == 3 else tuple(values)
+
+
+def join(layout: ImageLayout, size: Size, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The features of one image of `size`, float32 [tokens, D], of those of its `arrays` in order."""
     match layout:
         case Fixed() | Rows():
             (features_TD,) = parts
             return features_TD
+        case Tiles():
+            return tiles.join(layout, size, parts)
 
 
 def common_size(layout: ImageLayout) -> Size | None:
@@ -53,7 +80,7 @@ def common_size(layout: ImageLayout) -> Size | None:
     match layout:
         case Fixed(size=size):
             return size
-        case Rows():
+        case Rows() | Tiles():
             return None
 
 
@@ -68,6 +95,12 @@ def is_size(layout: ImageLayout, size: object) -> bool:
                 and len(size) == 2
                 and all(type(side) is int and side > 0 and side % patch == 0 for side in size)
             )
+        case Tiles():
+            return (
+                isinstance(size, tuple)
+                and len(size) == 2
+                and all(type(side) is int and side > 0 for side in size)
+            )
 
 
 def sizes_text(layout: ImageLayout) -> str:
@@ -77,6 +110,8 @@ def sizes_text(layout: ImageLayout) -> str:
             return str(size)
         case Rows(patch_size=patch):
             return f"(height, width) in multiples of {patch}"
+        case Tiles():
+            return "(height, width)"
 
 
 def feature_count(layout: ImageLayout, size: Size) -> int:
@@ -87,6 +122,8 @@ def feature_count(layout: ImageLayout, size: Size) -> int:
         case Rows():
             rows, columns = _patches(layout, size)
             return rows * columns
+        case Tiles():
+            return tiles.feature_count(layout, size)
 
 
 def token_count(layout: ImageLayout, size: Size) -> int:
@@ -97,6 +134,8 @@ def token_count(layout: ImageLayout, size: Size) -> int:
         case Rows():
             rows, columns = _patches(layout, size)
             return rows * (columns + 1)
+        case Tiles():
+            return tiles.feature_count(layout, size)
 
 
 def image_text(layout: ImageLayout, token: str, size: Size) -> str:
@@ -107,6 +146,8 @@ def image_text(layout: ImageLayout, token: str, size: Size) -> str:
         case Rows():
             rows, columns = _patches(layout, size)
             return layout.break_token.join([token * columns] * rows) + layout.end_token
+        case Tiles():
+            return token * tiles.feature_count(layout, size)
 
 
 def described(layout: ImageLayout) -> str:
@@ -116,6 +157,12 @@ def described(layout: ImageLayout) -> str:
             return f"{width} × {height} pixels, {tokens} tokens each"
         case Rows(longest_edge=longest, patch_size=patch):
             return f"up to {longest} pixels a side, a token for {patch} × {patch} pixels and one for each row"
+        case Tiles(size=(height, width), side=side, grids=grids):
+            most = max(rows * columns for rows, columns in grids)
+            return (
+                f"whole and in up to {most} tiles of {width} × {height} pixels, "
+                f"{side**2:,} to {layout.most_tokens:,} tokens each"
+            )
 
 
 def _patches(layout: Rows, size: Size) -> tuple[int, int]:

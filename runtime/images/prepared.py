@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import UsageError
 from pumice.images.files import ImageInput
-from pumice.images.layout import cut, feature_count, is_size, sizes_text
+from pumice.images.layout import arrays, cut, feature_count, is_shape, is_size, sizes_text
 from pumice.images.preprocess import Pixels, Size
 from pumice.manifest import Manifest
 
@@ -28,7 +29,8 @@ DIGEST_BYTES = 32
 class ImageFeatures:
     """An image that is encoded already: `images=[…]` takes it in place of the image.
 
-    `features` is float32 [tokens, D]; `size` is the (height, width) that the encoder saw; `digest` (32 bytes) tells the
+    `features` is float32 [tokens, D]; `size` is the (height, width) that the encoder saw, or the image's own where it
+    was cut into tiles; `digest` (32 bytes) tells the
     image and the model apart from all others: other features under the same digest are taken for these. Of use to
     the model that made it, and to no other. May be pickled.
     """
@@ -51,19 +53,22 @@ class ImageFeatures:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedImage:
-    """An image that is prepared and not encoded: `values` is float32 [3, height, width].
+    """An image that is prepared and not encoded.
 
-    `tokens` are the image tokens that it has in a prompt, one for each row of its features.
+    `values` is float32 [3, *size]; or, where images are cut into tiles, the whole and the tiles, [1 + tiles, 3, height,
+    width], and `size` is the image's own, (height, width). `tokens` are the image tokens that it has in a prompt, one
+    for each row of its features.
     """
 
     values: Pixels
+    size: Size
     digest: bytes
     tokens: int
 
     @property
-    def size(self) -> Size:
-        """(height, width)."""
-        return self.values.shape[1], self.values.shape[2]
+    def arrays(self) -> tuple[Pixels, ...]:
+        """What enters the encoder, each float32 [3, height, width]."""
+        return arrays(self.values)
 
 
 PromptImage: TypeAlias = "PreparedImage | ImageFeatures"
@@ -73,25 +78,27 @@ def model_key(manifest: Manifest) -> bytes:
     """SHA-256 of what an image's features depend on: how it is prepared, and the vision encoder's files."""
     graph = manifest.graphs.vision_encoder
     hashes = [manifest.files[name].sha256 for name in (graph.file, *graph.external_data)]
-    preparation = json.dumps(asdict(manifest.image), sort_keys=True)
+    preparation = json.dumps(msgspec.to_builtins(manifest.image), sort_keys=True)
     return hashlib.sha256("\n".join([preparation, *hashes]).encode()).digest()
 
 
-def image_digest(pixels_CHW: Pixels, model: bytes) -> bytes:
-    """SHA-256 of a prepared image: of the model's key, its shape and its values."""
-    shape = np.array(pixels_CHW.shape, np.int64)
-    digest = hashlib.sha256(model + shape.tobytes())
-    digest.update(np.ascontiguousarray(pixels_CHW).data)
+def image_digest(values: Pixels, size: Size, model: bytes) -> bytes:
+    """SHA-256 of a prepared image: of the model's key, its shape, its values, and of its size where that is another."""
+    shape = values.shape if values.shape[1:] == size else (*values.shape, *size)
+    digest = hashlib.sha256(model + np.array(shape, np.int64).tobytes())
+    digest.update(np.ascontiguousarray(values).data)
     return digest.digest()
 
 
 def prepare_image(image: ImageInput, manifest: Manifest, model: bytes) -> PreparedImage:
     """An image as the vision encoder of the model with this key takes it; raises as `cut`."""
-    (values,) = cut(manifest.layout, image, manifest.image)
+    values, size = cut(manifest.layout, image, manifest.image)
     values.flags.writeable = False
-    size = values.shape[1], values.shape[2]
     return PreparedImage(
-        values=values, digest=image_digest(values, model), tokens=feature_count(manifest.layout, size)
+        values=values,
+        size=size,
+        digest=image_digest(values, size, model),
+        tokens=feature_count(manifest.layout, size),
     )
 
 
@@ -107,12 +114,12 @@ def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptI
 
 
 def _pixels(image: PreparedImage, manifest: Manifest, model: bytes) -> PreparedImage:
-    values = image.values
-    if _is_array(values, 3) and values.shape[0] == 3 and is_size(manifest.layout, image.size):
+    values, layout = image.values, manifest.layout
+    if _is_array(values) and is_size(layout, image.size) and is_shape(layout, values.shape, image.size):
         frozen = _frozen(values)
         image = image if frozen is values else replace(image, values=frozen)
-        tokens = feature_count(manifest.layout, image.size)
-        if image.tokens == tokens and image.digest == image_digest(image.values, model):
+        tokens = feature_count(layout, image.size)
+        if image.tokens == tokens and image.digest == image_digest(image.values, image.size, model):
             return image
     raise UsageError(
         "a prepared image was changed, or prepared for another model: take it as this model's prepare gave it, "
@@ -133,7 +140,7 @@ def _features(image: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFe
         raise _not_as_made(f"image features have the size {image.size!r:.80}, expected {expected_sizes}")
     features = image.features
     expected = (feature_count(manifest.layout, image.size), manifest.decoder.hidden_size)
-    if not _is_array(features, 2) or features.shape != expected:
+    if not _is_array(features) or features.shape != expected:
         raise _not_as_made(f"image features are {_told(features)}, expected float32 {list(expected)}")
     frozen = _frozen(features)
     if not np.isfinite(frozen).all():
@@ -145,8 +152,8 @@ def _not_as_made(what: str) -> UsageError:
     return UsageError(f"{what}: take them as encode_image gave them")
 
 
-def _is_array(values: object, dimensions: int) -> bool:
-    return isinstance(values, np.ndarray) and values.dtype == np.float32 and values.ndim == dimensions
+def _is_array(values: object) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype == np.float32
 
 
 def _told(values: Any) -> str:

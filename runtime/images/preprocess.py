@@ -20,7 +20,7 @@ from pumice.images.files import ImageInput, open_image
 from pumice.images.resample import FILTERS, enlarge_window
 from pumice.manifest import ImageProcessing
 
-PreparedImage: TypeAlias = NDArray[np.uint8]
+Bytes: TypeAlias = NDArray[np.uint8]
 Pixels: TypeAlias = NDArray[np.float32]
 """One image as the vision encoder takes it, shape = (3, height, width)."""
 Size: TypeAlias = tuple[int, int]
@@ -39,27 +39,35 @@ def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[
         ImageError: an image cannot be read, is too large or too thin, or has a colour mode that Pillow cannot turn
             into RGB.
     """
-    table_CV = _normalised_values(spec)
+    table_CV = normalised_values(spec)
     for image in images:
-        window_HWC = _resize_and_crop(_to_rgb(open_image(image)), spec)
-        pixels_CHW = np.empty((3, *window_HWC.shape[:2]), np.float32)
-        for channel in range(3):
-            np.take(table_CV[channel], window_HWC[..., channel], out=pixels_CHW[channel])
-        yield pixels_CHW
+        yield normalised(_resize_and_crop(open_rgb(image), spec), table_CV)
+
+
+def open_rgb(image: ImageInput) -> Image.Image:
+    """An image as RGB, with anything transparent laid on white; raises ImageError."""
+    return _to_rgb(open_image(image))
+
+
+def normalised(image_HWC: Bytes, table_CV: NDArray[np.float32]) -> Pixels:
+    """Values by `normalised_values`, channels first."""
+    pixels_CHW = np.empty((3, *image_HWC.shape[:2]), np.float32)
+    for channel in range(3):
+        np.take(table_CV[channel], image_HWC[..., channel], out=pixels_CHW[channel])
+    return pixels_CHW
 
 
 def padded_together(images: Sequence[Pixels], size: Size | None = None) -> NDArray[np.float32]:
-    """The images in one array, shape = (N, 3, *largest), with zeros below and to the right of smaller ones.
+    """The images in one array, shape = (N, …, 3, *largest), with zeros behind, below and to the right of smaller ones.
 
     `size` is the least that an array has, which tells the shape where there is no image.
     """
-    height, width = size or (0, 0)
-    for image_CHW in images:
-        height, width = max(height, image_CHW.shape[1]), max(width, image_CHW.shape[2])
-    pixels_NCHW = np.zeros((len(images), 3, height, width), np.float32)
-    for pixels_CHW, image_CHW in zip(pixels_NCHW, images, strict=True):
-        pixels_CHW[:, : image_CHW.shape[1], : image_CHW.shape[2]] = image_CHW
-    return pixels_NCHW
+    shapes = [image.shape for image in images] or [(3, *(size or (0, 0)))]
+    largest = tuple(map(max, zip(*shapes, strict=True)))
+    together = np.zeros((len(images), *largest), np.float32)
+    for place, image in zip(together, images, strict=True):
+        place[tuple(map(slice, image.shape))] = image
+    return together
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -74,7 +82,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(f"an image of mode {image.mode} cannot be turned into RGB") from None
 
 
-def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> PreparedImage:
+def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> Bytes:
     width, height = _resized_size(image.size, spec)
     rows = _kept(height, spec.crop_to[0]) if spec.crop_to else slice(0, height)
     columns = _kept(width, spec.crop_to[1]) if spec.crop_to else slice(0, width)
@@ -117,7 +125,7 @@ def _kept(length: int, crop: int) -> slice:
     return slice(start, min(length, start + crop))
 
 
-def _padded(kept_HWC: PreparedImage, crop: tuple[int, int]) -> PreparedImage:
+def _padded(kept_HWC: Bytes, crop: tuple[int, int]) -> Bytes:
     """Black borders around what is smaller than the crop; an odd one goes above and to the left."""
     if kept_HWC.shape[:2] == crop:
         return kept_HWC
@@ -128,7 +136,7 @@ def _padded(kept_HWC: PreparedImage, crop: tuple[int, int]) -> PreparedImage:
     return padded_HWC
 
 
-def _normalised_values(spec: ImageProcessing) -> NDArray[np.float32]:
+def normalised_values(spec: ImageProcessing) -> NDArray[np.float32]:
     """What each of the 256 values of each channel becomes, shape = (3, 256).
 
     A table, because the arithmetic is the same for every pixel: rescaled in float64, rounded, normalised in float32.

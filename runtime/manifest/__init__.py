@@ -11,6 +11,8 @@ from pumice.manifest.images import (
     ImageProcessing,
     ImageTokens,
     Rows,
+    TileGrids,
+    Tiles,
     version_for,
 )
 from pumice.manifest.schema import (
@@ -48,6 +50,8 @@ __all__ = [
     "Rows",
     "Source",
     "TensorSpec",
+    "TileGrids",
+    "Tiles",
     "Tokens",
     "decode_manifest",
     "encode_manifest",

@@ -7,10 +7,12 @@ follows from a layout stands in `images/layout.py`.
     image.size, image_tokens.per_image                               ─▶ Fixed    every image is one size
     image.resize_longest_edge, .multiple_of; image_tokens.patch_size,
     .break_token, .end_token                                         ─▶ Rows     each keeps its aspect
+    image.size, image.tiles; image_tokens.per_image                  ─▶ Tiles    each is cut into tiles of one size
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -18,6 +20,20 @@ import msgspec
 
 from pumice.errors import BundleError
 from pumice.manifest.defaults import NonNegative, Positive
+
+MOST_PINPOINTS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGrids:
+    """Where images are cut into tiles: `pinpoints` are the (height, width) that an image may be fitted into.
+
+    Each is a multiple of `image.size`, which is a tile's. Before the tiles comes the whole image, in a tile's size.
+    """
+
+    pinpoints: Annotated[
+        tuple[tuple[Positive, Positive], ...], msgspec.Meta(min_length=1, max_length=MOST_PINPOINTS)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,8 @@ class ImageProcessing:
     std: tuple[float, float, float] | None
     size: tuple[Positive, Positive] | None
     """(height, width) of the `pixel_values` that the vision encoder takes; null where each image has its own."""
+    tiles: TileGrids | msgspec.UnsetType = msgspec.UNSET
+    """Since schema version 3: the image is cut into tiles of `size`. Absent where it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +100,11 @@ class Fixed:
         return self.tokens
 
     @property
+    def most_rows(self) -> int:
+        """Rows of features of the largest array that enters the encoder."""
+        return self.tokens
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return True
@@ -107,12 +130,52 @@ class Rows:
         return side * (side + 1)
 
     @property
+    def most_rows(self) -> int:
+        """Rows of features of the largest array that enters the encoder, and of those between its rows."""
+        return self.most_tokens
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return False
 
 
-ImageLayout: TypeAlias = "Fixed | Rows"
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """An image enters the encoder whole in one `size` (height, width), and again in tiles of that size (LLaVA-NeXT).
+
+    The tiles are of the image fitted into one of the `grids` (rows, columns). Each has `side` × `side` features, and
+    a row of features that ends a line of a grid's: the encoder gives it behind each tile's.
+    """
+
+    size: tuple[int, int]
+    side: int
+    grids: tuple[tuple[int, int], ...]
+
+    @property
+    def pinpoints(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) in pixels of each grid, in the order in which one is looked for."""
+        height, width = self.size
+        return tuple((rows * height, columns * width) for rows, columns in self.grids)
+
+    @property
+    def most_tokens(self) -> int:
+        """All tokens of an image that fills the largest grid."""
+        lines = ((rows * self.side, columns * self.side) for rows, columns in self.grids)
+        return self.side**2 + max(height * (width + 1) for height, width in lines)
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of features of the largest array that enters the encoder."""
+        return self.side**2 + 1
+
+    @property
+    def stackable(self) -> bool:
+        """Whether several images may enter the encoder as one batch, without padding."""
+        return False
+
+
+ImageLayout: TypeAlias = "Fixed | Rows | Tiles"
 
 
 def layout_of(image: ImageProcessing, tokens: ImageTokens, where: str) -> ImageLayout:
@@ -128,17 +191,34 @@ def layout_of(image: ImageProcessing, tokens: ImageTokens, where: str) -> ImageL
         tokens.break_token,
         tokens.end_token,
     )
-    match (image.size, tokens.per_image, *rows):
-        case ((int(height), int(width)), int(per_image), None, None, None, None, None):
+    match (image.size, tokens.per_image, image.tiles, *rows):
+        case ((int(height), int(width)), int(per_image), msgspec.UNSET, None, None, None, None, None):
             return Fixed(size=(height, width), tokens=per_image)
-        case (None, None, int(longest), int(), int(patch), str(between), str(end)):
+        case (None, None, msgspec.UNSET, int(longest), int(), int(patch), str(between), str(end)):
             return Rows(longest_edge=longest, patch_size=patch, break_token=between, end_token=end)
+        case ((int(height), int(width)), int(per_image), TileGrids() as tiles, None, None, None, None, None):
+            return _tiles((height, width), per_image, tiles, where)
     raise BundleError(
         f"{where} does not say how many tokens an image has: expected image.size and image_tokens.per_image, "
         "or image.resize_longest_edge, image.multiple_of and image_tokens.patch_size, .break_token and .end_token"
     )
 
 
+def _tiles(size: tuple[int, int], per_image: int, tiles: TileGrids, where: str) -> Tiles:
+    height, width = size
+    side = math.isqrt(per_image)
+    uneven = [pinpoint for pinpoint in tiles.pinpoints if pinpoint[0] % height or pinpoint[1] % width]
+    if side**2 != per_image or uneven:
+        raise BundleError(
+            f"{where} has tiles of {height} × {width} pixels and {per_image} features, and pinpoints {list(uneven)}: "
+            "expected a square number of features, and pinpoints that are multiples of a tile"
+        )
+    grids = tuple((rows // height, columns // width) for rows, columns in tiles.pinpoints)
+    return Tiles(size=size, side=side, grids=grids)
+
+
 def version_for(image: ImageProcessing) -> int:
     """The oldest schema version whose readers get images prepared like this right."""
+    if image.tiles is not msgspec.UNSET:
+        return 3
     return 1 if image.size is not None else 2

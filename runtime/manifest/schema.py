@@ -16,7 +16,7 @@ import msgspec
 from pumice.manifest.defaults import GenerationDefaults, NonNegative, Positive
 from pumice.manifest.images import ImageLayout, ImageProcessing, ImageTokens, layout_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest that this pumice reads; bundles are written with the oldest that fits them (`version_for`)."""
 MANIFEST_NAME = "manifest.json"
 

@@ -65,7 +65,10 @@ class Prepared:
 
     @property
     def pixel_arrays(self) -> tuple[Pixels, ...]:
-        """The images that were not given by their features: each float32 [3, height, width], not to be written to."""
+        """The images that were not given by their features, not to be written to: each float32 [3, height, width].
+
+        Where images are cut into tiles, [1 + tiles, 3, height, width].
+        """
         return tuple(image.values for image in self.images if isinstance(image, PreparedImage))
 
     @property
@@ -77,14 +80,16 @@ class Prepared:
     def pixel_values(self) -> NDArray[np.float32]:
         """`pixel_arrays` in one array as transformers has them, float32 [N, 3, H, W]; N may be 0.
 
-        H and W are the largest sides; smaller images have zeros below and to the right.
+        H and W are the largest sides; smaller images have zeros below and to the right. Where images are cut into
+        tiles it is [N, 1 + tiles, 3, H, W], with tiles of zeros behind those of an image that has fewer.
         """
         return padded_together(self.pixel_arrays, self.size)
 
     @property
     def image_sizes(self) -> NDArray[np.int64]:
-        """(height, width) of each image in `pixel_values`, int64 [N, 2]."""
-        return np.array([image.shape[1:] for image in self.pixel_arrays], np.int64).reshape(-1, 2)
+        """(height, width) of each image in `pixel_values`, int64 [N, 2]; with tiles, its own."""
+        sizes = [image.size for image in self.images if isinstance(image, PreparedImage)]
+        return np.array(sizes, np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)

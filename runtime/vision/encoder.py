@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -141,18 +141,15 @@ class ImageEncoder:
     def _run(
         self, images: Sequence[PreparedImage], numbers: Mapping[bytes, int], cancellation: Cancellation
     ) -> dict[bytes, Floats]:
-        pixels_NCHW = np.stack([image.values for image in images])
-        features_NTD = self._features(images, pixels_NCHW, cancellation)
         found = {}
-        for image, features_TD in zip(images, features_NTD, strict=True):
-            if not np.isfinite(features_TD).all():
+        for image, parts in zip(images, self._parts(images, cancellation), strict=True):
+            if not all(np.isfinite(features_TD).all() for features_TD in parts):
                 raise GenerationError(
                     f"image {numbers[image.digest]}'s features are not finite (NaN or infinity; images are "
                     "counted from 0): export the model again with another precision"
                 )
-            features = np.array(
-                join(self._layout, [features_TD])
-            )  # a batch's output is not kept for one of its images
+            # copied: a batch's output is not kept for one of its images
+            features = np.array(join(self._layout, image.size, parts))
             features.flags.writeable = False
             found[image.digest] = features
             self._cache.put(image.digest, features)
@@ -160,13 +157,28 @@ class ImageEncoder:
                 self._under_way[image.digest].set_result(features)
         return found
 
+    def _parts(
+        self, images: Sequence[PreparedImage], cancellation: Cancellation
+    ) -> Iterator[Sequence[Floats]]:
+        """For each image the features of its arrays, [T, D] each; several images have one array each."""
+        if len(images) > 1 or len(images[0].arrays) == 1:
+            features_NTD = self._features([image.values for image in images], images, cancellation)
+            yield from ([features_TD] for features_TD in features_NTD)
+            return
+        parts: list[Floats] = []
+        arrays = images[0].arrays
+        for start in range(0, len(arrays), BATCH):
+            parts.extend(self._features(arrays[start : start + BATCH], (), cancellation))
+        yield parts
+
     def _features(
-        self, images: Sequence[PreparedImage], pixels_NCHW: Floats, cancellation: Cancellation
+        self, arrays: Sequence[Floats], images: Sequence[PreparedImage], cancellation: Cancellation
     ) -> Floats:
-        """Features [N, T, D] for the host; where they were computed elsewhere, they stay there as well."""
+        """Features [N, T, D] for the host; where they were computed elsewhere, those of `images` stay there as well."""
+        pixels_NCHW = np.stack(arrays)
         if self._resident is None:
             (output,) = cancellation.run(self._session, {PIXEL_VALUES: pixels_NCHW}, [IMAGE_FEATURES])
-            features_NTD: Floats = output.reshape(len(images), -1, self.width)
+            features_NTD: Floats = output.reshape(len(arrays), -1, self.width)
             return features_NTD
         there = encode_on_device(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
         for i, image in enumerate(images):

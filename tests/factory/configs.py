@@ -17,10 +17,8 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     words, layer = model.vocabulary, model.feature_layer
     given = list(layer) if isinstance(layer, tuple) else layer
     config: dict[str, Any] = {
-        "architectures": [
-            "VipLlavaForConditionalGeneration" if model.vip else "LlavaForConditionalGeneration"
-        ],
-        "model_type": "vipllava" if model.vip else "llava",
+        "architectures": [f"{_class(model)}ForConditionalGeneration"],
+        "model_type": {"Llava": "llava", "VipLlava": "vipllava", "LlavaNext": "llava_next"}[_class(model)],
         "image_token_index" if old else "image_token_id": tokenizer.token_to_id(words.image),
         "image_seq_length": model.tokens_per_image,
         "pad_token_id": tokenizer.token_to_id(words.pad),
@@ -34,11 +32,18 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     if model.vip:
         layers = {"vision_feature_layers" if old else "vision_feature_layer": given}
         return config | layers | {"projector_layernorm_eps": 1e-5}
+    if model.pinpoints is not None:
+        config |= {"image_grid_pinpoints": [list(pair) for pair in model.pinpoints]}
+        config |= {"use_image_newline_parameter": True} if old else {}
     return config | {
         "vision_feature_layer": given,
         "vision_feature_select_strategy": model.strategy,
         "multimodal_projector_bias": model.projector_bias,
     }
+
+
+def _class(model: Llava) -> str:
+    return "VipLlava" if model.vip else "Llava" if model.pinpoints is None else "LlavaNext"
 
 
 def generation_config(model: Llava, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -113,6 +113,28 @@ FAMILIES: dict[str, Family] = {
         template=VIP,
         seed=6,
     ),
+    "llava-next": _family(
+        text=Text(kind="mistral"),
+        template=MISTRAL.replace("[IMG]", "<image>"),
+        dtype="float16",
+        pinpoints=((56, 112), (112, 56), (112, 112), (168, 56), (56, 168)),
+        seed=1,
+    ),
+    "llava-next-siglip": _family(  # as Granite Vision: features of several layers, and tables tied
+        vision=Vision(
+            tower="siglip", width=36, heads=2, mlp=68, act="gelu_pytorch_tanh", eps=1e-6, image_size=42
+        ),
+        text=Text(
+            kind="qwen2", rope_theta=1e6, eps=1e-6, tied=True, spare_rows=8, width=96, heads=4, kv_heads=2
+        ),
+        vocabulary=QWEN_WORDS,
+        template=CHATML,
+        feature_layer=(-3, -2, 0, -1),
+        strategy="full",
+        pinpoints=tuple((42 * rows, 42 * (4 // rows)) for rows in (1, 2, 3, 4)),
+        dtype="bfloat16",
+        seed=3,
+    ),
     "pixtral": _family(
         vision=PIXTRAL,
         text=Text(kind="mistral", width=80, heads=4, kv_heads=2, head_dim=32, rope_theta=1e9),
@@ -125,3 +147,6 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 """name → function(folder, **overrides) → folder."""
+
+TILED = ("llava-next", "llava-next-siglip")
+"""Families whose images are cut into tiles, and joined outside the vision encoder."""

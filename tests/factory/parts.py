@@ -78,13 +78,17 @@ BILLION = Text(width=2048, layers=19, heads=16, kv_heads=8, mlp=5632, vocab_size
 
 @dataclass(frozen=True, kw_only=True)
 class Llava:
-    """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector."""
+    """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector.
+
+    `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles.
+    """
 
     vision: Vision = Vision()
     text: Text = Text()
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     template: str = CHAT_TEMPLATE
     vip: bool = False
+    pinpoints: tuple[tuple[int, int], ...] | None = None
     feature_layer: int | tuple[int, ...] = -2
     strategy: Literal["default", "full"] = "default"
     projector_act: str = "gelu"

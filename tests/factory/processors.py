@@ -12,7 +12,7 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
     """By file name. `old` releases have a file for images and a template in two places, newer ones one file."""
     pixtral = model.vision.tower == "pixtral"
-    kind = "PixtralProcessor" if pixtral else "LlavaProcessor"
+    kind = "PixtralProcessor" if pixtral else "LlavaNextProcessor" if model.pinpoints else "LlavaProcessor"
     processor = {"processor_class": kind, "patch_size": model.vision.patch_size}
     processor |= _pixtral_tokens() if pixtral else _llava_tokens(model)
     settings: dict[str, Any] = {
@@ -61,6 +61,8 @@ def _image_processor(model: Llava) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "do_normalize": True,
     }
+    if model.pinpoints is not None:
+        return _next_image_processor(model, common)
     if v.tower == "siglip":
         means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         return {"image_processor_type": "SiglipImageProcessor", **common, "size": square, **means}
@@ -71,3 +73,22 @@ def _image_processor(model: Llava) -> dict[str, Any]:
         return {"image_processor_type": "PixtralImageProcessor", **common, **sizes, **means}
     sizes = {"size": {"shortest_edge": v.image_size}, "do_center_crop": True, "crop_size": square}
     return {"image_processor_type": "CLIPImageProcessor", **common, **sizes, **means}
+
+
+def _next_image_processor(model: Llava, common: dict[str, Any]) -> dict[str, Any]:
+    """As releases have it: CLIP's with a shortest edge, SigLIP's with both sides."""
+    v = model.vision
+    square = {"height": v.image_size, "width": v.image_size}
+    size: dict[str, Any] = {"size": square, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    if v.tower == "clip":
+        size = {"size": {"shortest_edge": v.image_size}}
+        size |= {"image_mean": list(OPENAI_MEAN), "image_std": list(OPENAI_STD)}
+    return {
+        "image_processor_type": "LlavaNextImageProcessor",
+        **common,
+        **size,
+        "do_center_crop": True,
+        "crop_size": square,
+        "do_pad": True,
+        "image_grid_pinpoints": [list(pair) for pair in model.pinpoints or ()],
+    }

@@ -38,6 +38,8 @@ def all_tensors(model: Llava, layout: Layout) -> Iterator[Drawn]:
         yield from _vit(
             model.vision, f"{top}vision_tower" + (".vision_model" if layout == "released" else "")
         )
+    if model.pinpoints is not None:
+        yield Drawn(name=f"{top}image_newline", shape=(model.text.width,), std=1.0)
     if model.vip:
         yield from _norm(f"{projector}.projector_layernorm", model.features, True)
     bias = model.projector_bias or model.vip

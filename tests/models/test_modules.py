@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder, greedy_token, kept_rows
 from tests import oracle
-from tests.factory import FAMILIES, Text, Vision, make_checkpoint
+from tests.factory import FAMILIES, TILED, Text, Vision, make_checkpoint
 from tests.oracle import ONE, ZERO, Ours
 from tests.shapes import checkpoints
 
@@ -49,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
 Pair = tuple[PreTrainedModel, Ours]
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, *CASES])
+@pytest.fixture(scope="module", params=[*(f for f in FAMILIES if f not in TILED), *CASES])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder: Path = tmp_path_factory.mktemp("checkpoint")
     if request.param in FAMILIES:
@@ -66,6 +67,24 @@ def test_image_features(pair: Pair) -> None:
     expected = torch.cat(list(theirs.get_image_features(pixels).pooler_output))
     torch.testing.assert_close(ours.vision_encoder(pixels), expected, atol=1e-4, rtol=0)
     assert len(expected) == (ids == ours.config.image_token_id).sum()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", TILED)
+def test_tiles(family: str, tmp_path: Path) -> None:
+    """Each tile's features, and behind them the row that transformers puts at the end of a line."""
+    folder = FAMILIES[family](tmp_path)
+    theirs, ours = oracle.theirs(folder), oracle.ours(folder)
+    side = ours.config.vision.image_size
+    pixels = torch.randn(1, 3, 3, side, side)  # the whole, and two tiles, one beside the other
+    expected = theirs.get_image_features(pixels, torch.tensor([[side, 2 * side]])).pooler_output[0]
+    count = ours.config.tokens_per_image or 0
+    rows = ours.vision_encoder(pixels[0]).view(3, count + 1, -1)
+    torch.testing.assert_close(rows[0, :-1], expected[:count], atol=1e-4, rtol=0)
+    across = math.isqrt(count)
+    first_line = torch.cat([rows[1, :across], rows[2, :across], rows[2, -1:]])
+    torch.testing.assert_close(first_line, expected[count : count + 2 * across + 1], atol=1e-4, rtol=0)
+    assert all(torch.equal(row, theirs.model.image_newline) for row in rows[:, -1])
 
 
 @torch.no_grad()

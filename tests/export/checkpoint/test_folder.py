@@ -208,12 +208,23 @@ def test_shards_without_index(shards):
 
 @pytest.mark.parametrize(
     "model_type",
-    ["llama", "llava_next", "llava_onevision", "qwen2_vl", "clip", "llava_llama", "", None, 3, ["llava"]],
+    [
+        "llama",
+        "llava_next_video",
+        "llava_onevision",
+        "qwen2_vl",
+        "clip",
+        "llava_llama",
+        "",
+        None,
+        3,
+        ["llava"],
+    ],
 )
 def test_other_architectures(copy, model_type):
     message = refused(change_config(copy, model_type=model_type))
     assert f"model_type {model_type!r}" in message
-    assert "supported are LLaVA (llava) and ViP-LLaVA (vipllava)" in message
+    assert "supported are LLaVA (llava), ViP-LLaVA (vipllava), LLaVA-NeXT (llava_next)" in message
 
 
 @pytest.mark.parametrize(
@@ -225,7 +236,7 @@ def test_other_architectures(copy, model_type):
         ),
         ({"model_type": "qwen2_vl", "vision_config": {}}, "another vision-language architecture"),
         ({"model_type": "internvl_chat", "vision_config": {}}, "another vision-language architecture"),
-        ({"model_type": "llava_next", "vision_config": {}}, "LLaVA-NeXT, which cuts images into tiles"),
+        ({"model_type": "llava_next_video", "vision_config": {}}, "LLaVA-NeXT-Video"),
         ({"model_type": "llava_qwen", "mm_vision_tower": "x"}, "take the converted release"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "(BertModel)"),
         ({"architectures": "LlavaForConditionalGeneration"}, "model_type None"),
@@ -468,9 +479,9 @@ def test_hub_ids_are_fetched(whole, tmp_path, monkeypatch):
 
 
 def test_unsupported_hub_models_are_refused_before_their_weights(copy, tmp_path, monkeypatch):
-    fake = Hub(change_config(copy, model_type="llava_next"), tmp_path / "cache")
+    fake = Hub(change_config(copy, model_type="llava_onevision"), tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
-    assert "llava_next" in refused("some-org/some-model")
+    assert "llava_onevision" in refused("some-org/some-model")
     assert len(fake.patterns) == 1
     assert not list(fake.cache.glob("*.safetensors"))
 

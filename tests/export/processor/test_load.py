@@ -200,7 +200,7 @@ def test_pixtrals_patch_size_is_the_models_where_the_file_lacks_it(pixtral: File
         ({"image_break_token": ["[IMG_BREAK]"]}, "the tokenizer lacks ['[IMG_BREAK]']"),
         (
             {"processor_class": "LlavaProcessor"},
-            "only PixtralProcessor is supported for a pixtral vision tower",
+            "only PixtralProcessor is supported for this model",
         ),
     ],
 )
@@ -222,7 +222,7 @@ def test_pixtral_processors_that_are_refused(pixtral: Files, changes: dict[str, 
         ({"image_mean": [0.5, 0.5]}, "no sense"),
         (
             {"image_processor_type": "CLIPImageProcessor"},
-            "supported for a pixtral vision tower is PixtralImage",
+            "supported for this model is PixtralImage",
         ),
         ({"mystery": 1}, "mystery"),
     ],

@@ -19,7 +19,10 @@ def ours(**changes: Any) -> Prepared:
     same: dict[str, Any] = {"ids": [1, 2, 3], "images": (LARGE, SMALL)}
     chosen = same | changes
     ids = np.array([chosen["ids"]], np.int64)
-    images = tuple(PreparedImage(values=values, digest=bytes(32), tokens=1) for values in chosen["images"])
+    images = tuple(
+        PreparedImage(values=values, size=values.shape[1:], digest=bytes(32), tokens=1)
+        for values in chosen["images"]
+    )
     return Prepared(input_ids=ids, images=images, image_tokens=2, size=None)
 
 

@@ -80,7 +80,7 @@ def test_no_folder_no_manifest_and_a_broken_one_are_refused(tmp_path: Path) -> N
 
 
 def test_a_newer_schema_is_refused(bundle: Path) -> None:
-    rewrite(bundle, lambda manifest: manifest.update(schema_version=3, graphs="something new"))
+    rewrite(bundle, lambda manifest: manifest.update(schema_version=4, graphs="something new"))
     with pytest.raises(SchemaVersionError, match="upgrade pumice"):
         pumice.load(bundle)
 

@@ -80,13 +80,13 @@ def test_no_image_has_more_tokens_than_the_largest(size: tuple[int, int], patch:
     layout = replace(ROWS, patch_size=patch)
     spec = replace(pixtral_manifest([3, 4, 5]).image, multiple_of=patch)
     try:
-        (pixels,) = cut(layout, Image.new("RGB", size), spec)
+        pixels, _ = cut(layout, Image.new("RGB", size), spec)
     except ImageError:
         return
     shape = (pixels.shape[1], pixels.shape[2])
     assert is_size(layout, shape)
     assert token_count(layout, shape) <= layout.most_tokens
-    (largest,) = cut(layout, Image.new("RGB", (90, 90)), spec)
+    largest, _ = cut(layout, Image.new("RGB", (90, 90)), spec)
     assert token_count(layout, (largest.shape[1], largest.shape[2])) == layout.most_tokens
 
 
@@ -129,13 +129,14 @@ def test_what_the_encoder_and_the_prompt_ask() -> None:
 @pytest.mark.parametrize("made", [manifest(3), pixtral_manifest([3, 4, 5])])
 def test_an_image_is_one_array_and_its_features_are_as_they_come(made: Any) -> None:
     image = noise("RGB", 30, 20)
-    (pixels,) = cut(made.layout, image, made.image)
+    pixels, size = cut(made.layout, image, made.image)
     (expected,) = preprocess([image], made.image)
     assert np.array_equal(pixels, expected)
+    assert size == expected.shape[1:]
     features = np.ones((5, 3), np.float32)
-    assert join(made.layout, [features]) is features
+    assert join(made.layout, size, [features]) is features
     with pytest.raises(ValueError, match="unpack"):
-        join(made.layout, [features, features])
+        join(made.layout, size, [features, features])
 
 
 def test_steps_that_make_another_size_than_the_manifest_says_are_refused() -> None:

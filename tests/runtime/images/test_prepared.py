@@ -31,7 +31,9 @@ def pixels(
     model: Manifest = FIXED, size: tuple[int, int] = (28, 28), tokens: int = PER_IMAGE
 ) -> PreparedImage:
     values = np.random.default_rng(1).standard_normal((3, *size)).astype(np.float32)
-    return PreparedImage(values=values, digest=image_digest(values, model_key(model)), tokens=tokens)
+    return PreparedImage(
+        values=values, size=size, digest=image_digest(values, size, model_key(model)), tokens=tokens
+    )
 
 
 @pytest.mark.parametrize("model", [FIXED, VARIED])

@@ -1,12 +1,20 @@
 """Manifests of every version: older ones load as before, and half a description of images is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pumice.errors import BundleError, SchemaVersionError
-from pumice.manifest import SCHEMA_VERSION, Manifest, decode_manifest, encode_manifest, version_for
+from pumice.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    TileGrids,
+    decode_manifest,
+    encode_manifest,
+    version_for,
+)
 from tests.runtime.images.test_layout import pixtral_manifest
 from tests.runtime.prompt.test_builder import manifest
 
@@ -44,9 +52,17 @@ def test_a_manifest_of_version_1_lacks_the_newer_fields() -> None:
 
 def test_bundles_are_written_for_the_oldest_reader_that_gets_them_right() -> None:
     assert version_for(manifest(3).image) == 1
-    assert version_for(pixtral_manifest([3, 4, 5]).image) == SCHEMA_VERSION == 2
-    with pytest.raises(SchemaVersionError, match="reads up to 2"):
-        read({**as_json(manifest(3)), "schema_version": 3})
+    assert version_for(pixtral_manifest([3, 4, 5]).image) == 2
+    tiled = replace(manifest(3).image, tiles=TileGrids(pinpoints=((28, 56),)))
+    assert version_for(tiled) == SCHEMA_VERSION == 3
+    with pytest.raises(SchemaVersionError, match="reads up to 3"):
+        read({**as_json(manifest(3)), "schema_version": 4})
+
+
+def test_versions_before_tiles_do_not_have_the_field() -> None:
+    assert "tiles" not in as_json(manifest(3))["image"]
+    with pytest.raises(BundleError, match="tiles"):
+        read({**as_json(manifest(3)), "image": {**as_json(manifest(3))["image"], "tiles": None}})
 
 
 @pytest.mark.parametrize(

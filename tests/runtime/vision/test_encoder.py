@@ -16,6 +16,7 @@ import pytest
 import pumice
 from pumice.errors import GenerationError, PromptError, UsageError
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, image_digest, model_key
+from pumice.manifest import Manifest
 from pumice.model import Model
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.cache import FeatureCache
@@ -219,6 +220,13 @@ def test_features_of_another_width_in_the_folder_are_ignored(model: Model, tmp_p
         assert counted.batches == [1]
 
 
+def prepared(values: Any, manifest: Manifest, tokens: int) -> PreparedImage:
+    size = values.shape[1:]
+    return PreparedImage(
+        values=values, size=size, digest=image_digest(values, size, model_key(manifest)), tokens=tokens
+    )
+
+
 def test_one_folder_for_two_models_mixes_nothing_up(model: Model, tmp_path: Path) -> None:
     other = replace(model.manifest, image=replace(model.manifest.image, mean=(0.1, 0.2, 0.3)))
     values = images(model, 1)[0].values  # type: ignore[union-attr]
@@ -226,7 +234,7 @@ def test_one_folder_for_two_models_mixes_nothing_up(model: Model, tmp_path: Path
     for manifest in (model.manifest, other, model.manifest):
         cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**24))
         tokens = manifest.image_tokens.per_image or 0
-        asked = PreparedImage(values=values, digest=image_digest(values, model_key(manifest)), tokens=tokens)
+        asked = prepared(values, manifest, tokens)
         ImageEncoder(counted, manifest, cache).encode([asked], Cancellation())
     assert counted.batches == [1, 1]
     assert len(list(tmp_path.iterdir())) == 2
@@ -247,10 +255,7 @@ def test_images_of_equal_bytes_and_other_shapes_have_features_of_their_own(model
     )
     manifest = replace(model.manifest, image=image, image_tokens=tokens)
     values = np.zeros((3, 30, 100), np.float32)
-    asked = [
-        PreparedImage(values=v, digest=image_digest(v, model_key(manifest)), tokens=30)
-        for v in (values, values.reshape(3, 100, 30), values)
-    ]
+    asked = [prepared(v, manifest, tokens=30) for v in (values, values.reshape(3, 100, 30), values)]
     reader = ImageEncoder(Rows(), manifest, FeatureCache(2**24))
     for _ in range(2):
         found = reader.encode(asked, Cancellation())
@@ -322,12 +327,13 @@ def test_models_differ_by_their_encoder_and_by_how_images_are_prepared(model: Mo
 def test_equal_bytes_of_other_shapes_and_models_are_other_images() -> None:
     values = np.zeros((3, 30, 100), np.float32)
     digests = {
-        image_digest(values, b"a" * 32),
-        image_digest(values.reshape(3, 100, 30), b"a" * 32),
-        image_digest(values, b"b" * 32),
-        image_digest(values + np.float32(1e-7), b"a" * 32),
+        image_digest(values, (30, 100), b"a" * 32),
+        image_digest(values, (60, 200), b"a" * 32),  # as of tiles
+        image_digest(values.reshape(3, 100, 30), (100, 30), b"a" * 32),
+        image_digest(values, (30, 100), b"b" * 32),
+        image_digest(values + np.float32(1e-7), (30, 100), b"a" * 32),
     }
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 @pytest.mark.parametrize("seen", range(0, 90, 7))
