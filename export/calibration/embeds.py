@@ -57,7 +57,7 @@ def calibration_embeds(
     seen = words_BTD[:1].expand(len(pixels_NCHW), -1, -1).clone()
     room = int(SHARE * seen.shape[1])
     for row_TD, pixels_CHW in zip(seen, pixels_NCHW, strict=True):
-        features_ND = encoder(pixels_CHW[None])[:room]  # one at a time: a tower keeps all its layers' states
+        features_ND = encoder(pixels_CHW[None])[: config.tokens_per_image][:room]  # one at a time: a tower keeps all its layers' states
         row_TD[1 : 1 + len(features_ND)] = features_ND
     return torch.cat((words_BTD, seen))
 

@@ -75,15 +75,17 @@ def test_tiles(family: str, tmp_path: Path) -> None:
     """Each tile's features, and behind them the row that transformers puts at the end of a line."""
     folder = FAMILIES[family](tmp_path)
     theirs, ours = oracle.theirs(folder), oracle.ours(folder)
-    side = ours.config.vision.image_size
-    pixels = torch.randn(1, 3, 3, side, side)  # the whole, and two tiles, one beside the other
-    expected = theirs.get_image_features(pixels, torch.tensor([[side, 2 * side]])).pooler_output[0]
+    side, wide = ours.config.vision.image_size, (ours.config.image_grid_pinpoints or ())[0]
+    assert wide[0] == side  # one row of tiles
+    tiles = wide[1] // side
+    pixels = torch.randn(1, 1 + tiles, 3, side, side)
+    expected = theirs.get_image_features(pixels, torch.tensor([wide])).pooler_output[0]
     count = ours.config.tokens_per_image or 0
-    rows = ours.vision_encoder(pixels[0]).view(3, count + 1, -1)
+    rows = ours.vision_encoder(pixels[0]).view(1 + tiles, count + 1, -1)
     torch.testing.assert_close(rows[0, :-1], expected[:count], atol=1e-4, rtol=0)
     across = math.isqrt(count)
-    first_line = torch.cat([rows[1, :across], rows[2, :across], rows[2, -1:]])
-    torch.testing.assert_close(first_line, expected[count : count + 2 * across + 1], atol=1e-4, rtol=0)
+    first_line = torch.cat([*rows[1:, :across], rows[0, -1:]])
+    torch.testing.assert_close(first_line, expected[count : count + len(first_line)], atol=1e-4, rtol=0)
     assert all(torch.equal(row, theirs.model.image_newline) for row in rows[:, -1])
 
 
