@@ -44,7 +44,7 @@ def write_csv(records: Iterator[Record], path: Path) -> None:
         writer.writerow(COLUMNS)
         for record in records:
             row = to_row(record)
-            writer.writerow([_field(name, row[name]) for name in COLUMNS])
+            writer.writerow([_field(name, row.get(name)) for name in COLUMNS])
 
 
 def read_csv(path: Path) -> Iterator[Record]:

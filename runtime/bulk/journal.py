@@ -110,7 +110,8 @@ class Journal:
                     self.records += 1
                     self.failed += record.error is not None
                     end += len(line)
-            self._file.truncate(end)
+            if os.fstat(self._file.fileno()).st_size > end:
+                self._file.truncate(end)
         except OSError as error:
             raise unwritable(self.path, error) from None
 

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from pumice.errors import BatchError, UsageError
 
 
-def check_apart(inputs: Path, places: Iterable[Path]) -> None:
+def check_apart(inputs: Path, places: Sequence[Path]) -> None:
     """No file that a run writes may be its input: by name, or as the same file under another (links, other spellings).
+    The first of `places` is the output.
 
     Raises:
         UsageError: one is.
     """
-    for place in places:
+    for number, place in enumerate(places):
         if _spelling(place) in (_spelling(inputs), _folded(inputs.resolve())) or _same(place, inputs):
-            what = "the output" if place == inputs else f"{str(place)!r}, which the run writes,"
+            what = "the output" if number == 0 else "a file that the run writes beside its output,"
             raise UsageError(
-                f"{what} is the input {str(inputs)!r}: choose another name for the output (-o), or move the input"
+                f"{what} {str(place)!r} is the input {str(inputs)!r}: choose another output, or move the input"
             )
 
 

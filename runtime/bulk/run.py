@@ -108,10 +108,12 @@ def _answer(run: Run, inputs: Inputs, output: Output, plan: Plan, journal: Journ
     with _engine(run) as engine:
         items = _items(run, inputs, output, plan, start, kept)
         records = answer_all(engine, items, in_flight=2 * run.slots)
+        total = plan.provenance.inputs.records
+        progress = Progress(out, total=total, done=start, failed=journal.failed if start else 0)
         if start == 0:
             records = tried(records)
         output.begin(plan, journal)
-        progress = _work(records, journal, plan.provenance.inputs.records, kept, out)
+        _work(records, journal, progress, kept)
     output.finish(plan, journal)
     return Summary(
         records=journal.records, failed=journal.failed, work=progress.summary(), kept=progress.kept
@@ -145,9 +147,8 @@ def _engine(run: Run) -> contextlib.AbstractContextManager[Submitter]:
     return Engine(model, slots=run.slots, context=run.context, max_queue=2 * run.slots)
 
 
-def _work(records: Iterator[Record], journal: Journal, total: int, kept: deque[int], out: TextIO) -> Progress:
+def _work(records: Iterator[Record], journal: Journal, progress: Progress, kept: deque[int]) -> None:
     """Journal records as they come; `kept` has the numbers of those that were answered before."""
-    progress = Progress(out, total=total, done=journal.records, failed=journal.failed)
     try:
         for record in records:
             journal.append(record)
@@ -158,7 +159,6 @@ def _work(records: Iterator[Record], journal: Journal, total: int, kept: deque[i
             progress.add(failed=record.error is not None, tokens=tokens, kept=was_there)
     finally:
         progress.end()
-    return progress
 
 
 def _defaults(run: Run, inputs: Inputs) -> Defaults:

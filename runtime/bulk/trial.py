@@ -89,7 +89,11 @@ def _reason(record: Record) -> tuple[str, str] | None:
     """What kind of failure it is: the message without names and numbers."""
     if record.error is None:
         return None
-    return record.error.type, re.sub(r"'[^']*'|\"[^\"]*\"|[\d,.]+", "…", record.error.message)
+    return record.error.type, _PARTICULARS.sub("…", record.error.message)
+
+
+_PARTICULARS = re.compile(r"""'[^']*'|"[^"]*"|[-+]?\d[\d,.]*(e[-+]?\d+)?""")
+"""Names, texts and numbers."""
 
 
 def _hopeless(count: int, reason: str, *, usage: bool) -> PumiceError:
