@@ -33,7 +33,7 @@ from pumice.bulk.provenance import (
     sync_folder,
 )
 from pumice.bulk.record import Record
-from pumice.errors import UsageError
+from pumice.errors import BatchError, UsageError
 
 
 class Output:
@@ -157,11 +157,17 @@ class Output:
             sync_folder(self.path.parent)
         except OSError as error:
             raise unwritable(self.path, error) from None
-        if plan.provenance.replaces is not None or plan.provenance.retry:
-            stage_provenance(
-                self._provenance, dataclasses.replace(plan.provenance, replaces=None, retry=False)
-            )
-            commit_provenance(self._provenance)
+        self._settle(plan.provenance)
+
+    def _settle(self, provenance: Provenance) -> None:
+        """Note that nothing is unfinished any more; a note that cannot be written changes nothing, since the output is
+        another than the one that was to be replaced."""
+        if provenance.replaces is not None or provenance.retry:
+            with contextlib.suppress(BatchError):
+                stage_provenance(
+                    self._provenance, dataclasses.replace(provenance, replaces=None, retry=False)
+                )
+                commit_provenance(self._provenance)
 
 
 def _holds_something(path: Path) -> bool:
