@@ -58,14 +58,15 @@ FORMATS = {
 
 
 def format_of(path: Path) -> Format:
-    """By the suffix.
+    """By the suffix, in small letters or capitals.
 
     Raises:
         UsageError: there is none of that name, or it needs what is not installed.
     """
-    if path.suffix not in FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise UsageError(f"the output is {str(path)!r}; expected a name that ends with {_listed()}")
-    form = FORMATS[path.suffix]
+    form = FORMATS[suffix]
     form.require()
     return form
 

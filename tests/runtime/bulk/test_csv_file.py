@@ -135,6 +135,14 @@ def test_write_records(suffix: str, tmp_path: Path) -> None:
         write_records(RECORDS, tmp_path / "a.txt")
 
 
+def test_capitals_name_the_same_kinds(run: Runner, tmp_path: Path) -> None:
+    inputs = write_lines(tmp_path / "in.jsonl", [{"id": "a"}])
+    run(inputs, tmp_path / "o.csv")
+    run(inputs, tmp_path / "O.CSV")
+    (one,), (other,) = (list(read_csv(tmp_path / name)) for name in ("o.csv", "O.CSV"))
+    assert one.text == other.text
+
+
 def test_write_records_that_fail_leave_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_records(RECORDS, path)
