@@ -173,7 +173,7 @@ def test_a_second_process_is_refused_before_it_loads_a_model(
     held, release = context.Event(), context.Event()
     process = context.Process(target=hold, args=(partial(output), held, release))
     process.start()
-    held.wait()
+    assert held.wait(300)
     before = contents(output.parent)
     engine: Callable[[], FakeEngine] = lambda: pytest.fail("a model was loaded")  # noqa: E731
     run.engine = engine
