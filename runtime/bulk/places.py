@@ -22,10 +22,8 @@ def check_apart(inputs: Path, places: Sequence[Path]) -> None:
     """
     for number, place in enumerate(places):
         if _spelling(place) in (_spelling(inputs), _folded(inputs.resolve())) or _same(place, inputs):
-            what = "the output" if number == 0 else "a file that the run writes beside its output,"
-            raise UsageError(
-                f"{what} {str(place)!r} is the input {str(inputs)!r}: choose another output, or move the input"
-            )
+            what = f"the output {str(place)!r}" if number == 0 else f"{str(place)!r}, which the run writes,"
+            raise UsageError(f"{what} is the input {str(inputs)!r}: choose another output, or move the input")
 
 
 def is_there(path: Path) -> bool:
