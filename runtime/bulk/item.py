@@ -45,9 +45,13 @@ class BatchItem:
     images: tuple[Any, ...]
     raw: bool
     options: Mapping[str, Any]
+    where: str | None = None
+    """Where its errors say that it stands."""
 
 
-def make_item(index: int, record_id: str, fields: Mapping[str, Any], defaults: Defaults) -> BatchItem:
+def make_item(
+    index: int, record_id: str, fields: Mapping[str, Any], defaults: Defaults, where: str | None = None
+) -> BatchItem:
     """Read a record's fields; those that are None count as left out.
 
     Raises:
@@ -68,6 +72,7 @@ def make_item(index: int, record_id: str, fields: Mapping[str, Any], defaults: D
         images=_images(fields, defaults.folder),
         raw=raw,
         options=_options(fields, defaults, record_id),
+        where=where,
     )
 
 
@@ -129,9 +134,14 @@ def _images(fields: Mapping[str, Any], folder: Path | None) -> tuple[Any, ...]:
 
 def _image(image: Any, folder: Path | None) -> Any:
     """A path is made to begin at `folder`; all else is as it was."""
-    if folder is None or not isinstance(image, str) or _ADDRESS.match(image):
+    if folder is None or not isinstance(image, str) or is_address(image):
         return image
     return str(folder / image)
+
+
+def is_address(image: str) -> bool:
+    """Whether text is no path, but a `data:` URI or an address."""
+    return _ADDRESS.match(image) is not None
 
 
 def _options(fields: Mapping[str, Any], defaults: Defaults, record_id: str) -> dict[str, Any]:
