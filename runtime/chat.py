@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack
 
 from pumice.decoder.kv_cache import KVCache
-from pumice.errors import UsageError
+from pumice.errors import PromptError, UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.images.files import ImageInput, image_list
-from pumice.images.prepared import ImageFeatures, PromptImage
+from pumice.images.prepared import PromptImage
 from pumice.pipeline import Pipeline
 from pumice.result import Generation
 from pumice.scheduler.request import Request
 from pumice.stream import TextStream
 
-Images: TypeAlias = "Sequence[ImageInput | ImageFeatures] | ImageInput | ImageFeatures | None"
+Images: TypeAlias = "Sequence[ImageInput | PromptImage] | ImageInput | PromptImage | None"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,7 @@ class Chat:
     def __init__(self, pipeline: Pipeline, *, system: str | None, options: Mapping[str, Any]) -> None:
         pipeline.options(options)  # wrong ones are told now
         self.pipeline, self._options = pipeline, dict(options)
-        self._system = (
-            [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
-        )
+        self._system = _system_messages(system)
         self._stream: TextStream | None = None
         self.reset()
 
@@ -70,6 +68,70 @@ class Chat:
     def messages(self) -> Sequence[Mapping[str, Any]]:
         """The conversation so far, in the Hugging Face form."""
         return (*self._system, *(message for turn in self._turns for message in turn.messages))
+
+    @property
+    def images(self) -> tuple[PromptImage, ...]:
+        """The conversation's images as they were prepared, in the order of their places in `messages`."""
+        return tuple(image for turn in self._turns for image in turn.images)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of every turn, by name.
+
+        Set to others, they hold from the next turn on; UsageError where they cannot, and then nothing is changed.
+        """
+        return dict(self._options)
+
+    @options.setter
+    def options(self, options: Mapping[str, Any]) -> None:
+        self.pipeline.options(options)
+        self._options = dict(options)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt.
+
+        Set to another, it holds from the beginning of the conversation: the turns stay, and are read again with the
+        next question. PromptError where the chat template cannot have it, and then nothing is changed.
+        """
+        text: str | None = self._system[0]["content"][0]["text"] if self._system else None
+        return text
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self._cancel()
+        messages = _system_messages(text)
+        spoken = [message for turn in self._turns for message in turn.messages]
+        self.pipeline.builder.prepare(
+            [*messages, *spoken[:-1]] if spoken else [*messages, _question("", 0)], self.images
+        )
+        self._system = messages
+
+    def restore(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput | PromptImage]
+    ) -> None:
+        """Another conversation in place of this one: `messages` as the property gives them, with all their images.
+
+        The system prompt is theirs, or none. On a failure nothing is changed.
+
+        Raises:
+            PromptError: messages that are no questions with their answers, or that the chat template cannot have.
+            ContextLengthError: more than the model's context.
+            ImageError: an image cannot be read.
+        """
+        self._cancel()
+        system, spoken = _apart(messages)
+        prepared = tuple(self.pipeline.builder.images(images))
+        turns, used = [], 0
+        for question, answer in zip(spoken[::2], spoken[1::2], strict=True):
+            count = _images_of(question)
+            own = prepared[used : used + count]
+            turns.append(_Turn(text=_text(question), images=own, answer=_text(answer)))
+            used += count
+        if turns or system is not None:
+            before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
+            self.pipeline.builder.prepare([*_system_messages(system), *before], prepared)
+        self._system, self._turns = _system_messages(system), tuple(turns)
 
     def send(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> Generation:
         """Say something, with images or without; returns the answer. Raises as `Model.generate`."""
@@ -160,6 +222,68 @@ class Chat:
 
 def _question(text: str, images: int) -> dict[str, Any]:
     return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+
+
+def _system_messages(text: str | None) -> list[dict[str, Any]]:
+    return [] if text is None else [{"role": "system", "content": [{"type": "text", "text": text}]}]
+
+
+def _apart(messages: Sequence[Mapping[str, Any]]) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
+    """The system prompt, and the questions with their answers.
+
+    Raises:
+        PromptError: something else.
+    """
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or message.keys() != {"role", "content"}:
+            raise PromptError(f"message {index} of the conversation is no dict of role and content alone")
+    begins = 1 if messages and messages[0]["role"] == "system" else 0
+    spoken = messages[begins:]
+    for index, message in enumerate(spoken):
+        expected = ("user", "assistant")[index % 2]
+        _text(message)
+        if message["role"] != expected:
+            raise PromptError(
+                f"message {index + begins} of the conversation has the role {message['role']!r:.40}, expected "
+                f"{expected!r}: a chat has questions, each with its answer, behind a system prompt or none"
+            )
+        if index % 2 and _images_of(message):
+            raise PromptError(f"message {index + begins} of the conversation is an answer with an image")
+    if len(spoken) % 2:
+        raise PromptError(
+            "the conversation ends with a question that has no answer: leave it out, and ask it anew"
+        )
+    return (_text(messages[0]) if begins else None), spoken
+
+
+def _images_of(message: Mapping[str, Any]) -> int:
+    content = message["content"]
+    return 0 if isinstance(content, str) else len(content) - 1
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """A message's text, which stands behind its images.
+
+    Raises:
+        PromptError: another form.
+    """
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    parts = [*content] if isinstance(content, (list, tuple)) else []
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
+    if (
+        kinds
+        and kinds[-1] == "text"
+        and set(kinds[:-1]) <= {"image"}
+        and isinstance(parts[-1].get("text"), str)
+    ):
+        text: str = parts[-1]["text"]
+        return text
+    raise PromptError(
+        f"a message of the conversation from {message['role']!r} has another form than a chat's: expected text, or a "
+        "list of its images and then one text"
+    )
 
 
 def _whole(stream: TextStream) -> Generation:

@@ -33,6 +33,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the prompt as it stands: no chat template, special tokens are special",
     )
+    parser.add_argument(
+        "--no-history", action="store_true", help="keep nothing of what is typed in a chat for later ones"
+    )
     add_generation_arguments(parser)
 
 
@@ -48,7 +51,7 @@ def run_run(args: argparse.Namespace) -> int:
     if prompt is None:
         from pumice.cli.chat import run_chat
 
-        return run_chat(model.chat(**options), args.image)
+        return run_chat(model.chat(**options), args.image, history=not args.no_history)
     stream = model.stream(prompt, args.image, raw=args.raw, **options)
     if args.json:
         collections.deque(stream, maxlen=0)
