@@ -126,18 +126,17 @@ def check_array(array: np.ndarray) -> np.ndarray:
 
 def _loaded(image: Image.Image) -> Image.Image:
     """A PIL image, which may be opened and not read yet."""
-    _check_size(*image.size, MAX_PIXELS)
+    undecoded = bool(getattr(image, "tile", None))
+    _check_size(*image.size, _most_pixels(image, MAX_PHOTO_BYTES) if undecoded else MAX_PHOTO_PIXELS)
     try:
         image.load()
-    except (
-        ValueError,
-        AssertionError,
-    ):  # what Pillow raises of a closed image, or of one whose file is closed
+    except Exception as error:  # a decoder may raise anything on damaged data
+        closed = isinstance(error, ValueError) or getattr(image, "fp", image) is None
         raise ImageError(
             "an image was given as a PIL image that is closed: give it before, or load() it while its file is open"
+            if closed
+            else "an image was given as a PIL image whose file is cut off or damaged"
         ) from None
-    except Exception:  # a decoder may raise anything on damaged data
-        raise ImageError("an image was given as a PIL image whose file is cut off or damaged") from None
     return image
 
 

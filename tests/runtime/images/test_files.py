@@ -45,7 +45,7 @@ def test_damaged_files_are_refused(source: bytes) -> None:
     [
         (encoded("BMP"), "a BMP"),
         (encoded("TIFF"), "a TIFF"),
-        (encoded("ICO"), "an icon"),
+        (encoded("ICO", (32, 32)), "an icon"),
         (encoded("JPEG2000"), "a JPEG 2000"),
         (encoded("PPM"), "a PNM"),
         (encoded("QOI"), "a QOI"),
