@@ -42,7 +42,7 @@ MAX_PHOTO_BYTES = 64 * 2**20
 MAX_PHOTO_PIXELS = 120_000_000
 """Of a photo, which is a baseline JPEG: phones make them of 108 million pixels."""
 PIXELS_PER_BYTE = 16
-"""More than that of a byte, no camera makes; a file that promises them is a bomb, or an empty page."""
+"""A file that promises more is no camera's, but a bomb, or an empty page."""
 BYTES_PER_PIXEL = 4
 """What a decoded image takes, in every mode at most."""
 
