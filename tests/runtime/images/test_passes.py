@@ -11,9 +11,10 @@ from PIL import Image
 
 from pumice.errors import BundleError
 from pumice.images import passes
+from pumice.images.layout import cut
 from pumice.images.passes import columns_first, resized_rgb, turned_size
 from pumice.images.preprocess import preprocess
-from pumice.manifest import ImageProcessing
+from pumice.manifest import Fixed, ImageProcessing
 from tests.runtime.images.test_arrays import processing
 from tests.runtime.images.test_preprocess import MODES, clip, noise
 
@@ -111,3 +112,14 @@ def test_a_size_that_no_memory_holds_is_refused(steps: dict[str, tuple[int, int]
     for image in (Image.new("RGB", (8, 8)), np.zeros((8, 8, 3), np.uint8)):
         with pytest.raises(BundleError, match="makes images of 100,000 × 100,000: at most 50,000,000"):
             next(preprocess([image], spec))
+
+
+def test_a_manifest_of_two_sizes_is_refused_before_an_image_is_opened() -> None:
+    layout = Fixed(size=(56, 56), tokens=4)
+    for spec in (clip(56, (100_000, 100_000)), clip(56, (56, 57))):
+        with pytest.raises(
+            BundleError, match=r"manifest.image turns an image into .* but image.size says 56 × 56"
+        ):
+            cut(layout, "missing.png", spec)
+    with pytest.raises(BundleError, match="makes images of 100,000 × 100,000"):
+        cut(Fixed(size=(100_000, 100_000), tokens=4), Image.new("RGB", (8, 8)), clip(56, (100_000, 100_000)))
