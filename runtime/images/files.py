@@ -187,7 +187,11 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, Turn]:
 def _most_pixels(image: Image.Image, size: int) -> int:
     """Pixels that a file of `size` bytes may decode to: more for a photo, if there is memory for them."""
     pixels = image.width * image.height
-    photo = image.format == "JPEG" and "progressive" not in image.info and pixels <= size * PIXELS_PER_BYTE
+    photo = (
+        image.format in ("JPEG", "MPO")
+        and "progressive" not in image.info
+        and pixels <= size * PIXELS_PER_BYTE
+    )
     if pixels <= MAX_PIXELS or not photo:
         return MAX_PIXELS
     left = available_memory()
