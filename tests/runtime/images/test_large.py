@@ -112,12 +112,17 @@ def test_only_what_a_camera_makes_may_have_more_pixels(monkeypatch: pytest.Monke
     decoded: list[bool] = []
     monkeypatch.setattr(files.JpegImageFile, "load", lambda image: decoded.append(True))
     open_image(jpeg(width, height, enough))
-    assert decoded == [True]
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        Image.open(io.BytesIO(jpeg(width, height, 0))) as opened,
+    ):
+        open_image(opened)  # what the caller has opened without a word of its length
+    assert decoded == [True, True]
     too_large = f"12000 × 9000 is too large: at most {MAX_PIXELS:,} pixels"
     assert too_large in refusal(jpeg(width, height, enough - 10))
     assert too_large in refusal(jpeg(width, height, enough, progressive=True))
     assert f"at most {MAX_PHOTO_PIXELS:,} pixels" in refusal(jpeg(12_000, 10_001, enough * 2))
-    assert decoded == [True]
+    assert decoded == [True, True]
 
 
 def test_a_photo_that_memory_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
