@@ -21,18 +21,21 @@ from pumice.generation.options import GenerationArguments
 from pumice.images.files import ImageInput, image_list
 from pumice.images.prepared import PromptImage
 from pumice.pipeline import Pipeline
+from pumice.prompt.message_images import gathered
 from pumice.result import Generation
 from pumice.scheduler.request import Request
 from pumice.stream import TextStream
 
+Content: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+"""What is said: text, or parts of a message, of which some may be images."""
 Images: TypeAlias = "Sequence[ImageInput | PromptImage] | ImageInput | PromptImage | None"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """A question with its images, and the answer to it."""
+    """A question with its images, and the answer to it; in `content` there is a bare place for each image."""
 
-    text: str
+    content: Content
     images: tuple[PromptImage, ...]
     answer: str
 
@@ -40,7 +43,7 @@ class _Turn:
     def messages(self) -> list[dict[str, Any]]:
         """The turn in the Hugging Face form."""
         return [
-            _question(self.text, len(self.images)),
+            _question(self.content, len(self.images)),
             {"role": "assistant", "content": [{"type": "text", "text": self.answer}]},
         ]
 
@@ -126,18 +129,25 @@ class Chat:
         for question, answer in zip(spoken[::2], spoken[1::2], strict=True):
             count = _images_of(question)
             own = prepared[used : used + count]
-            turns.append(_Turn(text=_text(question), images=own, answer=_text(answer)))
+            turns.append(_Turn(content=_text(question), images=own, answer=_text(answer)))
             used += count
         if turns or system is not None:
             before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
             self.pipeline.builder.prepare([*_system_messages(system), *before], prepared)
         self._system, self._turns = _system_messages(system), tuple(turns)
 
-    def send(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> Generation:
-        """Say something, with images or without; returns the answer. Raises as `Model.generate`."""
+    def send(
+        self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+    ) -> Generation:
+        """Say something, with images or without; returns the answer. Raises as `Model.generate`.
+
+        `text` may also be the parts of a message, images among them; `images` take the bare places.
+        """
         return _whole(self.stream(text, images, **options))
 
-    def stream(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> TextStream:
+    def stream(
+        self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+    ) -> TextStream:
         """Say something; returns the answer's stream.
 
         The turn is part of the conversation once the stream has ended, or was cancelled: then with the words given so
@@ -154,10 +164,10 @@ class Chat:
         """Answer the last question again; returns the answer's stream. Raises as `rewind`."""
         self._cancel()
         turn = self._turns[self._checked(-1)]
-        return self._ask(self._turns[:-1], turn.text, turn.images, options)
+        return self._ask(self._turns[:-1], turn.content, turn.images, options)
 
     def edit(
-        self, turn: int, text: str, images: Images = None, **options: Unpack[GenerationArguments]
+        self, turn: int, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
     ) -> Generation:
         """Say something else in a turn, 0 the first and -1 the last; it and those after it are forgotten.
 
@@ -189,14 +199,15 @@ class Chat:
             self._stream.cancel()
 
     def _ask(
-        self, before: Sequence[_Turn], text: str, images: Sequence[Any], options: Mapping[str, Any]
+        self, before: Sequence[_Turn], text: Content, images: Sequence[Any], options: Mapping[str, Any]
     ) -> TextStream:
         """The stream of an answer to a question that follows some turns."""
         started, pipeline = time.perf_counter(), self.pipeline
+        (question,), images = gathered([_question(text, len(images))], images)
         earlier = [image for turn in before for image in turn.images]
         messages = [*self._system, *(message for turn in before for message in turn.messages)]
         request = pipeline.request(
-            [*messages, _question(text, len(images))],
+            [*messages, question],
             [*earlier, *images],
             pipeline.options({**self._options, **options}),
             started=started,
@@ -205,7 +216,7 @@ class Chat:
 
         def remember(_: Request, answer: Generation) -> None:
             if answer.token_ids:
-                turn = _Turn(text=text, images=prepared, answer=answer.text.strip())
+                turn = _Turn(content=question["content"], images=prepared, answer=answer.text.strip())
                 self._turns = (*before, turn)
 
         scheduler = pipeline.scheduler(self._roomy_cache(request))
@@ -220,7 +231,9 @@ class Chat:
         return self._cache
 
 
-def _question(text: str, images: int) -> dict[str, Any]:
+def _question(text: Content, images: int) -> dict[str, Any]:
+    if not isinstance(text, str):
+        return {"role": "user", "content": text}
     return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
 
 

@@ -100,8 +100,8 @@ class Model:
         Args:
             prompt: a question; messages `[{"role", "content"}]`; or a list of questions or of message lists.
             images: the images, in the order of their places in the prompt; for several prompts, a list for each.
-                An image is a path, encoded bytes, a `data:` URI, a PIL image, a uint8 array [H, W, 3], or what
-                `encode_image` gave.
+                An image is a path, encoded bytes, a `data:` URI, a PIL image, an array, or what `encode_image` gave
+                (docs/images.md). Messages may hold images themselves.
             raw: take the prompt as it stands, special tokens and `<image>` places included.
             **options: transformers' names and meanings, with the checkpoint's defaults (docs/generation.md):
                 `max_new_tokens`, `do_sample`, `temperature`, `num_beams`, `stop_strings`, `json_schema`, `seed`, ….

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pumice.bulk.entry import Digest, Entry
-from pumice.bulk.item import is_address
 from pumice.bulk.passed_over import PassedOver
 from pumice.errors import BatchError, ImageError, PumiceError
+from pumice.images.addresses import names_file
 from pumice.images.suffixes import SUFFIXES
 
 _LONGEST_SUFFIX = 12
@@ -114,7 +114,7 @@ def _entry(index: int, found: _Found, digest: Digest) -> Entry:
     digest.update(f"{found.name}\0{as_read}\0".encode("utf-8", "backslashreplace"))
     # A name that is no UTF-8 cannot be written as JSON: its bytes are shown.
     shown = found.name.encode("utf-8", "backslashreplace").decode()
-    image = f"./{found.name}" if is_address(found.name) else found.name
+    image = f"./{found.name}" if not names_file(found.name) else found.name
     return Entry(index=index, id=shown, where=repr(found.name), fields=found.error or {"image": image})
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pumice.bulk.entry import Entry, Inputs
-from pumice.bulk.item import Defaults, is_address, make_item
+from pumice.bulk.item import Defaults, make_item
 from pumice.bulk.record import Record
 from pumice.errors import BatchError, ImageError, PumiceError, UsageError
+from pumice.images.addresses import names_file
 
 TRIES = 1000
 """Records that may fail before they are written all the same."""
@@ -57,7 +58,7 @@ def _fault(entry: Entry, defaults: Defaults, inputs: Inputs) -> PumiceError | No
 
 def _missing(image: object) -> bool:
     """Whether an image is a path at which nothing is."""
-    if not isinstance(image, str) or is_address(image):
+    if not isinstance(image, str) or not names_file(image):
         return False
     try:
         Path(image).stat()

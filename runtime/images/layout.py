@@ -27,17 +27,23 @@ def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[
         ImageError: the image cannot be read, or is too large or too thin.
         BundleError: the steps of `spec` do not make the size that the layout has.
     """
+    if isinstance(layout, Fixed) and (known := spec.crop_to or spec.resize_to):
+        _check_fixed(layout, known)  # before an image is made of a size that no memory holds
     (pixels_CHW,) = preprocess([image], spec)
     match layout:
-        case Fixed(size=size):
-            if pixels_CHW.shape[1:] != size:
-                raise BundleError(
-                    f"manifest.image turns an image into {pixels_CHW.shape[1]} × {pixels_CHW.shape[2]}, "
-                    f"but image.size says {size[0]} × {size[1]}"
-                )
+        case Fixed():
+            _check_fixed(layout, pixels_CHW.shape[1:])
             return (pixels_CHW,)
         case Rows():
             return (pixels_CHW,)
+
+
+def _check_fixed(layout: Fixed, made: tuple[int, ...]) -> None:
+    if made != layout.size:
+        raise BundleError(
+            f"manifest.image turns an image into {made[0]} × {made[1]}, "
+            f"but image.size says {layout.size[0]} × {layout.size[1]}"
+        )
 
 
 def join(layout: ImageLayout, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

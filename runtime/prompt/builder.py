@@ -31,6 +31,7 @@ from pumice.images.prepared import (
 )
 from pumice.images.preprocess import Pixels, Size, padded_together
 from pumice.manifest import Manifest
+from pumice.prompt.message_images import gathered
 from pumice.prompt.messages import as_messages
 from pumice.prompt.placeholders import count_placeholders, insert_images
 from pumice.prompt.sealed import Span
@@ -109,7 +110,8 @@ class PromptBuilder:
     ) -> Prepared:
         """Token ids and images of a prompt; what can be checked without the images is checked before one is opened.
 
-        Images may have been prepared, or encoded, with an earlier prompt.
+        Images stand inside the messages, or beside them (`message_images.py`); they may have been prepared, or encoded,
+        with an earlier prompt.
 
         Raises:
             PromptError: no chat template, messages of another form, placeholders and images that differ in number, …
@@ -117,6 +119,8 @@ class PromptBuilder:
             ImageError: an image cannot be read.
             UsageError: features or prepared images of another model, or altered ones.
         """
+        if not raw:
+            prompt, images = gathered(prompt, images)
         size = common_size(self._manifest.layout)
         if size is not None:
             sizes = [size] * len(images)

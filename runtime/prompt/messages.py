@@ -1,7 +1,8 @@
 """Conversations in the Hugging Face form, checked.
 
 Enters: a question, or a list of `{"role", "content"}` whose content is text or a list of
-`{"type": "image"}` and `{"type": "text", "text": …}`. Leaves: `Message` objects.
+`{"type": "image"}` and `{"type": "text", "text": …}`; images inside them were taken out already (`message_images.py`).
+Leaves: `Message` objects.
 """
 
 from __future__ import annotations
@@ -81,10 +82,14 @@ def _part(part: Any, where: str) -> str | None:
         return None
     if kind == "text" and isinstance(part.get("text"), str):
         text: str = part["text"]
+        if unknown := [
+            key for key, value in part.items() if value is not None and key not in ("type", "text")
+        ]:
+            raise PromptError(f"{where} has a text part with the unknown key {unknown[0]!r}; expected text")
         return text
     raise PromptError(
-        f"{where} has a part that is neither {{'type': 'image'}} nor {{'type': 'text', 'text': '…'}}; "
-        "images themselves go into images=[…]"
+        f"{where} has a part that is neither {{'type': 'text', 'text': '…'}} nor an image: {{'type': 'image'}} for "
+        "one of images=[…], or with the image itself as image, url, path or base64, or OpenAI's 'image_url'"
     )
 
 

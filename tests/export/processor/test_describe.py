@@ -189,6 +189,8 @@ def test_no_crop_needs_a_full_resize(folder):
         ({"size": {"shortest_edge": 10**20}}, "at most"),
         ({"size": {"shortest_edge": 56.5}}, "no sense"),
         ({"crop_size": {"height": 56.5, "width": 56}}, "the vision tower takes (56, 56)"),
+        ({"crop_size": {"height": 56, "width": 100_000}}, "crops to 100,000 pixels: at most 16,384"),
+        ({"size": {"height": 100_000, "width": 56}}, "resizes to 100,000 pixels: at most 16,384"),
         ({"use_square_size": True}, "use_square_size"),
         ({"mystery": 3}, "mystery"),
         ({"auto_map": {"AutoImageProcessor": "evil.Evil"}}, "never runs a checkpoint's code"),
