@@ -132,9 +132,11 @@ class Chat:
         """The stream of an answer to a question that follows some turns."""
         started, pipeline = time.perf_counter(), self.pipeline
         earlier = [image for turn in before for image in turn.images]
-        messages = [*self._system, *(message for turn in before for message in turn.messages)]
+        messages: list[Any] = [*self._system]
+        for turn in before:
+            messages += [pipeline.builder.question(turn.text, len(turn.images)), turn.messages[1]]
         request = pipeline.request(
-            [*messages, _question(text, len(images))],
+            [*messages, pipeline.builder.question(text, len(images))],
             [*earlier, *images],
             pipeline.options({**self._options, **options}),
             started=started,

@@ -29,6 +29,10 @@ MAX_TEMPLATE = 1_000_000
 """Characters of a template; the longest published ones have about 20,000."""
 
 
+class TemplateRefusalError(PromptError):
+    """The template refuses the messages, or cannot be rendered: it would do so again."""
+
+
 class ChatTemplate:
     """A chat template and the process that renders it; safe to use from several threads.
 
@@ -76,7 +80,7 @@ class ChatTemplate:
                 "the chat template takes too much memory or time; pass a prompt of your own with raw=True"
             )
         if "error" in answer:
-            raise PromptError(answer["error"])
+            raise TemplateRefusalError(answer["error"])
         return answer["text"]
 
     def _ready_worker(self) -> _Worker:
