@@ -201,4 +201,5 @@ def test_a_token_in_a_question_is_the_image_s_place(model: Model) -> None:
         ("And now?", "And now?", []),
     ):
         said, expected = chat.send(asked, images), plain.send(otherwise, images)
-        assert (said.token_ids, said.usage) == (expected.token_ids, expected.usage)
+        assert said.token_ids == expected.token_ids
+        assert said.usage.prompt_tokens == expected.usage.prompt_tokens
