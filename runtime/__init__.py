@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pumice.loading import load
     from pumice.model import Model
     from pumice.prompt.builder import Prepared
+    from pumice.prompt.template import ChatTemplate
     from pumice.prompt.texts import TextTokenizer
     from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
     from pumice.stream import TextStream
@@ -42,6 +43,7 @@ __all__ = [
     "BatchError",
     "BundleError",
     "Chat",
+    "ChatTemplate",
     "CheckpointError",
     "ContextLengthError",
     "DeadlineError",
@@ -76,6 +78,7 @@ __all__ = [
 _MODULES = {
     "AsyncEngineStream": "engine",
     "Chat": "chat",
+    "ChatTemplate": "prompt.template",
     "Engine": "engine",
     "EngineCounters": "engine",
     "EngineStream": "engine",

@@ -203,11 +203,15 @@ class Chat:
     ) -> TextStream:
         """The stream of an answer to a question that follows some turns."""
         started, pipeline = time.perf_counter(), self.pipeline
-        (question,), images = gathered([_question(text, len(images))], images)
+        if not isinstance(text, str):
+            (taken,), images = gathered([_question(text, len(images))], images)
+            text = taken["content"]
         earlier = [image for turn in before for image in turn.images]
-        messages = [*self._system, *(message for turn in before for message in turn.messages)]
+        messages: list[Any] = [*self._system]
+        for turn in before:
+            messages += [self._asked(turn.content, len(turn.images)), turn.messages[1]]
         request = pipeline.request(
-            [*messages, question],
+            [*messages, self._asked(text, len(images))],
             [*earlier, *images],
             pipeline.options({**self._options, **options}),
             started=started,
@@ -216,12 +220,18 @@ class Chat:
 
         def remember(_: Request, answer: Generation) -> None:
             if answer.token_ids:
-                turn = _Turn(content=question["content"], images=prepared, answer=answer.text.strip())
+                turn = _Turn(content=text, images=prepared, answer=answer.text.strip())
                 self._turns = (*before, turn)
 
         scheduler = pipeline.scheduler(self._roomy_cache(request))
         self._stream = TextStream(scheduler, request, on_end=remember)
         return self._stream
+
+    def _asked(self, content: Content, images: int) -> Any:
+        """A question as the prompt takes it: an image's token that is written in plain text is its place."""
+        if isinstance(content, str):
+            return self.pipeline.builder.question(content, images)
+        return _question(content, images)
 
     def _roomy_cache(self, request: Request) -> KVCache:
         """The conversation's cache with room for a request; with more slots than it had, it begins anew."""

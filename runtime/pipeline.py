@@ -69,7 +69,13 @@ class Pipeline:
             PromptError, ContextLengthError, ImageError: as `Model.generate`.
         """
         began = time.perf_counter()
-        prepared = self.builder.prepare(prompt, images, raw=raw)
+        prepared = self.builder.prepare(
+            prompt,
+            images,
+            raw=raw,
+            add_generation_prompt=options.add_generation_prompt,
+            continue_final_message=options.continue_final_message,
+        )
         ids = prepared.input_ids[0].tolist()
         limit = self._room(len(ids), options.max_new_tokens, context)
         features = PromptFeatures(prepared.images, self.encoder)

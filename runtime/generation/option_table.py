@@ -216,6 +216,14 @@ OPTIONS: tuple[Option, ...] = (
         default_shown="automatic",
         help="tokens drafted from prompt and answer, and verified together; 0: none",
     ),
+    Option(
+        name="continue_final_message", kind="flag", default=False,
+        help="the answer goes on with the last of the messages instead of answering it",
+    ),
+    Option(
+        name="add_generation_prompt", kind="flag", default_shown="unless the last message goes on",
+        help="the prompt ends with the beginning of an answer, as the chat template has it",
+    ),
 )  # fmt: skip
 """In the order in which scores are changed, which is transformers': its processors, then what is for sampling."""
 

@@ -59,6 +59,8 @@ class GenerationArguments(TypedDict, total=False):
     regex: str | None
     prompt_lookup_num_tokens: int | None
     """None drafts where it pays and keeps the answer: float32."""
+    continue_final_message: bool | None
+    add_generation_prompt: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class GenerationOptions:
     json_schema: str | None
     regex: str | None
     prompt_lookup_num_tokens: int | None
+    continue_final_message: bool
+    add_generation_prompt: bool | None
 
 
 NAMES = tuple(option.name for option in OPTIONS)
@@ -163,7 +167,7 @@ def _value(values: Arguments, option: Option) -> Any:
     read: dict[Kind, Callable[[], Any]] = {
         "whole number": lambda: values.whole(name, option.default, interval),
         "number": lambda: values.number(name, option.default, interval),
-        "flag": lambda: values.flag(name),
+        "flag": lambda: values.flag(name, option.default),
         "token ids": lambda: values.ids(name, option.default),
         "bad words": values.bad_words,
         "biases": lambda: values.biases(interval),
@@ -210,6 +214,11 @@ def _check_names(arguments: Mapping[str, Any]) -> None:
 def _check_together(options: GenerationOptions) -> None:
     """What contradicts each other."""
     beams, sequences = options.num_beams, options.num_return_sequences
+    if options.continue_final_message and options.add_generation_prompt:
+        raise UsageError(
+            "continue_final_message and add_generation_prompt contradict each other: either the last message goes on, "
+            "or an answer to it begins"
+        )
     if options.json_schema is not None and options.regex is not None:
         raise UsageError("got both json_schema and regex, expected one of them: leave one out")
     if beams > 1:

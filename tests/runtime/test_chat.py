@@ -191,3 +191,15 @@ def test_a_conversation_that_outgrows_memory_stays_as_it_was(
     answer = chat.send("What colour?", max_new_tokens=12)
     assert answer.usage.cached_tokens > 40
     assert answer.token_ids == whole(model, chat, [image()])
+
+
+def test_a_token_in_a_question_is_the_image_s_place(model: Model) -> None:
+    """In later turns too, of which the chat keeps the words as they were written."""
+    chat, plain = model.chat(max_new_tokens=3), model.chat(max_new_tokens=3)
+    for asked, otherwise, images in (
+        ("<image>\nWhat is it?", "What is it?", [image()]),
+        ("And now?", "And now?", []),
+    ):
+        said, expected = chat.send(asked, images), plain.send(otherwise, images)
+        assert said.token_ids == expected.token_ids
+        assert said.usage.prompt_tokens == expected.usage.prompt_tokens
