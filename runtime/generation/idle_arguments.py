@@ -158,7 +158,7 @@ def _as_dict(config: Any) -> Any:
 def _is_idle(name: str, value: Any) -> bool:
     argument = IDLE.get(name)
     if argument is None:
-        return False
+        return name == "max_length" and value is None  # with a value, it is told what to use
     if value is None or argument.values is None or any(_same(value, one) for one in argument.values):
         return True
     expected = ", ".join(map(repr, argument.values)) or "None"

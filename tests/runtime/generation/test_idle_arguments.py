@@ -40,6 +40,7 @@ TAKEN: list[tuple[str, Any]] = [
     ("low_memory", True),
     ("suppress_tokens", []),
     ("max_time", None),
+    ("max_length", None),
 ]
 REFUSED: list[tuple[str, Any, str]] = [
     ("use_cache", False, "KV cache"),
