@@ -10,8 +10,10 @@ rewound to where they part, usually the end, and only the rest is prefilled:
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack
 
@@ -24,7 +26,7 @@ from pumice.pipeline import Pipeline
 from pumice.prompt.message_images import gathered
 from pumice.result import Generation
 from pumice.scheduler.request import Request
-from pumice.stream import TextStream
+from pumice.stream import TextStream, asked_twice
 
 Content: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 """What is said: text, or parts of a message, of which some may be images."""
@@ -49,7 +51,10 @@ class _Turn:
 
 
 class Chat:
-    """A conversation with a model; made by `Model.chat`. Not for several threads at once.
+    """A conversation with a model; made by `Model.chat`.
+
+    It takes one question at a time: threads may take turns, but one that asks, rewinds or edits while another is being
+    answered gets a `UsageError`. `reset` may come from any thread, and `messages` may be read by any.
 
     A turn that fails (an unreadable image, a full context) leaves the conversation as it was.
     """
@@ -59,13 +64,20 @@ class Chat:
         self.pipeline, self._options = pipeline, dict(options)
         self._system = _system_messages(system)
         self._stream: TextStream | None = None
+        self._asking = threading.Lock()
+        self._remembering = threading.Lock()
+        self._conversation = 0  # counts those that were begun
         self.reset()
 
     def reset(self) -> None:
         """Forget all turns; an answer under way is cancelled."""
-        self._cancel()
-        self._turns: tuple[_Turn, ...] = ()
-        self._cache: KVCache = self.pipeline.decoder.new_cache(1)
+        if self._stream is not None:
+            self._stream.cancel()
+        cache = self.pipeline.decoder.new_cache(1)
+        with self._remembering:
+            self._conversation += 1
+            self._turns: tuple[_Turn, ...] = ()
+            self._cache: KVCache = cache
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
@@ -102,13 +114,13 @@ class Chat:
 
     @system.setter
     def system(self, text: str | None) -> None:
-        self._cancel()
-        messages = _system_messages(text)
-        spoken = [message for turn in self._turns for message in turn.messages]
-        self.pipeline.builder.prepare(
-            [*messages, *spoken[:-1]] if spoken else [*messages, _question("", 0)], self.images
-        )
-        self._system = messages
+        with self._alone():
+            messages = _system_messages(text)
+            spoken = [message for turn in self._turns for message in turn.messages]
+            self.pipeline.builder.prepare(
+                [*messages, *spoken[:-1]] if spoken else [*messages, _question("", 0)], self.images
+            )
+            self._system = messages
 
     def restore(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput | PromptImage]
@@ -122,28 +134,29 @@ class Chat:
             ContextLengthError: more than the model's context.
             ImageError: an image cannot be read.
         """
-        self._cancel()
-        system, spoken = _apart(messages)
-        prepared = tuple(self.pipeline.builder.images(images))
-        turns, used = [], 0
-        for question, answer in zip(spoken[::2], spoken[1::2], strict=True):
-            count = _images_of(question)
-            own = prepared[used : used + count]
-            turns.append(_Turn(content=_text(question), images=own, answer=_text(answer)))
-            used += count
-        if turns or system is not None:
-            before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
-            self.pipeline.builder.prepare([*_system_messages(system), *before], prepared)
-        self._system, self._turns = _system_messages(system), tuple(turns)
+        with self._alone():
+            system, spoken = _apart(messages)
+            prepared = tuple(self.pipeline.builder.images(images))
+            turns, used = [], 0
+            for question, answer in zip(spoken[::2], spoken[1::2], strict=True):
+                count = _images_of(question)
+                own = prepared[used : used + count]
+                turns.append(_Turn(content=_text(question), images=own, answer=_text(answer)))
+                used += count
+            if turns or system is not None:
+                before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
+                self.pipeline.builder.prepare([*_system_messages(system), *before], prepared)
+            self._system, self._turns = _system_messages(system), tuple(turns)
 
     def send(
         self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
     ) -> Generation:
-        """Say something, with images or without; returns the answer. Raises as `Model.generate`.
+        """Say something, with images or without; returns the answer. Raises as `Model.generate` and `stream`.
 
         `text` may also be the parts of a message, images among them; `images` take the bare places.
         """
-        return _whole(self.stream(text, images, **options))
+        with self._alone():
+            return _whole(self._ask(self._turns, text, image_list(images), options))
 
     def stream(
         self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
@@ -152,19 +165,22 @@ class Chat:
 
         The turn is part of the conversation once the stream has ended, or was cancelled: then with the words given so
         far, if any. An answer still under way is cancelled first.
+
+        Raises:
+            UsageError: another thread is being answered.
         """
-        self._cancel()
-        return self._ask(self._turns, text, image_list(images), options)
+        with self._alone():
+            return self._ask(self._turns, text, image_list(images), options)
 
     def regenerate(self, **options: Unpack[GenerationArguments]) -> Generation:
         """Answer the last question again; its earlier answer is forgotten. Raises as `rewind` and `send`."""
-        return _whole(self.stream_again(**options))
+        with self._alone():
+            return _whole(self._ask_again(options))
 
     def stream_again(self, **options: Unpack[GenerationArguments]) -> TextStream:
         """Answer the last question again; returns the answer's stream. Raises as `rewind`."""
-        self._cancel()
-        turn = self._turns[self._checked(-1)]
-        return self._ask(self._turns[:-1], turn.content, turn.images, options)
+        with self._alone():
+            return self._ask_again(options)
 
     def edit(
         self, turn: int, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
@@ -173,10 +189,11 @@ class Chat:
 
         `images` are the turn's images from now on; None keeps those that it had. Raises as `rewind` and `send`.
         """
-        self._cancel()
-        index = self._checked(turn)
-        prepared = self._turns[index].images if images is None else image_list(images)
-        return _whole(self._ask(self._turns[:index], text, prepared, options))
+        with self._alone():
+            turns = self._turns
+            index = _index(turn, turns)
+            prepared = turns[index].images if images is None else image_list(images)
+            return _whole(self._ask(turns[:index], text, prepared, options))
 
     def rewind(self, turn: int) -> None:
         """Forget a turn, 0 the first and -1 the last, and those after it.
@@ -184,25 +201,36 @@ class Chat:
         Raises:
             UsageError: there is no such turn.
         """
-        self._cancel()
-        self._turns = self._turns[: self._checked(turn)]
+        with self._alone(), self._remembering:
+            self._turns = self._turns[: _index(turn, self._turns)]
 
-    def _checked(self, turn: int) -> int:
-        """The turn's index from the first."""
-        turns = len(self._turns)
-        if not -turns <= turn < turns:
-            raise UsageError(f"there is no turn {turn}: the conversation has {turns}")
-        return turn % turns
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within, no other thread asks; an answer that nobody works on is cancelled.
 
-    def _cancel(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
+        Raises:
+            UsageError: another thread asks, or works on an answer.
+        """
+        if not self._asking.acquire(blocking=False):
+            raise asked_twice()
+        try:
+            if self._stream is not None:
+                self._stream.replace()
+            yield
+        finally:
+            self._asking.release()
+
+    def _ask_again(self, options: Mapping[str, Any]) -> TextStream:
+        """The stream of another answer to the last question."""
+        turns = self._turns
+        turn = turns[_index(-1, turns)]
+        return self._ask(turns[:-1], turn.content, turn.images, options)
 
     def _ask(
         self, before: Sequence[_Turn], text: Content, images: Sequence[Any], options: Mapping[str, Any]
     ) -> TextStream:
         """The stream of an answer to a question that follows some turns."""
-        started, pipeline = time.perf_counter(), self.pipeline
+        started, pipeline, conversation = time.perf_counter(), self.pipeline, self._conversation
         if not isinstance(text, str):
             (taken,), images = gathered([_question(text, len(images))], images)
             text = taken["content"]
@@ -219,9 +247,12 @@ class Chat:
         prepared = tuple(request.features.images[len(earlier) :])
 
         def remember(_: Request, answer: Generation) -> None:
-            if answer.token_ids:
-                turn = _Turn(content=text, images=prepared, answer=answer.text.strip())
-                self._turns = (*before, turn)
+            if not answer.token_ids:
+                return
+            turn = _Turn(content=text, images=prepared, answer=answer.text.strip())
+            with self._remembering:
+                if self._conversation == conversation:  # `reset` may have come meanwhile
+                    self._turns = (*before, turn)
 
         scheduler = pipeline.scheduler(self._roomy_cache(request))
         self._stream = TextStream(scheduler, request, on_end=remember)
@@ -239,6 +270,13 @@ class Chat:
             self._cache = self.pipeline.decoder.new_cache(request.capacity, request.strategy.rows)
         self._cache.reserve(request.capacity)
         return self._cache
+
+
+def _index(turn: int, turns: Sequence[_Turn]) -> int:
+    """A turn's index from the first."""
+    if not -len(turns) <= turn < len(turns):
+        raise UsageError(f"there is no turn {turn}: the conversation has {len(turns)}")
+    return turn % len(turns)
 
 
 def _question(text: Content, images: int) -> dict[str, Any]:

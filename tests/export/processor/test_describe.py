@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import AutoProcessor
+from transformers import AutoProcessor, GenerationConfig
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.processor import describe as companions
+from pumice.export.processor import generation
 from pumice.manifest import ImageProcessing
 from tests.factory import CHAT_TEMPLATE, make_checkpoint
 
@@ -372,11 +373,33 @@ def test_generation_defaults_outside_their_interval(folder, key, value, told):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("guidance_scale", 1.5), ("suppress_tokens", [3]), ("min_length", 2), ("num_return_sequences", 2)],
-)
+    [
+        ("guidance_scale", 1.5), ("suppress_tokens", [3]), ("min_length", 2), ("num_return_sequences", 2),
+        ("renormalize_logits", True), ("max_length", 4096), ("cache_implementation", "quantized"),
+        ("of_another_library", 3),
+    ],
+)  # fmt: skip
 def test_generation_defaults_that_pumice_does_not_have_are_left_out(folder, key, value, caplog):
     described(change(folder, "generation_config.json", **{key: value}))
     assert [f"default {key} is left out" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"renormalize_logits": False}, {"max_length": 20}, {"max_length": 99, "max_new_tokens": 9},
+        {"cache_implementation": "static"}, {"pad_token_id": 1, "use_cache": True}, {"of_another_library": None},
+    ],
+)  # fmt: skip
+def test_generation_defaults_that_change_nothing_are_no_news(folder, given, caplog):
+    described(change(folder, "generation_config.json", **given))
+    assert not caplog.records
+
+
+def test_every_field_of_transformers_is_honoured_harmless_or_warned_of():
+    known = {*generation._NAMES, *generation._NEUTRAL, *generation._HARMLESS}
+    assert {*vars(GenerationConfig()), *GenerationConfig().to_dict()} <= known
+    assert not {*generation._NEUTRAL} & {*generation._HARMLESS}
 
 
 @pytest.mark.parametrize("layout", ["released", "new"])
