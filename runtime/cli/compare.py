@@ -44,21 +44,24 @@ def run_compare(args: argparse.Namespace) -> int:
     questions = asked_questions(args)
     for recipe in recipes:
         load_recipe(recipe)
-    import msgspec
+    from pumice.export.verify.probes import own_probes
+    from pumice.export.verify.texts import read_texts
+
+    probes = own_probes(questions)
+    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+    import msgspec  # and torch with what follows, which takes seconds
 
     from pumice.export.weights.allocator import keep_freed_memory
 
     keep_freed_memory()
     from pumice.benchmark.speed import tokens_per_second
     from pumice.export.compare import compare_recipes
-    from pumice.export.verify.probes import own_probes
-    from pumice.export.verify.texts import read_texts
 
     found = compare_recipes(
         args.checkpoint,
         recipes,
-        texts=read_texts(args.texts, window=args.text_window, limit=args.text_limit),
-        probes=own_probes(questions),
+        texts=texts,
+        probes=probes,
         work=args.work,
         device=args.device,
         max_new_tokens=args.max_new_tokens,

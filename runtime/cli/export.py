@@ -141,21 +141,22 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
 def run_verify(args: argparse.Namespace) -> int:
     """Verify, and print the tables and the verdict; 1 if the bundle is not sound."""
     questions = asked_questions(args)
-    import msgspec
+    from pumice.export.verify.probes import own_probes
+    from pumice.export.verify.texts import read_texts
+
+    probes = own_probes(questions)
+    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+    import msgspec  # and torch with what follows, which takes seconds
 
     from pumice.export.progress import showing
     from pumice.export.verify.comparison import verify_bundle
     from pumice.export.verify.parity_table import text_table
-    from pumice.export.verify.probes import own_probes
-    from pumice.export.verify.texts import read_texts
-
-    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
 
     with showing(quiet=args.quiet or args.json) as progress:
         report = verify_bundle(
             args.bundle,
             args.checkpoint,
-            probes=own_probes(questions),
+            probes=probes,
             texts=texts,
             max_new_tokens=args.max_new_tokens,
             device=args.device,

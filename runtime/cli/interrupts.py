@@ -39,8 +39,9 @@ class Interrupts:
 
     def end(self) -> None:
         """Give SIGINT back; none of ours comes afterwards."""
-        with self._lock:
-            self._ended = True
+        self._ended = True
+        with self._lock:  # one that is being sent arrives here at the latest
+            pass
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = self._hook
 

@@ -185,10 +185,10 @@ TRACED = """
 import os, sys, time
 import torch
 from pumice.models import decoder
-def forward(self, *arguments, **named):
+def forward(self, x):
     os.write(int(os.environ["EVENTS"]), b".")
     time.sleep(600)
-decoder.Decoder.forward = forward
+decoder.MLP.forward = forward
 from pumice.cli import main
 sys.exit(main())
 """
