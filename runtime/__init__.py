@@ -6,9 +6,10 @@ print(model.generate("What is this?", images=["image.png"]).text)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from pumice.chat import Chat
     from pumice.engine import AsyncEngineStream, Engine, EngineCounters, EngineStream, Histogram
     from pumice.errors import (

@@ -67,7 +67,7 @@ class Model:
     @property
     def context_length(self) -> int:
         """Tokens that a prompt and its answer may have together."""
-        return self.manifest.decoder.context_length
+        return self.pipeline.context_length
 
     def options(self, **options: Unpack[GenerationArguments]) -> GenerationOptions:
         """All options as `generate` would have them, with the defaults of the checkpoint and of transformers.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pumice.cli import vocabulary
 from pumice.cli.flags import add_generation_arguments, generation_options
-from pumice.machine.devices import DEVICES
 
 if TYPE_CHECKING:
     from pumice.bulk.run import Summary
@@ -22,27 +23,15 @@ SOME_FAILED = 4
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice batch BUNDLE INPUTS -o OUTPUT`."""
-    parser.add_argument("bundle", help="folder that `pumice export` wrote")
+    vocabulary.add_bundle(parser)
     parser.add_argument("inputs", help="a JSONL file of records, a folder of images, or one image")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="a .jsonl, .csv or .parquet file; a line or row a record",
-    )
-    parser.add_argument("--prompt", help="the question of records that have none; needed for a folder")
-    parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="prompts as they stand: no chat template, special tokens are special",
-    )
-    parser.add_argument("--slots", type=int, default=8, metavar="N", help="answers at a time (%(default)s)")
-    parser.add_argument(
-        "--context", type=int, metavar="N", help="tokens that a prompt and its answer may have (the model's)"
-    )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (as many as CPUs)")
+    vocabulary.add_output(parser, "a .jsonl, .csv or .parquet file; a line or row a record", required=True)
+    vocabulary.add_prompt(parser, "the question of records that have none; needed for a folder")
+    vocabulary.add_raw(parser)
+    vocabulary.add_slots(parser, "answers at a time (%(default)s)", default=8)
+    vocabulary.add_context_length(parser)
+    vocabulary.add_device(parser)
+    vocabulary.add_threads(parser)
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -55,12 +44,14 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with 4 if any record has failed, where it would be 0"
     )
+    vocabulary.add_verbosity(parser)
     add_generation_arguments(parser)
 
 
 def run_batch(args: argparse.Namespace) -> int:
     """Run, or go on; and say what came of it."""
     from pumice.bulk.run import Run, run_files
+    from pumice.cli.checks import check_options
 
     run = Run(
         bundle=Path(args.bundle),
@@ -70,7 +61,7 @@ def run_batch(args: argparse.Namespace) -> int:
         raw=args.raw,
         options=generation_options(args),
         slots=args.slots,
-        context=args.context,
+        context=args.context_length,
         device=args.device,
         threads=args.threads,
         overwrite=args.overwrite,
@@ -78,7 +69,10 @@ def run_batch(args: argparse.Namespace) -> int:
         retry_errors=args.retry_errors,
     )
     try:
-        summary = run_files(run)
+        check_options(
+            run.bundle, run.options, context_length=run.context, device=run.device, threads=run.threads
+        )
+        summary = run_files(run, io.StringIO() if args.quiet else None)
     except KeyboardInterrupt:
         again = "the same command without --restart" if args.restart else "the same command"
         print(f"pumice: interrupted: {again} goes on where it stopped", file=sys.stderr)
