@@ -14,7 +14,7 @@ from pumice.machine.devices import DEVICES
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice export CHECKPOINT BUNDLE …`."""
     parser.add_argument("checkpoint", help="checkpoint folder in Hugging Face layout, or a hub id (org/name)")
-    parser.add_argument("bundle", type=Path, help="folder to write; it appears whole or not at all")
+    parser.add_argument("bundle", type=_folder, help="folder to write; it appears whole or not at all")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--recipe",
@@ -49,11 +49,18 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most tokens of a sequence (the checkpoint's context, up to 131,072)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already, if nobody put other files into it")
     parser.add_argument(
         "--verify", action="store_true", help="compare with transformers before moving into place"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _folder(text: str) -> Path:
+    """Not the empty text, which a path takes for the folder that it runs in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected the name of a folder to write, got {text!r}")
+    return Path(text)
 
 
 def run_export(args: argparse.Namespace) -> int:
