@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from pumice.errors import UsageError
+from pumice.errors import CheckpointError, UsageError
 from pumice.export.bundle.destination import check_destination, keep_apart, resolved
 from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
+from pumice.export.checkpoint.support import adapter_hint
 from pumice.export.config.llava import limit_context, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
@@ -133,7 +134,7 @@ def export_bundle(
         opened = open_checkpoint(checkpoint, progress=progress)
         keep_apart(destination, opened.path)
         config = as_stored(read_config(opened.config), opened)
-        check_names(config, opened.shapes())
+        _check_tensors(config, opened)
         config = limit_context(config, context_length)
         config, read = add_norm_offset(config, opened.read_canonical)
         config, read = pad_heads(config, read)
@@ -143,6 +144,13 @@ def export_bundle(
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
         plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form, inputs=inputs)
         return _export(plan, destination, overwrite, verify, progress)
+
+
+def _check_tensors(config: LlavaConfig, checkpoint: Checkpoint) -> None:
+    try:
+        check_names(config, checkpoint.shapes())
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{adapter_hint(checkpoint.path)}") from None
 
 
 def _recipe(recipe: str | Path | Recipe | None, precision: PrecisionName | None) -> Recipe:
