@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -39,7 +38,9 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def writing_bundle(destination: str | Path, *, overwrite: bool, needed_bytes: int | None = None) -> Iterator[Path]:
+def writing_bundle(
+    destination: str | Path, *, overwrite: bool, needed_bytes: int | None = None
+) -> Iterator[Path]:
     """A temporary folder for the length of a block; what the block wrote there becomes `destination`.
 
     Args:

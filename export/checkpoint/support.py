@@ -59,7 +59,9 @@ def refuse_other_kinds(path: Path, names: Collection[str], whole: bool) -> None:
     """
     adapters = _adapter_files(names)
     if adapters and not whole:
-        raise CheckpointError(f"{path} is an adapter ({adapters[0]}) without its base model's weights: {_MERGE}")
+        raise CheckpointError(
+            f"{path} is an adapter ({adapters[0]}) without its base model's weights: {_MERGE}"
+        )
     if _ADAPTER_CONFIG in names:
         raise CheckpointError(
             f"{path} has an adapter ({', '.join(adapters)}) beside whole weights, which transformers would put on top: "
@@ -90,9 +92,7 @@ def refuse_other_tensors(path: Path, names: Collection[str]) -> None:
     """Weights that their names tell to be an adapter's or quantised; raises CheckpointError."""
     for name in names:
         if _ADAPTER_TENSOR.search(name):
-            raise CheckpointError(
-                f"{path} holds an adapter's tensors ({name}): {_MERGE}"
-            )
+            raise CheckpointError(f"{path} holds an adapter's tensors ({name}): {_MERGE}")
         for part in name.split("."):
             if part in _QUANTISED_TENSORS:
                 raise CheckpointError(

@@ -42,7 +42,8 @@ def unknown_keys(
 ) -> list[str]:
     """Keys that `kind` does not have and that may change the computation, each behind its value.
 
-    `extra` are known beside the fields of `kind`. A key that one of `repeated` has with the same value says nothing new.
+    `extra` are known beside the fields of `kind`. What one of `repeated` has with the same value is
+    said already.
     """
     known = {
         *kind().to_dict(),

@@ -34,7 +34,7 @@ MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
 _EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
-"""Of the text model as a rule, where trainers look for them; transformers reads its section's, and so do weights tell."""
+"""Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
 _Row = TypeVar("_Row")
 
 

@@ -49,7 +49,11 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most tokens of a sequence (the checkpoint's context, up to 131,072)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already, if nobody put other files into it")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a bundle that is there already, if nobody put other files into it",
+    )
     parser.add_argument(
         "--verify", action="store_true", help="compare with transformers before moving into place"
     )

@@ -32,7 +32,7 @@ def bundle(folder: Path, *names: str) -> Path:
 def listing(folder: Path) -> dict[str, str | bytes | None]:
     """All that lies in a folder: links by where they go, files by their bytes."""
     return {
-        str(path.relative_to(folder)): os.readlink(path)
+        str(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
         else (path.read_bytes() if path.is_file() else str(path.stat().st_mode))
         for path in folder.rglob("*")

@@ -36,6 +36,7 @@ from pumice.manifest import (
     load_manifest,
 )
 
+
 def manifest_json(*names: str) -> str:
     """One that lists these files."""
     files = {name: {"size": 0, "sha256": "0" * 64} for name in names}

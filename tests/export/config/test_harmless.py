@@ -392,7 +392,9 @@ def some(options: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_whatever_transformers_saves_is_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_whatever_transformers_saves_is_read(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Any supported classes with any of their optional fields, as `save_pretrained` writes them."""
     text_kind, text_own = TEXTS[data.draw(st.sampled_from(sorted(TEXTS)))]
     vision_kind, vision_own = VISIONS[data.draw(st.sampled_from(sorted(VISIONS)))]
@@ -422,7 +424,7 @@ def test_whatever_transformers_saves_is_read(data: st.DataObject, tmp_path_facto
 
 
 def spelt_otherwise(raw: dict[str, Any]) -> list[dict[str, Any]]:
-    """As transformers 4 wrote it: `torch_dtype`, `rope_theta` and `rope_scaling`, and everything without defaults left out."""
+    """By the names of transformers 4, and with `rope_theta` in both places."""
     old = copy.deepcopy(raw)
     for part in (old, old["text_config"], old["vision_config"]):
         if "dtype" in part:
