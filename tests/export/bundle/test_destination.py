@@ -133,7 +133,7 @@ def test_what_somebody_put_into_a_bundle_is_named_and_kept(
     assert strangers(tmp_path / "b") == [name]
     before = listing(tmp_path)
     with pytest.raises(ExportError, match=rf"holds what no export wrote: {name}; .*move it away") as caught:
-        write(tmp_path / "b")
+        write(tmp_path / "b", meanwhile=lambda: pytest.fail("nothing is made before"))
     assert "\n" not in str(caught.value)
     assert listing(tmp_path) == before
 

@@ -197,6 +197,12 @@ def test_adapter(copy):
     assert "merge it into its base model" in refused(copy)
 
 
+def test_a_bundle_is_no_checkpoint(copy):
+    (copy / WEIGHTS).rename(copy / "decoder.onnx")
+    (copy / "manifest.json").write_text("{}")
+    assert "is a bundle, exported already: expected the checkpoint" in refused(copy)
+
+
 def test_a_home_that_nobody_has():
     with pytest.raises(CheckpointError, match="no checkpoint at ~nobody-of-this-name/x"):
         open_checkpoint("~nobody-of-this-name/x")
@@ -522,6 +528,18 @@ def test_unsupported_hub_models_are_refused_before_their_weights(copy, tmp_path,
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
     assert "llava_next" in refused("some-org/some-model")
     assert len(fake.patterns) == 1
+    assert not list(fake.cache.glob("*.safetensors"))
+
+
+def test_an_adapter_on_the_hub(copy, tmp_path, monkeypatch):
+    """A repository of PEFT's, which has no config.json."""
+    for name in (WEIGHTS, "config.json"):
+        (copy / name).unlink()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (copy / name).write_text("{}")
+    fake = Hub(copy, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
+    assert "is an adapter (adapter_config.json)" in refused("some-org/some-adapter")
     assert not list(fake.cache.glob("*.safetensors"))
 
 
