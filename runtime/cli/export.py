@@ -15,7 +15,7 @@ from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES, load_recip
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice export CHECKPOINT BUNDLE …`."""
     vocabulary.add_checkpoint(parser)
-    vocabulary.add_bundle(parser, "folder to write; it appears whole or not at all", type=Path)
+    vocabulary.add_bundle(parser, "folder to write; it appears whole or not at all", type=_folder)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--recipe",
@@ -47,11 +47,22 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     vocabulary.add_context_length(
         parser, "tokens that a prompt and its answer may have (the checkpoint's context, up to 131,072)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a bundle that is there already, if nobody put other files into it",
+    )
     parser.add_argument(
         "--verify", action="store_true", help="compare with transformers before moving into place"
     )
     vocabulary.add_verbosity(parser)
+
+
+def _folder(text: str) -> Path:
+    """Not the empty text, which a path takes for the folder that it runs in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected the name of a folder to write, got {text!r}")
+    return Path(text)
 
 
 def run_export(args: argparse.Namespace) -> int:

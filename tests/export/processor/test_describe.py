@@ -202,6 +202,35 @@ def test_image_processors_that_are_refused(folder, changes, told):
     assert told in refused(change(folder, "preprocessor_config.json", **changes))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"processor_class": "LlavaProcessor", "transformers_version": "4.40.0", "name_or_path": "org/name"},
+        {"image_grid_pinpoints": [[56, 112]], "aspect_ratio_setting": "anyres", "image_aspect_ratio": "pad"},
+        {"patch_size": 99, "num_additional_image_tokens": 7, "vision_feature_select_strategy": "full"},
+        {"image_token": "<other>", "chat_template": "{{ 1 }}", "tokenizer_class": "LlamaTokenizer"},
+        {"do_reduce_labels": False, "do_pan_and_scan": False, "do_pad": False, "mystery": None},
+    ],
+)
+def test_settings_that_change_nothing(folder, changes):
+    before = transformers_steps(folder)
+    change(folder, "preprocessor_config.json", **changes)
+    assert transformers_steps(folder) == before
+
+
+def test_all_unknown_settings_are_in_one_message(folder):
+    change(folder, "preprocessor_config.json", mystery=3, sharpen={"by": "two\nthirds"}, do_pan_and_scan=True)
+    message = refused(folder)
+    for said in ("3 for mystery", '{"by": "two\\nthirds"} for sharpen', "true for do_pan_and_scan"):
+        assert said in message
+    assert str(folder) in message
+
+
+def test_images_become_rgb_whatever_the_processor_says(folder):
+    change(folder, "preprocessor_config.json", do_convert_rgb=False)
+    assert described(folder)["image"].convert_rgb  # older readers want the field, and took nothing from it
+
+
 def test_no_image_processor(folder):
     (folder / "preprocessor_config.json").unlink()
     assert "neither preprocessor_config.json nor" in refused(folder)
