@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from pumice.errors import UsageError
+from pumice.errors import CheckpointError, UsageError
+from pumice.export.bundle.destination import check_destination, keep_apart, resolved
 from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
+from pumice.export.checkpoint.support import adapter_hint
 from pumice.export.config.llava import limit_context, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
@@ -77,7 +79,7 @@ class Plan:
 
 def export_bundle(
     checkpoint: str | Path,
-    bundle: Path,
+    bundle: str | Path,
     *,
     recipe: str | Path | Recipe | None = None,
     precision: PrecisionName | None = None,
@@ -104,7 +106,7 @@ def export_bundle(
         calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
             random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
-        overwrite: replace a bundle that is there already.
+        overwrite: replace a bundle that is there already, if nobody has put anything else into its folder.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
         quiet: show no progress on stderr.
 
@@ -126,10 +128,13 @@ def export_bundle(
             'expected balance = true or search = "activations" (docs/recipes.md)'
         )
     text = None if calibrate is None else read_text(calibrate)
+    destination = resolved(bundle)
+    check_destination(destination, overwrite)  # before hours of work; once more when it is moved into place
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
+        keep_apart(destination, opened.path)
         config = as_stored(read_config(opened.config), opened)
-        check_names(config, opened.shapes())
+        _check_tensors(config, opened)
         config = limit_context(config, context_length)
         config, read = add_norm_offset(config, opened.read_canonical)
         config, read = pad_heads(config, read)
@@ -138,7 +143,14 @@ def export_bundle(
         read, inputs = _calibrated(chosen, config, read, opened, text)
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
         plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form, inputs=inputs)
-        return _export(plan, bundle, overwrite, verify, progress)
+        return _export(plan, destination, overwrite, verify, progress)
+
+
+def _check_tensors(config: LlavaConfig, checkpoint: Checkpoint) -> None:
+    try:
+        check_names(config, checkpoint.shapes())
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{adapter_hint(checkpoint.path)}") from None
 
 
 def _recipe(recipe: str | Path | Recipe | None, precision: PrecisionName | None) -> Recipe:

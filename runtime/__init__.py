@@ -6,9 +6,10 @@ print(model.generate("What is this?", images=["image.png"]).text)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from pumice.chat import Chat
     from pumice.engine import AsyncEngineStream, Engine, EngineCounters, EngineStream, Histogram
     from pumice.errors import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pumice.loading import load
     from pumice.model import Model
     from pumice.prompt.builder import Prepared
+    from pumice.prompt.template import ChatTemplate
     from pumice.prompt.texts import TextTokenizer
     from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
     from pumice.stream import TextStream
@@ -42,6 +44,7 @@ __all__ = [
     "BatchError",
     "BundleError",
     "Chat",
+    "ChatTemplate",
     "CheckpointError",
     "ContextLengthError",
     "DeadlineError",
@@ -76,6 +79,7 @@ __all__ = [
 _MODULES = {
     "AsyncEngineStream": "engine",
     "Chat": "chat",
+    "ChatTemplate": "prompt.template",
     "Engine": "engine",
     "EngineCounters": "engine",
     "EngineStream": "engine",

@@ -1,7 +1,10 @@
 """`python -m pumice`: the command line."""
 
-import sys
+try:
+    from pumice.cli import main
 
-from pumice.cli import main
+    code = main()
+except KeyboardInterrupt:  # before `main` could answer it
+    code = 130
 
-sys.exit(main())
+raise SystemExit(code)

@@ -10,29 +10,34 @@ rewound to where they part, usually the end, and only the rest is prefilled:
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack
 
 from pumice.decoder.kv_cache import KVCache
-from pumice.errors import UsageError
+from pumice.errors import PromptError, UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.images.files import ImageInput, image_list
-from pumice.images.prepared import ImageFeatures, PromptImage
+from pumice.images.prepared import PromptImage
 from pumice.pipeline import Pipeline
+from pumice.prompt.message_images import gathered
 from pumice.result import Generation
 from pumice.scheduler.request import Request
-from pumice.stream import TextStream
+from pumice.stream import TextStream, asked_twice
 
-Images: TypeAlias = "Sequence[ImageInput | ImageFeatures] | ImageInput | ImageFeatures | None"
+Content: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+"""What is said: text, or parts of a message, of which some may be images."""
+Images: TypeAlias = "Sequence[ImageInput | PromptImage] | ImageInput | PromptImage | None"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """A question with its images, and the answer to it."""
+    """A question with its images, and the answer to it; in `content` there is a bare place for each image."""
 
-    text: str
+    content: Content
     images: tuple[PromptImage, ...]
     answer: str
 
@@ -40,13 +45,16 @@ class _Turn:
     def messages(self) -> list[dict[str, Any]]:
         """The turn in the Hugging Face form."""
         return [
-            _question(self.text, len(self.images)),
+            _question(self.content, len(self.images)),
             {"role": "assistant", "content": [{"type": "text", "text": self.answer}]},
         ]
 
 
 class Chat:
-    """A conversation with a model; made by `Model.chat`. Not for several threads at once.
+    """A conversation with a model; made by `Model.chat`.
+
+    It takes one question at a time: threads may take turns, but one that asks, rewinds or edits while another is being
+    answered gets a `UsageError`. `reset` may come from any thread, and `messages` may be read by any.
 
     A turn that fails (an unreadable image, a full context) leaves the conversation as it was.
     """
@@ -54,57 +62,138 @@ class Chat:
     def __init__(self, pipeline: Pipeline, *, system: str | None, options: Mapping[str, Any]) -> None:
         pipeline.options(options)  # wrong ones are told now
         self.pipeline, self._options = pipeline, dict(options)
-        self._system = (
-            [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
-        )
+        self._system = _system_messages(system)
         self._stream: TextStream | None = None
+        self._asking = threading.Lock()
+        self._remembering = threading.Lock()
+        self._conversation = 0  # counts those that were begun
         self.reset()
 
     def reset(self) -> None:
         """Forget all turns; an answer under way is cancelled."""
-        self._cancel()
-        self._turns: tuple[_Turn, ...] = ()
-        self._cache: KVCache = self.pipeline.decoder.new_cache(1)
+        if self._stream is not None:
+            self._stream.cancel()
+        cache = self.pipeline.decoder.new_cache(1)
+        with self._remembering:
+            self._conversation += 1
+            self._turns: tuple[_Turn, ...] = ()
+            self._cache: KVCache = cache
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
         """The conversation so far, in the Hugging Face form."""
         return (*self._system, *(message for turn in self._turns for message in turn.messages))
 
-    def send(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> Generation:
-        """Say something, with images or without; returns the answer. Raises as `Model.generate`."""
-        return _whole(self.stream(text, images, **options))
+    @property
+    def images(self) -> tuple[PromptImage, ...]:
+        """The conversation's images as they were prepared, in the order of their places in `messages`."""
+        return tuple(image for turn in self._turns for image in turn.images)
 
-    def stream(self, text: str, images: Images = None, **options: Unpack[GenerationArguments]) -> TextStream:
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of every turn, by name.
+
+        Set to others, they hold from the next turn on; UsageError where they cannot, and then nothing is changed.
+        """
+        return dict(self._options)
+
+    @options.setter
+    def options(self, options: Mapping[str, Any]) -> None:
+        self.pipeline.options(options)
+        self._options = dict(options)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt.
+
+        Set to another, it holds from the beginning of the conversation: the turns stay, and are read again with the
+        next question. PromptError where the chat template cannot have it, and then nothing is changed.
+        """
+        text: str | None = self._system[0]["content"][0]["text"] if self._system else None
+        return text
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        with self._alone():
+            messages = _system_messages(text)
+            spoken = [message for turn in self._turns for message in turn.messages]
+            self.pipeline.builder.prepare(
+                [*messages, *spoken[:-1]] if spoken else [*messages, _question("", 0)], self.images
+            )
+            self._system = messages
+
+    def restore(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput | PromptImage]
+    ) -> None:
+        """Another conversation in place of this one: `messages` as the property gives them, with all their images.
+
+        The system prompt is theirs, or none. On a failure nothing is changed.
+
+        Raises:
+            PromptError: messages that are no questions with their answers, or that the chat template cannot have.
+            ContextLengthError: more than the model's context.
+            ImageError: an image cannot be read.
+        """
+        with self._alone():
+            system, spoken = _apart(messages)
+            prepared = tuple(self.pipeline.builder.images(images))
+            turns, used = [], 0
+            for question, answer in zip(spoken[::2], spoken[1::2], strict=True):
+                count = _images_of(question)
+                own = prepared[used : used + count]
+                turns.append(_Turn(content=_text(question), images=own, answer=_text(answer)))
+                used += count
+            if turns or system is not None:
+                before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
+                self.pipeline.builder.prepare([*_system_messages(system), *before], prepared)
+            self._system, self._turns = _system_messages(system), tuple(turns)
+
+    def send(
+        self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+    ) -> Generation:
+        """Say something, with images or without; returns the answer. Raises as `Model.generate` and `stream`.
+
+        `text` may also be the parts of a message, images among them; `images` take the bare places.
+        """
+        with self._alone():
+            return _whole(self._ask(self._turns, text, image_list(images), options))
+
+    def stream(
+        self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+    ) -> TextStream:
         """Say something; returns the answer's stream.
 
         The turn is part of the conversation once the stream has ended, or was cancelled: then with the words given so
         far, if any. An answer still under way is cancelled first.
+
+        Raises:
+            UsageError: another thread is being answered.
         """
-        self._cancel()
-        return self._ask(self._turns, text, image_list(images), options)
+        with self._alone():
+            return self._ask(self._turns, text, image_list(images), options)
 
     def regenerate(self, **options: Unpack[GenerationArguments]) -> Generation:
         """Answer the last question again; its earlier answer is forgotten. Raises as `rewind` and `send`."""
-        return _whole(self.stream_again(**options))
+        with self._alone():
+            return _whole(self._ask_again(options))
 
     def stream_again(self, **options: Unpack[GenerationArguments]) -> TextStream:
         """Answer the last question again; returns the answer's stream. Raises as `rewind`."""
-        self._cancel()
-        turn = self._turns[self._checked(-1)]
-        return self._ask(self._turns[:-1], turn.text, turn.images, options)
+        with self._alone():
+            return self._ask_again(options)
 
     def edit(
-        self, turn: int, text: str, images: Images = None, **options: Unpack[GenerationArguments]
+        self, turn: int, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
     ) -> Generation:
         """Say something else in a turn, 0 the first and -1 the last; it and those after it are forgotten.
 
         `images` are the turn's images from now on; None keeps those that it had. Raises as `rewind` and `send`.
         """
-        self._cancel()
-        index = self._checked(turn)
-        prepared = self._turns[index].images if images is None else image_list(images)
-        return _whole(self._ask(self._turns[:index], text, prepared, options))
+        with self._alone():
+            turns = self._turns
+            index = _index(turn, turns)
+            prepared = turns[index].images if images is None else image_list(images)
+            return _whole(self._ask(turns[:index], text, prepared, options))
 
     def rewind(self, turn: int) -> None:
         """Forget a turn, 0 the first and -1 the last, and those after it.
@@ -112,29 +201,45 @@ class Chat:
         Raises:
             UsageError: there is no such turn.
         """
-        self._cancel()
-        self._turns = self._turns[: self._checked(turn)]
+        with self._alone(), self._remembering:
+            self._turns = self._turns[: _index(turn, self._turns)]
 
-    def _checked(self, turn: int) -> int:
-        """The turn's index from the first."""
-        turns = len(self._turns)
-        if not -turns <= turn < turns:
-            raise UsageError(f"there is no turn {turn}: the conversation has {turns}")
-        return turn % turns
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within, no other thread asks; an answer that nobody works on is cancelled.
 
-    def _cancel(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
+        Raises:
+            UsageError: another thread asks, or works on an answer.
+        """
+        if not self._asking.acquire(blocking=False):
+            raise asked_twice()
+        try:
+            if self._stream is not None:
+                self._stream.replace()
+            yield
+        finally:
+            self._asking.release()
+
+    def _ask_again(self, options: Mapping[str, Any]) -> TextStream:
+        """The stream of another answer to the last question."""
+        turns = self._turns
+        turn = turns[_index(-1, turns)]
+        return self._ask(turns[:-1], turn.content, turn.images, options)
 
     def _ask(
-        self, before: Sequence[_Turn], text: str, images: Sequence[Any], options: Mapping[str, Any]
+        self, before: Sequence[_Turn], text: Content, images: Sequence[Any], options: Mapping[str, Any]
     ) -> TextStream:
         """The stream of an answer to a question that follows some turns."""
-        started, pipeline = time.perf_counter(), self.pipeline
+        started, pipeline, conversation = time.perf_counter(), self.pipeline, self._conversation
+        if not isinstance(text, str):
+            (taken,), images = gathered([_question(text, len(images))], images)
+            text = taken["content"]
         earlier = [image for turn in before for image in turn.images]
-        messages = [*self._system, *(message for turn in before for message in turn.messages)]
+        messages: list[Any] = [*self._system]
+        for turn in before:
+            messages += [self._asked(turn.content, len(turn.images)), turn.messages[1]]
         request = pipeline.request(
-            [*messages, _question(text, len(images))],
+            [*messages, self._asked(text, len(images))],
             [*earlier, *images],
             pipeline.options({**self._options, **options}),
             started=started,
@@ -142,13 +247,22 @@ class Chat:
         prepared = tuple(request.features.images[len(earlier) :])
 
         def remember(_: Request, answer: Generation) -> None:
-            if answer.token_ids:
-                turn = _Turn(text=text, images=prepared, answer=answer.text.strip())
-                self._turns = (*before, turn)
+            if not answer.token_ids:
+                return
+            turn = _Turn(content=text, images=prepared, answer=answer.text.strip())
+            with self._remembering:
+                if self._conversation == conversation:  # `reset` may have come meanwhile
+                    self._turns = (*before, turn)
 
         scheduler = pipeline.scheduler(self._roomy_cache(request))
         self._stream = TextStream(scheduler, request, on_end=remember)
         return self._stream
+
+    def _asked(self, content: Content, images: int) -> Any:
+        """A question as the prompt takes it: an image's token that is written in plain text is its place."""
+        if isinstance(content, str):
+            return self.pipeline.builder.question(content, images)
+        return _question(content, images)
 
     def _roomy_cache(self, request: Request) -> KVCache:
         """The conversation's cache with room for a request; with more slots than it had, it begins anew."""
@@ -158,8 +272,79 @@ class Chat:
         return self._cache
 
 
-def _question(text: str, images: int) -> dict[str, Any]:
+def _index(turn: int, turns: Sequence[_Turn]) -> int:
+    """A turn's index from the first."""
+    if not -len(turns) <= turn < len(turns):
+        raise UsageError(f"there is no turn {turn}: the conversation has {len(turns)}")
+    return turn % len(turns)
+
+
+def _question(text: Content, images: int) -> dict[str, Any]:
+    if not isinstance(text, str):
+        return {"role": "user", "content": text}
     return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+
+
+def _system_messages(text: str | None) -> list[dict[str, Any]]:
+    return [] if text is None else [{"role": "system", "content": [{"type": "text", "text": text}]}]
+
+
+def _apart(messages: Sequence[Mapping[str, Any]]) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
+    """The system prompt, and the questions with their answers.
+
+    Raises:
+        PromptError: something else.
+    """
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or message.keys() != {"role", "content"}:
+            raise PromptError(f"message {index} of the conversation is no dict of role and content alone")
+    begins = 1 if messages and messages[0]["role"] == "system" else 0
+    spoken = messages[begins:]
+    for index, message in enumerate(spoken):
+        expected = ("user", "assistant")[index % 2]
+        _text(message)
+        if message["role"] != expected:
+            raise PromptError(
+                f"message {index + begins} of the conversation has the role {message['role']!r:.40}, expected "
+                f"{expected!r}: a chat has questions, each with its answer, behind a system prompt or none"
+            )
+        if index % 2 and _images_of(message):
+            raise PromptError(f"message {index + begins} of the conversation is an answer with an image")
+    if len(spoken) % 2:
+        raise PromptError(
+            "the conversation ends with a question that has no answer: leave it out, and ask it anew"
+        )
+    return (_text(messages[0]) if begins else None), spoken
+
+
+def _images_of(message: Mapping[str, Any]) -> int:
+    content = message["content"]
+    return 0 if isinstance(content, str) else len(content) - 1
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """A message's text, which stands behind its images.
+
+    Raises:
+        PromptError: another form.
+    """
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    parts = [*content] if isinstance(content, (list, tuple)) else []
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
+    if (
+        kinds
+        and kinds[-1] == "text"
+        and set(kinds[:-1]) <= {"image"}
+        and isinstance(parts[-1].get("text"), str)
+    ):
+        text: str = parts[-1]["text"]
+        return text
+    raise PromptError(
+        f"a message of the conversation from {message['role']!r} has another form than a chat's: expected text, or a "
+        "list of its images and then one text"
+    )
 
 
 def _whole(stream: TextStream) -> Generation:

@@ -52,6 +52,7 @@ def load(
     low_memory: bool = False,
     cuda_graph: bool = False,
     optimized: bool | None = None,
+    context_length: int | None = None,
     prefix_cache_bytes: int | None = None,
     feature_cache_bytes: int | None = None,
     feature_cache_dir: str | os.PathLike[str] | None = None,
@@ -68,6 +69,7 @@ def load(
             measured (docs/decisions/cuda.md).
         optimized: take the copy of the bundle that `pumice optimize` made for this machine, whose weights are mapped
             into memory rather than copied there: by default where there is one; True makes it first; False never.
+        context_length: tokens that a prompt and its answer may have together, at most the model's own (the default).
         prefix_cache_bytes: memory for prefixes of earlier prompts, which skip prefill; 0 switches it off
             (default: 128 MiB, or a quarter of the decoder's weights, but at most a tenth of the available memory; on
             CUDA 0, for fetching them from there takes as long as prefill).
@@ -91,6 +93,7 @@ def load(
             raise UsageError(f"{name} is {size!r}, expected a number of bytes, 0 or more")
     opened, copy = _opened(bundle, optimized)
     manifest = opened.manifest
+    _check_context(context_length, manifest)
     wanted: dict[str, Any] = {
         "device": device,
         "threads": threads,
@@ -125,8 +128,20 @@ def load(
             drafts_by_default=drafts_pay(manifest),
         ),
         load_s=time.perf_counter() - started,
+        context=context_length,
     )
     return Model(opened, pipeline)
+
+
+def _check_context(context_length: int | None, manifest: Manifest) -> None:
+    whole = manifest.decoder.context_length
+    if context_length is None:
+        return
+    whole_number = isinstance(context_length, int) and not isinstance(context_length, bool)
+    if not whole_number or not 1 <= context_length <= whole:
+        raise UsageError(
+            f"context_length is {context_length!r}, expected 1 to {whole:,} (the model's context)"
+        )
 
 
 def _opened(bundle: str | os.PathLike[str], optimized: bool | None) -> tuple[Bundle, Optimized | None]:

@@ -67,7 +67,7 @@ class Model:
     @property
     def context_length(self) -> int:
         """Tokens that a prompt and its answer may have together."""
-        return self.manifest.decoder.context_length
+        return self.pipeline.context_length
 
     def options(self, **options: Unpack[GenerationArguments]) -> GenerationOptions:
         """All options as `generate` would have them, with the defaults of the checkpoint and of transformers.
@@ -100,8 +100,8 @@ class Model:
         Args:
             prompt: a question; messages `[{"role", "content"}]`; or a list of questions or of message lists.
             images: the images, in the order of their places in the prompt; for several prompts, a list for each.
-                An image is a path, encoded bytes, a `data:` URI, a PIL image, a uint8 array [H, W, 3], or what
-                `encode_image` gave.
+                An image is a path, encoded bytes, a `data:` URI, a PIL image, an array, or what `encode_image` gave
+                (docs/images.md). Messages may hold images themselves.
             raw: take the prompt as it stands, special tokens and `<image>` places included.
             **options: transformers' names and meanings, with the checkpoint's defaults (docs/generation.md):
                 `max_new_tokens`, `do_sample`, `temperature`, `num_beams`, `stop_strings`, `json_schema`, `seed`, ….
@@ -164,15 +164,30 @@ class Model:
         (prepared,) = self.pipeline.builder.images([image])
         return self.pipeline.encoder.encode([prepared], Cancellation())[0]
 
-    def prepare(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> Prepared:
+    def prepare(
+        self,
+        prompt: Prompt,
+        images: Images = None,
+        *,
+        raw: bool = False,
+        continue_final_message: bool = False,
+        add_generation_prompt: bool | None = None,
+    ) -> Prepared:
         """What the graphs take: `input_ids` int64 [1, T] and `pixel_values` float32 [N, 3, H, W], without generating.
 
         Where images vary in size, `pixel_values` are padded with zeros below and to the right, and `image_sizes`
         int64 [N, 2] has each image's (height, width); `pixel_arrays` has them without padding.
 
+        `continue_final_message` and `add_generation_prompt` are the options of `generate`.
         Raises as `generate`; a prompt may fill the whole context.
         """
-        return self.pipeline.builder.prepare(prompt, image_list(images), raw=raw)
+        return self.pipeline.builder.prepare(
+            prompt,
+            image_list(images),
+            raw=raw,
+            continue_final_message=continue_final_message,
+            add_generation_prompt=add_generation_prompt,
+        )
 
     def logits(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> NDArray[np.float32]:
         """Logits after each token of the prompt, float32 [T, V]. Raises as `prepare`, and `GenerationError`."""

@@ -32,7 +32,7 @@ from pumice.vision.features import PromptFeatures
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A loaded bundle's parts. `load_s` are the seconds that loading took."""
+    """A loaded bundle's parts. `load_s` are the seconds that loading took; `context` is None for the model's."""
 
     manifest: Manifest
     decoder: Decoder
@@ -42,6 +42,12 @@ class Pipeline:
     prefixes: PrefixCache
     strategies: StrategyMaker
     load_s: float
+    context: int | None = None
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.context or self.manifest.decoder.context_length
 
     def options(self, arguments: Mapping[str, Any]) -> GenerationOptions:
         """Options by name, checked, with the bundle's defaults.
@@ -69,7 +75,13 @@ class Pipeline:
             PromptError, ContextLengthError, ImageError: as `Model.generate`.
         """
         began = time.perf_counter()
-        prepared = self.builder.prepare(prompt, images, raw=raw)
+        prepared = self.builder.prepare(
+            prompt,
+            images,
+            raw=raw,
+            add_generation_prompt=options.add_generation_prompt,
+            continue_final_message=options.continue_final_message,
+        )
         ids = prepared.input_ids[0].tolist()
         limit = self._room(len(ids), options.max_new_tokens, context)
         features = PromptFeatures(prepared.images, self.encoder)
@@ -85,8 +97,8 @@ class Pipeline:
     def slot_context(self, slots: int) -> int:
         """Tokens of a slot by default: the model's context; on the CPU, as many as fit into half of the memory left."""
         if self.decoder.sessions.device == "cpu":
-            return default_slot_context(self.manifest, slots)
-        return self.manifest.decoder.context_length
+            return min(self.context_length, default_slot_context(self.manifest, slots))
+        return self.context_length
 
     def scheduler(self, cache: KVCache) -> Scheduler:
         """What answers requests in the slots of a cache."""
@@ -98,10 +110,11 @@ class Pipeline:
         Raises:
             ContextLengthError: the context leaves none.
         """
-        whole = self.manifest.decoder.context_length
+        whole = self.context_length
         context = min(whole, context or whole)
         if prompt_tokens >= context:
-            whose = "the model's context" if context == whole else "a slot's context"
+            model_s = "the model's context" if self.context is None else "the limited context"
+            whose = model_s if context == whole else "a slot's context"
             raise ContextLengthError(
                 f"the prompt has {prompt_tokens:,} tokens, and {whose} of {context:,} leaves no room "
                 "for an answer: shorten it"

@@ -112,10 +112,14 @@ _FIELDS = ("id", "prompt", "messages", "image", "images")
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's scalars and arrays of objects, as Ray Data makes them of columns, as Python's own."""
+    """NumPy's scalars and lists, as Ray Data makes them of columns, as Python's own; arrays of images stay."""
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, np.ndarray) and value.dtype != np.uint8:
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype != np.uint8
+        and (value.ndim < 2 or value.dtype == object)
+    ):
         value = list(value)
     if isinstance(value, Mapping):  # Arrow gives a struct all of its fields, None where they were not
         return {key: _plain(item) for key, item in value.items() if item is not None}

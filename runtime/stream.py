@@ -18,8 +18,8 @@ from pumice.scheduler.scheduler import Scheduler
 class TextStream(Iterator[str]):
     """Iterate over it for the pieces of an answer; `result` has the whole once it has ended, or was cancelled.
 
-    The work is done by whoever iterates: one thread at a time. Where several answers are made (`num_beams`,
-    `num_return_sequences`), the best is one piece in the end, and `results` has all.
+    The work is done by whoever iterates: one thread at a time, a second one is refused. Where several answers are made
+    (`num_beams`, `num_return_sequences`), the best is one piece in the end, and `results` has all.
     """
 
     def __init__(
@@ -30,7 +30,8 @@ class TextStream(Iterator[str]):
         on_end: Callable[[Request, Generation], None] | None = None,
     ) -> None:
         self._scheduler, self._request, self._on_end = scheduler, request, on_end
-        self._working = threading.Lock()
+        self._reading, self._working = threading.Lock(), threading.Lock()
+        self._replaced_by: int | None = None  # the thread that asked something else
         self._shown = False
         self._interrupted = False
         self._ended = False
@@ -42,6 +43,19 @@ class TextStream(Iterator[str]):
         return self
 
     def __next__(self) -> str:
+        if not self._reading.acquire(blocking=False):
+            raise read_twice()
+        try:
+            return self._next()
+        finally:
+            self._reading.release()
+
+    def _next(self) -> str:
+        if self._replaced_by is not None and self._replaced_by != threading.get_ident():
+            raise UsageError(
+                "another thread asked the chat something else, which ended this answer: a chat takes one question "
+                "at a time"
+            )
         if self._interrupted:
             self.cancel()
         while True:
@@ -98,6 +112,21 @@ class TextStream(Iterator[str]):
             finally:
                 self._working.release()
 
+    def replace(self) -> None:
+        """Cancel, because something else is asked; a thread that goes on reading is told so.
+
+        Raises:
+            UsageError: another thread is at work on the answer.
+        """
+        if not self._reading.acquire(blocking=False):
+            raise asked_twice()
+        try:
+            if not self._ended:
+                self._replaced_by = threading.get_ident()
+                self.cancel()
+        finally:
+            self._reading.release()
+
     def _advance(self) -> None:
         try:
             self._scheduler.step()
@@ -128,3 +157,18 @@ class TextStream(Iterator[str]):
             self._shown = True
             return self._results[0].text
         return piece
+
+
+def read_twice() -> UsageError:
+    """The error for whoever reads a stream that somebody else reads right now."""
+    return UsageError(
+        "the stream is being read already, expected one reader at a time: read it in one thread, and pass its pieces on"
+    )
+
+
+def asked_twice() -> UsageError:
+    """The error for whoever asks a chat that is answering right now."""
+    return UsageError(
+        "the chat is answering in another thread, and a chat takes one question at a time: wait for the answer, "
+        "or make a chat for each thread"
+    )

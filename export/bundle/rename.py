@@ -39,6 +39,16 @@ def move_into_place(folder: Path, destination: Path) -> None:
         _move_in_steps(folder, destination, exists)
 
 
+def move_back(folder: Path, destination: Path) -> None:
+    """Undo `move_into_place` where something was replaced: the new one is at `folder` again. Raises OSError."""
+    old = Path(str(folder).removesuffix(janitor.NEW) + janitor.OLD)
+    if old.exists():
+        destination.rename(folder)
+        old.rename(destination)
+    else:
+        _renameat2(folder, destination, _EXCHANGE)
+
+
 def _move_in_steps(folder: Path, destination: Path, exists: bool) -> None:
     if exists:
         destination.rename(str(folder).removesuffix(janitor.NEW) + janitor.OLD)

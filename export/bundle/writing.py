@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -28,28 +28,34 @@ from pathlib import Path
 
 from pumice.errors import ExportError
 from pumice.export.bundle import janitor
-from pumice.export.bundle.rename import move_into_place
+from pumice.export.bundle.destination import check_destination, refuse_strangers, resolved
+from pumice.export.bundle.rename import move_back, move_into_place
 from pumice.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest, load_manifest
 
+_LONGEST_NAME = 255
+"""Bytes, on nearly all file systems."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def writing_bundle(destination: Path, *, overwrite: bool, needed_bytes: int | None = None) -> Iterator[Path]:
+def writing_bundle(
+    destination: str | Path, *, overwrite: bool, needed_bytes: int | None = None
+) -> Iterator[Path]:
     """A temporary folder for the length of a block; what the block wrote there becomes `destination`.
 
     Args:
         destination: where the bundle goes. Missing parents are made, and removed again if the block fails.
-        overwrite: replace a bundle, or an empty folder, that is there; anything else is never replaced.
+        overwrite: replace an empty folder that is there, or a bundle with nothing in it but what pumice wrote.
         needed_bytes: refuse to begin where the disk has less than this free.
 
     Raises:
         ExportError: the destination exists, cannot be written, or the disk is too full (before or during the block).
     """
-    destination = _resolved(destination)
+    destination = resolved(destination)
     folder = destination.parent / f"{_prefix(destination)}{secrets.token_hex(4)}{janitor.NEW}"
     with _told(destination, folder, needed_bytes):
-        _check_destination(destination, overwrite)
+        check_destination(destination, overwrite)
+        _check_name(destination)
         made = [parent for parent in destination.parents if not parent.exists()]
         with _terminable(), _cleared(folder, destination, made):
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +64,9 @@ def writing_bundle(destination: Path, *, overwrite: bool, needed_bytes: int | No
             with _locked(folder):
                 yield folder
                 _sync(folder)
-                _check_destination(destination, overwrite)  # it may have come into being meanwhile
+                check_destination(destination, overwrite)  # it may have come into being meanwhile
                 move_into_place(folder, destination)
+                _check_replaced(folder, destination)
                 _sync_path(destination.parent)
 
 
@@ -99,35 +106,24 @@ def replace_in_bundle(bundle: Path, contents: Mapping[str, bytes], manifest: Man
         raise ExportError(f"cannot write in {bundle}: {error.strerror}") from error
 
 
-def _resolved(destination: Path) -> Path:
-    try:
-        return destination.expanduser().resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, or no such user
-        raise ExportError(f"cannot write to {destination}: {error}") from None
-
-
-def _check_destination(destination: Path, overwrite: bool) -> None:
-    """What may be replaced: nothing without `overwrite`; with it a bundle or an empty folder."""
-    if not os.path.lexists(destination):
-        return
-    if not overwrite:
-        raise ExportError(f"{destination} exists: choose another destination, or replace it with --overwrite")
-    if not destination.is_dir():
-        raise ExportError(f"{destination} is a file: --overwrite replaces bundles and empty folders only")
-    if any(destination.iterdir()) and not _is_bundle(destination):
+def _check_name(destination: Path) -> None:
+    """The temporary folder's name, which is longer, must fit too."""
+    longest = _LONGEST_NAME - len(f"{_prefix(Path())}{'0' * 8}{janitor.NEW}")
+    if len(os.fsencode(destination.name)) > longest:
         raise ExportError(
-            f"{destination} is not empty and not a bundle (no {MANIFEST_NAME} of pumice's): "
-            "--overwrite replaces bundles and empty folders only; remove it yourself, or choose another destination"
+            f"cannot write {str(destination)[:80]}…: file name too long, expected at most {longest} bytes"
         )
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Whether the manifest is pumice's, be it of a newer schema or of files that were damaged since."""
-    try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and {"schema_version", "graphs", "files"} <= manifest.keys()
+def _check_replaced(folder: Path, destination: Path) -> None:
+    """Before the old bundle is removed: had somebody put a file into it in the last moment, it goes back."""
+    for aside in (folder, Path(str(folder).removesuffix(janitor.NEW) + janitor.OLD)):
+        if aside.exists():
+            try:
+                refuse_strangers(aside, destination)
+            except ExportError:
+                move_back(folder, destination)
+                raise
 
 
 def _check_space(parent: Path, needed_bytes: int | None) -> None:
@@ -249,10 +245,12 @@ def _prefix(destination: Path) -> str:
 def _sweep(destination: Path) -> None:
     """Clear what dead exports to the same destination have left: folders whose lock can be had."""
     with os.scandir(destination.parent) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(_prefix(destination))]
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    ours = re.compile(re.escape(_prefix(destination)) + "[0-9a-f]+")
     stems = {
         name.removesuffix(end) for name in names for end in (janitor.NEW, janitor.OLD) if name.endswith(end)
     }
+    stems = {stem for stem in stems if ours.fullmatch(stem)}
     for stem in stems:
         folder = destination.parent / f"{stem}{janitor.NEW}"
         lock = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -56,8 +56,11 @@ def calibration_embeds(
     encoder = streamed(lambda: VisionEncoder(config), vision_encoder_weights(config), read)
     seen = words_BTD[:1].expand(len(pixels_NCHW), -1, -1).clone()
     room = int(SHARE * seen.shape[1])
+    # one at a time: a tower keeps all states of its layers
     for row_TD, pixels_CHW in zip(seen, pixels_NCHW, strict=True):
-        features_ND = encoder(pixels_CHW[None])[: config.tokens_per_image][:room]  # one at a time: a tower keeps all its layers' states
+        features_ND = encoder(pixels_CHW[None])[: config.tokens_per_image][
+            :room
+        ]
         row_TD[1 : 1 + len(features_ND)] = features_ND
     return torch.cat((words_BTD, seen))
 

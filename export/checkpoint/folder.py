@@ -131,10 +131,13 @@ def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = Non
         CheckpointError: missing, damaged, not safetensors, quantised, with code of its own, an adapter, or of
             an architecture that is not supported; the message is one line that says what to do.
     """
-    path = Path(name_or_path).expanduser()
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError as error:  # no such user
+        raise CheckpointError(f"no checkpoint at {name_or_path}: {error}") from None
     text = str(name_or_path)
     if not path.exists() and is_hub_id(text):
-        path = fetch(text, _read_config, progress or Silent())
+        path = fetch(text, _check_fetched, progress or Silent())
         name = text
     else:
         resolved = path.resolve()
@@ -161,6 +164,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_fetched(path: Path) -> None:
+    """What a hub's small files tell before weights are fetched."""
+    names = [entry.name for entry in path.iterdir()]
+    if "config.json" not in names:
+        refuse_other_kinds(path, names, whole=False)
+    _read_config(path)
+
+
 def _check_folder(path: Path) -> None:
     """A folder with `config.json`; what else it may be is said by its kind."""
     if not path.exists():
@@ -175,7 +186,7 @@ def _check_folder(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir())
     if not names:
         raise CheckpointError(f"{path} is empty: expected config.json and {WEIGHTS_NAME}")
-    refuse_other_kinds(path, names)
+    refuse_other_kinds(path, names, whole=WEIGHTS_NAME in names or INDEX_NAME in names)
     if not _safetensors(names):
         _refuse_other_weights(path, names)
     if "config.json" not in names:
@@ -192,6 +203,10 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
         raise CheckpointError(
             f"{path} has only pickled weights ({pickles[0]}), which can run code and are never opened: "
             "convert it to safetensors first"
+        )
+    if "manifest.json" in names and any(name.endswith(".onnx") for name in names):
+        raise CheckpointError(
+            f"{path} is a bundle, exported already: expected the checkpoint that it was made of"
         )
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:

@@ -6,6 +6,7 @@ of one line.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,12 +19,9 @@ SUPPORTED_MODEL_TYPES = {"llava": "LLaVA", "vipllava": "ViP-LLaVA", "llava_next"
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
 SUPPORTED = "supported are " + ", ".join(f"{said} ({name})" for name, said in SUPPORTED_MODEL_TYPES.items())
 
-_ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "non_lora_trainables.bin",
-)
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
+_MERGE = "merge it into its base model first (peft: merge_and_unload(), then save_pretrained of model and processor)"
 _QUANTISED_FILES = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ",
@@ -50,23 +48,48 @@ _RELATIVES = {
 }
 
 
-def refuse_other_kinds(path: Path, names: Collection[str]) -> None:
-    """Folders that their file names tell to be adapters or quantised; raises CheckpointError."""
-    adapters = [name for name in _ADAPTER_FILES if name in names]
+def refuse_other_kinds(path: Path, names: Collection[str], whole: bool) -> None:
+    """Folders that their file names tell to be adapters or quantised; raises CheckpointError.
+
+    `whole`: there are weights of a whole model too. An adapter's weights beside them, without its config, are left over
+    from a merge: transformers does not look at them either.
+    """
+    adapters = _adapter_files(names)
+    if adapters and not whole:
+        raise CheckpointError(
+            f"{path} is an adapter ({adapters[0]}) without its base model's weights: {_MERGE}"
+        )
+    if _ADAPTER_CONFIG in names:
+        raise CheckpointError(
+            f"{path} has an adapter ({', '.join(adapters)}) beside whole weights, which transformers would put on top: "
+            f"{_MERGE}, or move the adapter's files away where that has been done"
+        )
     if adapters:
-        raise CheckpointError(f"{path} is an adapter ({adapters[0]}): merge it into its base model first")
+        logging.getLogger("pumice").warning(
+            "%s: %s of an adapter lies beside a whole model and is passed over; if it was not merged, merge it first",
+            path,
+            ", ".join(adapters),
+        )
     for name, method in _QUANTISED_FILES.items():
         if name in names:
             raise CheckpointError(f"{path} has {method}-quantised weights ({name}): {FLOAT_INSTEAD}")
+
+
+def adapter_hint(path: Path) -> str:
+    """What to add where the tensors of the checkpoint in `path` are not all there: an adapter's weights lie beside."""
+    adapters = _adapter_files([entry.name for entry in path.iterdir()])
+    return f"; {adapters[0]} beside them is an adapter: {_MERGE}" if adapters else ""
+
+
+def _adapter_files(names: Collection[str]) -> list[str]:
+    return [name for name in (_ADAPTER_CONFIG, *_ADAPTER_WEIGHTS) if name in names]
 
 
 def refuse_other_tensors(path: Path, names: Collection[str]) -> None:
     """Weights that their names tell to be an adapter's or quantised; raises CheckpointError."""
     for name in names:
         if _ADAPTER_TENSOR.search(name):
-            raise CheckpointError(
-                f"{path} holds an adapter's tensors ({name}): merge it into its base model first"
-            )
+            raise CheckpointError(f"{path} holds an adapter's tensors ({name}): {_MERGE}")
         for part in name.split("."):
             if part in _QUANTISED_TENSORS:
                 raise CheckpointError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig
 
 from pumice.errors import CheckpointError
+from pumice.export.config.harmless import is_harmless
 
 AT_MOST = {
     "num_hidden_layers": 1024,
@@ -25,68 +28,71 @@ AT_MOST = {
 """Several times what the largest releases have. A size beyond is a damaged file's, and neither transformers nor this
 package may make lists or tensors of it before the weights are compared with it."""
 
-# Written by older transformers into every config, and of no effect on a forward pass.
-_LEGACY = frozenset(
-    [
-        "_name_or_path",
-        "_attn_implementation_autoset",
-        "torch_dtype",
-        "transformers_version",
-        "torchscript",
-        "use_bfloat16",
-        "pruned_heads",
-        "tf_legacy_loss",
-        "add_cross_attention",
-        "cross_attention_hidden_size",
-        "is_composition",
-        "is_decoder",
-        "is_encoder_decoder",
-        "tie_encoder_decoder",
-        "finetuning_task",
-        "tokenizer_class",
-        "prefix",
-        "task_specific_params",
-        "problem_type",
-        "decoder_start_token_id",
-        "sep_token_id",
-        "dropout",
-        "ignore_index",
-        "vocab_size",
-        "projection_dim",
-        "exponential_decay_length_penalty",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "suppress_tokens",
-        "begin_suppress_tokens",
-        "return_dict_in_generate",
-        "use_cache",
-        "attn_implementation",
-        "unsloth_version",
-        "unsloth_fixed",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-    ]
-)
+_ROOM = 1200
+"""Characters of one message for unknown keys; how many more there are is said."""
 
 
-def refuse_unknown_keys(
-    raw: Mapping[str, Any], kind: type[PreTrainedConfig], where: str, extra: Iterable[str] = ()
-) -> None:
-    """Raise CheckpointError for keys that `kind` does not have: they may change the computation."""
+def unknown_keys(
+    raw: Mapping[str, Any],
+    kind: type[PreTrainedConfig],
+    where: str,
+    *,
+    extra: Iterable[str] = (),
+    repeated: Iterable[Mapping[str, Any]] = (),
+) -> list[str]:
+    """Keys that `kind` does not have and that may change the computation, each behind its value.
+
+    `extra` are known beside the fields of `kind`. What one of `repeated` has with the same value is
+    said already.
+    """
     known = {
         *kind().to_dict(),
         *kind.attribute_map,
         *PreTrainedConfig().to_dict(),
         *GenerationConfig().to_dict(),
-        *_LEGACY,
         *extra,
     }
-    unknown = sorted(where + key for key in raw if key not in known and raw[key] is not None)
-    if unknown:
-        raise CheckpointError(
-            f"config.json has {', '.join(unknown)}, which this pumice does not know and which may change the result"
-        )
+    parts = list(repeated)
+    return [
+        f"{_shown(_json(value), 60)} for {where}{_shown(key, 80)}"
+        for key, value in sorted(raw.items())
+        if key not in known
+        and not is_harmless(key, value, raw)
+        and not any(key in part and part[key] == value for part in parts)
+    ]
+
+
+def refuse_keys(unknown: Sequence[str]) -> None:
+    """Raise CheckpointError with all of them, if there are any."""
+    if not unknown:
+        return
+    count = sum(length <= _ROOM for length in accumulate(len(key) + 2 for key in unknown))
+    said = ", ".join(unknown[:count]) + (f" and {len(unknown) - count} more" if count < len(unknown) else "")
+    raise CheckpointError(
+        f"config.json has {said}, which this pumice does not know and which may change the result: "
+        "remove what changes nothing"
+    )
+
+
+def filled(raw: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    """A section with the defaults of what it leaves out, and `rope_theta` under its older name too."""
+    content = {**kind().to_dict(), **raw}
+    rotary = content.get("rope_parameters")
+    theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else None
+    return content if theta is None else {"rope_theta": theta, **content}
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "…"
+
+
+def _shown(text: str, limit: int) -> str:
+    """In one line, and cut."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * limit])
+    return plain if len(text) <= limit else f"{plain[: limit - 1]}…"
 
 
 def check_ranges(raw: Mapping[str, Any], where: str) -> None:

@@ -1,7 +1,8 @@
 """A checkpoint's `config.json` → the `LlavaConfig` that the modules are built from.
 
 Defaults that checkpoints leave out come from transformers' own config classes, and their differing names are read
-through optimum's normalised configs. A key that is not known and might change the computation raises, naming itself.
+through optimum's normalised configs. Keys that are not known and might change the computation are refused, all of them
+in one message with their places and values; those that change nothing are listed in `pumice.export.config.harmless`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pumice.errors import CheckpointError, UsageError
 from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
 from pumice.export.config.checks import (
     check_ranges,
+    filled,
     one_of,
+    refuse_keys,
     refuse_other_dtypes,
-    refuse_unknown_keys,
     require_epsilon,
     require_flag,
+    unknown_keys,
 )
 from pumice.export.config.text import TEXT_FAMILIES, read_text_config
 from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
@@ -30,13 +33,9 @@ from pumice.models.config import LlavaConfig, VisionConfig
 
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
-_EXTRA_KEYS = (
-    "image_token_id",
-    "image_token_index",
-    "auto_map",
-    "vision_feature_layers",
-    "use_image_newline_parameter",
-)
+_EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
+"""Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
 MOST_TILES = 256
 """Of one image."""
 _Row = TypeVar("_Row")
@@ -86,9 +85,14 @@ def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
     kind = _supported("whole", whole_type, {name: CONFIG_MAPPING[name] for name in SUPPORTED_MODEL_TYPES})
     vision = _supported("vision", vision_type, VISION_FAMILIES)
     text = _supported("text", text_type, TEXT_FAMILIES)
-    refuse_unknown_keys(raw, kind, "", extra=_EXTRA_KEYS)
-    refuse_unknown_keys(vision_raw, vision.config, "vision_config.", extra=vision.extra_keys)
-    refuse_unknown_keys(text_raw, text.config, "text_config.", extra=text.extra_keys)
+    sections = [filled(text_raw, text.config), filled(vision_raw, vision.config)]
+    refuse_keys(
+        [
+            *unknown_keys(raw, kind, "", extra=(*_EXTRA_KEYS, *_SIZES), repeated=sections),
+            *unknown_keys(text_raw, text.config, "text_config.", extra=text.extra_keys),
+            *unknown_keys(vision_raw, vision.config, "vision_config.", extra=vision.extra_keys),
+        ]
+    )
     for part, where in ((raw, ""), (vision_raw, "vision_config."), (text_raw, "text_config.")):
         check_ranges(part, where)
         refuse_other_dtypes(part, where)

@@ -46,7 +46,7 @@ TEXT_FAMILIES = {
         config=LlamaConfig, qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias"
     ),
     "mistral": TextFamily(config=MistralConfig),
-    "qwen2": TextFamily(config=Qwen2Config, qkv_bias=True),
+    "qwen2": TextFamily(config=Qwen2Config, extra_keys=(*ROTARY_KEYS, "head_dim"), qkv_bias=True),
 }
 """By the `model_type` of a `text_config`."""
 

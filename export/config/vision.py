@@ -93,6 +93,10 @@ def _rotary_theta(config: Any) -> float:
             f"vision_config.rope_parameters has {dict(config.rope_parameters)}: only rope_theta is supported"
         )
     head_dim = config.hidden_size // config.num_attention_heads
+    if config.head_dim not in (None, head_dim):
+        raise CheckpointError(
+            f"vision_config.head_dim is {config.head_dim!r}, expected {head_dim} (hidden_size / num_attention_heads)"
+        )
     if head_dim % 4:
         raise CheckpointError(
             f"vision_config's heads are {head_dim} wide (hidden_size / num_attention_heads), expected a multiple of 4"

@@ -18,6 +18,7 @@ from pumice.export.processor.generation import CONFIG_NAME, generation_defaults
 from pumice.export.processor.images import describe_image_processor
 from pumice.export.processor.layout import layout_source
 from pumice.export.processor.load import SENTENCEPIECE_NAME, TOKENIZER_NAME, load_processor, read_processor
+from pumice.export.processor.rendering import check_template
 from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens
 from pumice.models.config import LlavaConfig
 
@@ -58,13 +59,16 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
             and image tokens that do not fit `config`.
     """
     processor = load_processor(checkpoint.path, config)
+    template = _template(processor)
+    if template is not None:
+        check_template(template, processor.tokenizer, checkpoint.path)
     return Parts(
         image=describe_image_processor(processor.image_processor, checkpoint.path, config),
         image_tokens=_image_tokens(processor, checkpoint.path, config),
         tokens=_tokens(processor.tokenizer, checkpoint),
         chat=Chat(
             tokenizer_file=TOKENIZER_NAME,
-            template_file=None if _template(processor) is None else TEMPLATE_NAME,
+            template_file=None if template is None else TEMPLATE_NAME,
         ),
         generation=generation_defaults(
             _generation_config(checkpoint.path), checkpoint.path, config.text.vocab_size

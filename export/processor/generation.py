@@ -40,6 +40,7 @@ _NEUTRAL: dict[str, Any] = {
     "num_return_sequences": 1,  # a caller who asked for one answer would get a list
     "penalty_alpha": 0,
     "remove_invalid_values": False,
+    "renormalize_logits": False,
     "sequence_bias": None,
     "suppress_tokens": None,
     "token_healing": False,
@@ -48,9 +49,26 @@ _NEUTRAL: dict[str, Any] = {
 }
 """What changes answers in transformers and is not done here, with the value at which it changes nothing (or null).
 
-All other keys change no answer: ids that are read elsewhere, the cache, what is returned, how assistants guess;
-`max_length` counts the prompt, and pumice has `max_new_tokens` and the context for it.
+A key that is in none of these lists is warned of, too: nobody knows what it does.
 """
+
+_HARMLESS = (
+    "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
+    "bos_token_id", "cache_config", "cache_implementation", "compile_config", "continuous_batching_config",
+    "decoder_start_token_id", "disable_compile", "eos_token_id", "is_assistant", "low_memory", "max_cache_len",
+    "max_length", "max_matching_ngram_size", "num_assistant_tokens", "num_assistant_tokens_schedule",
+    "output_attentions", "output_hidden_states", "output_logits", "output_scores", "pad_token_id",
+    "prefill_chunk_size", "prompt_lookup_num_tokens", "return_dict_in_generate", "return_legacy_cache",
+    "speculation_type", "target_lookbehind", "transformers_version", "use_cache", "use_mtp",
+)  # fmt: skip
+"""What changes no answer: ids that are read elsewhere, the cache, what is returned, how assistants guess.
+
+Two may change answers by their value, which `_left_out` knows: a cache that is quantised, and a `max_length` (prompt
+included) that no `max_new_tokens` stands before.
+"""
+
+_DEFAULT_LENGTH = 20
+"""`max_length` of transformers where nobody says: then it is no limit that somebody chose."""
 
 
 def generation_defaults(content: dict[str, Any], path: Path, vocab_size: int) -> GenerationDefaults:
@@ -59,9 +77,8 @@ def generation_defaults(content: dict[str, Any], path: Path, vocab_size: int) ->
     Raises:
         CheckpointError: a value of the wrong type or outside its interval.
     """
-    for key, neutral in _NEUTRAL.items():
-        value = content.get(key)
-        if value is not None and value != neutral and value != []:
+    for key in content:
+        if _left_out(key, content):
             logging.getLogger("pumice").warning(
                 "%s/%s: the generation default %s is left out, which pumice does not have",
                 path,
@@ -88,3 +105,15 @@ def generation_defaults(content: dict[str, Any], path: Path, vocab_size: int) ->
             f"{path}/{CONFIG_NAME}: bad_words_ids has token id {highest}, expected 0 to {vocab_size - 1}"
         )
     return defaults
+
+
+def _left_out(key: str, content: dict[str, Any]) -> bool:
+    """Whether a key may change answers in transformers, and is not done here."""
+    value = content[key]
+    if value is None or value == [] or key in _NAMES:
+        return False
+    if key == "cache_implementation":
+        return bool(value == "quantized")
+    if key == "max_length":
+        return content.get("max_new_tokens") is None and value != _DEFAULT_LENGTH
+    return key not in _HARMLESS and value != _NEUTRAL.get(key)

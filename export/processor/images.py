@@ -5,6 +5,7 @@ Enters: an image processor with a checkpoint's settings, and the model's config.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,44 @@ from pumice.export.processor.load import image_processor_settings
 from pumice.manifest import ImageProcessing
 from pumice.models.config import LlavaConfig
 
-_LABELS = {
-    "image_processor_type",
-    "feature_extractor_type",
-    "processor_class",
+_HARMLESS = {
+    "_name_or_path",
+    "_processor_class",
     "_valid_processor_keys",
+    "aspect_ratio_setting",
+    "chat_template",
+    "feature_extractor_type",
+    "image_aspect_ratio",
+    "image_grid_pinpoints",
+    "image_processor_type",
+    "image_token",
+    "name_or_path",
+    "num_additional_image_tokens",
+    "num_image_tokens",
+    "patch_size",
+    "processor_class",
+    "spatial_merge_size",
+    "tokenizer_class",
+    "transformers_version",
+    "video_token",
+    "vision_feature_select_strategy",
 }
+"""Names of classes and versions, what the whole processor reads from its own file and from the model's config, and what
+the original LLaVA's trainer leaves: transformers' image processors for the supported towers read none of them, but
+Pixtral's the size of its patches, which its own fields have."""
+_OFF = (
+    "do_align_long_axis",
+    "do_flip_channel_order",
+    "do_image_splitting",
+    "do_pan_and_scan",
+    "do_reduce_labels",
+    "do_thumbnail",
+)
+"""Steps of other image processors: no step where they are false."""
 _LARGEST_VALUE = 1_000_000
 """Of means, deviations and factors: pixels are 0 … 255 before them, and float32 has to hold what squares them after."""
+_SHOWN = 12
+"""Of unknown settings, in one message."""
 _BILINEAR = 2
 """What transformers resizes with where `resample` is null."""
 
@@ -56,12 +87,18 @@ def describe_image_processor(processor: Any, path: Path, config: LlavaConfig) ->
 
 
 def _refuse_unknown(processor: Any, path: Path) -> None:
-    known = set(processor.valid_kwargs.__annotations__) | _LABELS
+    known = set(processor.valid_kwargs.__annotations__) | _HARMLESS
     settings = image_processor_settings(path)
-    unknown = sorted(key for key, value in settings.items() if key not in known and value is not None)
+    unknown = [
+        f"{json.dumps(value)[:60]} for {key[:80]}"
+        for key, value in sorted(settings.items())
+        if key not in known and value is not None and not (key in _OFF and value is False)
+    ]
     if unknown:
-        raise CheckpointError(
-            f"the image processor in {path} has settings that are not known: {', '.join(unknown)}"
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        said = "".join(c if c.isprintable() else " " for c in ", ".join(unknown[:_SHOWN]) + more)
+        raise refused(
+            path, f"has settings that are not known: {said}; remove what changes nothing about an image"
         )
 
 
@@ -76,7 +113,7 @@ def _values(processor: Any, path: Path) -> dict[str, Any]:
     if std is not None and any(abs(value) < 1 / _LARGEST_VALUE for value in std):
         raise refused(path, f"has image_std {list(std)}: images would be divided by zero")
     return {
-        "convert_rgb": bool(processor.do_convert_rgb),
+        "convert_rgb": True,  # images always become RGB; earlier readers miss the field otherwise
         "resample": _BILINEAR if processor.resample is None else _filter(processor.resample),
         "rescale_factor": factor,
         "mean": mean,

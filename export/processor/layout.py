@@ -41,9 +41,10 @@ def _fixed_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, A
     if processor.do_pad:
         raise refused(path, "has do_pad: padding images is not supported yet")
     edge, to = _resized(processor.size, path) if processor.do_resize else (None, None)
-    if max([edge or 0, *(to or ())]) > _LARGEST_EDGE:
-        raise refused(path, f"resizes to {edge or to} pixels: at most {_LARGEST_EDGE:,} are supported")
     crop = _sides(processor.crop_size or processor.size) if processor.do_center_crop else None
+    for does, sides in (("resizes", to or (edge or 0,)), ("crops", crop or (0,))):
+        if max(sides) > _LARGEST_EDGE:
+            raise refused(path, f"{does} to {max(sides):,} pixels: at most {_LARGEST_EDGE:,} are supported")
     final, taken = crop or to, (config.vision.image_size, config.vision.image_size)
     if final != taken:
         raise refused(

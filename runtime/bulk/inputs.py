@@ -1,4 +1,4 @@
-"""The inputs of a run, one after another: lines of a JSONL file, or the images of a folder.
+"""The inputs of a run, one after another: lines of a JSONL file, the images of a folder, or one image.
 
 Enters: a path. Leaves: `Entry` objects in an order that is always the same, and the `Identity` by which a resumed run
 knows its inputs again. Nothing grows with their number but 8 bytes an id, while duplicates are looked for.
@@ -7,87 +7,73 @@ knows its inputs again. Nothing grows with their number but 8 bytes an id, while
 from __future__ import annotations
 
 import hashlib
-import os
+import stat
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from pumice.bulk.entry import Digest, Entry, Identity, Inputs
+from pumice.bulk.image_folder import ImageFolder, LoneImage
 from pumice.bulk.item import record_id
 from pumice.errors import BatchError, PumiceError, UsageError
+from pumice.images.suffixes import SUFFIXES
+
+__all__ = ["Entry", "Identity", "Inputs", "entries", "open_inputs", "scan"]
 
 MAX_LINE = 64 * 2**20
 """Bytes of a line: room for two of the largest images as data URIs."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-"""Of images in a folder, in small letters or capitals."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """Inputs as they were: how many, and the SHA-256 of a JSONL file, or of a folder's names, sizes and times."""
-
-    records: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An input: its number from 0, its id, where it stands, and its fields; or why it has none."""
-
-    index: int
-    id: str
-    where: str
-    fields: Mapping[str, Any] | PumiceError
-
-
-class Digest(Protocol):
-    """A hash that is being made."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add to it."""
-        ...
-
-
-class Inputs(Protocol):
-    """Somewhere to read inputs from."""
-
-    @property
-    def path(self) -> Path:
-        """Where they are."""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """Where their relative paths begin."""
-        ...
-
-    def read(self, digest: Digest) -> Iterator[Entry]:
-        """All of them, added to `digest`. Raises `OSError`."""
-        ...
-
-
-def open_inputs(path: Path) -> Inputs:
-    """What is at a path.
+def open_inputs(path: Path, own: frozenset[Path] = frozenset()) -> Inputs:
+    """What is at a path; `own` are files of the run itself, which a folder may hold and which are not told of.
 
     Raises:
-        UsageError: neither a folder nor a regular file.
+        UsageError: neither a folder nor a regular file, or one of another kind.
+        BatchError: it cannot be read.
     """
-    if path.is_dir():
-        return ImageFolder(path)
-    if not path.exists():
-        raise UsageError(f"there is no {str(path)!r}: expected a JSONL file, or a folder of images")
-    if not path.is_file():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UsageError(f"there is no {str(path)!r}: expected {_EXPECTED}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BatchError(f"{str(path)!r} cannot be read: {reason}") from None
+    if stat.S_ISDIR(mode):
+        return ImageFolder(path, own)
+    if not stat.S_ISREG(mode):
         raise UsageError(f"{str(path)!r} is no regular file: inputs are read twice, so pipes will not do")
+    head = _head(path)
+    if path.suffix.lower() in SUFFIXES or head.startswith(_IMAGES) or head[8:12] == b"WEBP":
+        return LoneImage(path)
+    if b"\0" in head:
+        raise UsageError(f"{str(path)!r} is no text: expected {_EXPECTED}")
     return JsonLines(path)
+
+
+_EXPECTED = f"a JSONL file, a folder of images, or one image ({', '.join(SUFFIXES)})"
+
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")
+"""How images begin, whatever they are called."""
+
+
+def _head(path: Path) -> bytes:
+    """A file's first bytes. UTF-16 is seen by its zero bytes too."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4096)
+    except OSError as error:
+        raise BatchError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 
 
 class JsonLines:
     """A record a line; empty lines are skipped. A record without id has its line's number, from 1."""
+
+    numbered = True
+    passed_over = ""
 
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.parent
@@ -135,38 +121,6 @@ def _fields(where: str, line: bytes | None) -> dict[str, Any]:
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 
-class ImageFolder:
-    """A record an image, in the order of their paths; hidden files are skipped, links to folders not followed.
-
-    Its id is the path from the folder on, with `/` between its parts.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = self.folder = path
-
-    def read(self, digest: Digest) -> Iterator[Entry]:
-        """See `Inputs`."""
-        for index, (name, file) in enumerate(_walk(self.path, "")):
-            status = file.stat()
-            digest.update(
-                f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "backslashreplace")
-            )
-            # A name that is no UTF-8 cannot be written as JSON: its bytes are shown.
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            yield Entry(index=index, id=shown, where=repr(name), fields={"image": name})
-
-
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(folder) as listing:
-        entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
-    for entry in entries:
-        name = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder / entry.name, name + "/")
-        elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-            yield name, entry
-
-
 def scan(inputs: Inputs) -> Identity:
     """Read inputs through once, to know them again.
 
@@ -181,16 +135,14 @@ def scan(inputs: Inputs) -> Identity:
     except OSError as error:
         raise _unreadable(inputs, error) from None
     if not ids:
+        passed = inputs.passed_over and f"; passed over {inputs.passed_over}"
         raise BatchError(
-            f"{str(inputs.path)!r} has no records: expected lines of JSON, or images ({_LISTED})"
+            f"{str(inputs.path)!r} has no records: expected lines of JSON, or images ({', '.join(SUFFIXES)}){passed}"
         )
     unique, counts = np.unique(np.frombuffer(ids, np.uint64), return_counts=True)
     if len(unique) < len(ids):
         _check_ids(inputs, set(unique[counts > 1].tolist()))
     return Identity(records=len(ids), sha256=digest.hexdigest())
-
-
-_LISTED = ", ".join(SUFFIXES)
 
 
 def _check_ids(inputs: Inputs, doubtful: set[int]) -> None:

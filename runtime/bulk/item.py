@@ -7,7 +7,6 @@ error, which becomes the record's.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any
 
 from pumice.errors import UsageError
 from pumice.generation.options import NAMES
+from pumice.images.addresses import names_file
+from pumice.prompt.message_images import in_folder
 
 _OPTIONS = frozenset(NAMES)
 _FIELDS = frozenset({"id", "prompt", "messages", "image", "images", "raw"})
 _CONSTRAINTS = ("json_schema", "regex")
 """At most one of them holds, so a record that names one names both."""
-
-_ADDRESS = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+://")
-"""What is no path: `images.py` reads data URIs, and refuses the others by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +43,13 @@ class BatchItem:
     images: tuple[Any, ...]
     raw: bool
     options: Mapping[str, Any]
+    where: str | None = None
+    """Where its errors say that it stands."""
 
 
-def make_item(index: int, record_id: str, fields: Mapping[str, Any], defaults: Defaults) -> BatchItem:
+def make_item(
+    index: int, record_id: str, fields: Mapping[str, Any], defaults: Defaults, where: str | None = None
+) -> BatchItem:
     """Read a record's fields; those that are None count as left out.
 
     Raises:
@@ -68,6 +70,7 @@ def make_item(index: int, record_id: str, fields: Mapping[str, Any], defaults: D
         images=_images(fields, defaults.folder),
         raw=raw,
         options=_options(fields, defaults, record_id),
+        where=where,
     )
 
 
@@ -102,7 +105,7 @@ def _prompt(fields: Mapping[str, Any], defaults: Defaults) -> Any:
     if messages is not None:
         if not isinstance(messages, (list, tuple)):
             raise UsageError(f"the record's messages are of type {type(messages).__name__}, expected a list")
-        return messages
+        return messages if defaults.folder is None else in_folder(messages, defaults.folder)
     if prompt is None:
         prompt = defaults.prompt
     if prompt is None:
@@ -129,7 +132,7 @@ def _images(fields: Mapping[str, Any], folder: Path | None) -> tuple[Any, ...]:
 
 def _image(image: Any, folder: Path | None) -> Any:
     """A path is made to begin at `folder`; all else is as it was."""
-    if folder is None or not isinstance(image, str) or _ADDRESS.match(image):
+    if folder is None or not isinstance(image, str) or not names_file(image, folder):
         return image
     return str(folder / image)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pumice.bulk.places import is_plain, is_there
 from pumice.bulk.record import Record, decode_record, encode_record
 from pumice.errors import BatchError
 
@@ -33,16 +34,21 @@ class Journal:
         """Open or make it.
 
         Raises:
-            BatchError: it cannot be written, or another process writes it.
+            BatchError: it cannot be written, another process writes it, or it is a file of somebody else's.
         """
         self.path = path
         self.records = self.failed = 0
+        self._made = not is_there(path)
+        if not self._made and not is_plain(path):
+            raise foreign(path)
         try:
             self._file: BinaryIO = path.open("a+b", buffering=0)
         except OSError as error:
             raise unwritable(path, error) from None
         try:
             _lock(self._file, path)
+            if not holds_records(path):
+                raise foreign(path)
             self._recover()
         except BaseException:
             self._file.close()
@@ -81,11 +87,13 @@ class Journal:
         self.records = self.failed = 0
 
     def close(self) -> None:
-        """Let others have it."""
+        """Let others have it; one that was made for nothing goes."""
         if not self._file.closed:
             try:
                 with contextlib.suppress(OSError):  # what matters was written; `finish` syncs by itself
                     self.sync()
+                    if self._made and not self.records:
+                        self.path.unlink()
             finally:
                 self._file.close()
 
@@ -102,9 +110,35 @@ class Journal:
                     self.records += 1
                     self.failed += record.error is not None
                     end += len(line)
-            self._file.truncate(end)
+            if os.fstat(self._file.fileno()).st_size > end:
+                self._file.truncate(end)
         except OSError as error:
             raise unwritable(self.path, error) from None
+
+
+_BEGINNING = b'{"index":0,"id":"'
+"""How a journal begins, whatever is in it."""
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a file is a journal, or the beginning of one, or empty.
+
+    Raises:
+        BatchError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_BEGINNING))
+    except OSError as error:
+        raise BatchError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    return _BEGINNING.startswith(head)
+
+
+def foreign(path: Path) -> BatchError:
+    """A file in the journal's place that is none."""
+    return BatchError(
+        f"{str(path)!r} is there already, and pumice did not write it: move it away, or choose another output"
+    )
 
 
 def read_records(path: Path) -> Iterator[Record]:

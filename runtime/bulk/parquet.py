@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pumice.bulk.record import Record
+from pumice.bulk.record import Record, from_row, to_row
 from pumice.errors import BatchError, UsageError
 
 ROWS = 10_000
@@ -30,7 +30,7 @@ def require_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise UsageError(
-            "Parquet needs pyarrow: pip install 'pumice[parquet]', or choose a .jsonl output"
+            "Parquet needs pyarrow: pip install 'pumice[parquet]', or choose a .jsonl or .csv output"
         ) from None
     return pyarrow
 
@@ -40,7 +40,7 @@ def write_parquet(records: Iterator[Record], path: Path) -> None:
     arrow = require_pyarrow()
     schema = _schema(arrow)
     with arrow.parquet.ParquetWriter(str(path), schema, compression="zstd") as writer:
-        while rows := [_row(record) for record in itertools.islice(records, ROWS)]:
+        while rows := [to_row(record) for record in itertools.islice(records, ROWS)]:
             writer.write_table(arrow.Table.from_pylist(rows, schema))
 
 
@@ -54,7 +54,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
     try:
         with arrow.parquet.ParquetFile(str(path)) as file:
             for batch in file.iter_batches(ROWS):
-                yield from (_record(row) for row in batch.to_pylist())
+                yield from (from_row(row) for row in batch.to_pylist())
     except (OSError, ValueError, KeyError, msgspec.MsgspecError, arrow.ArrowException) as error:
         raise BatchError(f"{str(path)!r} cannot be read: {error}; begin anew with --overwrite") from None
 
@@ -81,15 +81,3 @@ def _schema(arrow: Any) -> Any:
             ("error_message", text),
         ]
     )
-
-
-def _row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = msgspec.to_builtins(record)
-    error = row.pop("error", None) or {}
-    return {**row, "error_type": error.get("type"), "error_message": error.get("message")}
-
-
-def _record(row: dict[str, Any]) -> Record:
-    kind, message = row.pop("error_type"), row.pop("error_message")
-    error = None if kind is None else {"type": kind, "message": message}
-    return msgspec.convert({**row, "error": error}, Record)

@@ -29,13 +29,17 @@ class Progress:
         self._every = _REDRAW_SECONDS if self._terminal else _LINE_SECONDS
         self.done, self.failed, self.tokens = done, failed, 0
         self._started = self._shown = time.monotonic()
-        self._begun_with = done
-        self._recent = deque([(self._started, done, 0)])
+        self.kept = self._here = 0
+        self._recent = deque([(self._started, 0, 0)])
 
-    def add(self, *, failed: bool, tokens: int) -> None:
-        """Count a record."""
+    def add(self, *, failed: bool, tokens: int, kept: bool = False) -> None:
+        """Count a record; one that is kept of before is none of this run's work."""
         self.done += 1
         self.failed += failed
+        if kept:
+            self.kept += 1
+            return
+        self._here += 1
         self.tokens += tokens
         now = time.monotonic()
         if now - self._shown >= self._every:
@@ -44,7 +48,7 @@ class Progress:
     def show(self, now: float) -> None:
         """Show how things stand at `time.monotonic() == now`."""
         self._shown = now
-        self._recent.append((now, self.done, self.tokens))
+        self._recent.append((now, self._here, self.tokens))
         while len(self._recent) > 2 and self._recent[1][0] < now - _RECENT_SECONDS:
             self._recent.popleft()
         line = self.line(now)
@@ -57,7 +61,7 @@ class Progress:
         """All figures in a line."""
         then, done, tokens = self._recent[0]
         seconds = max(now - then, 1e-9)
-        speed = (self.done - done) / seconds
+        speed = (self._here - done) / seconds
         share = self.done / self._total
         filled = int(share * _BAR)
         bar = "=" * filled + ">" * (filled < _BAR) + " " * (_BAR - filled - 1)
@@ -80,10 +84,10 @@ class Progress:
     def summary(self) -> str:
         """What was done this time: numbers and speeds."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        here = self.done - self._begun_with
+        kept = f"; {self.kept:,} kept" if self.kept else ""
         return (
-            f"{here:,} records in {_duration(seconds)}: "
-            f"{here / seconds:,.1f} records/s, {self.tokens / seconds:,.0f} tokens/s"
+            f"{self._here:,} records in {_duration(seconds)}: "
+            f"{self._here / seconds:,.1f} records/s, {self.tokens / seconds:,.0f} tokens/s{kept}"
         )
 
     def _write(self, text: str) -> None:

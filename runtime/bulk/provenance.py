@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from pumice.bulk.inputs import Identity
+from pumice.bulk.entry import Identity
 from pumice.bulk.journal import unwritable
+from pumice.bulk.places import is_plain, is_there
 from pumice.errors import BatchError
 from pumice.machine.disk import sync
 from pumice.manifest import Manifest, encode_manifest
@@ -39,6 +40,10 @@ class Provenance:
     raw: bool
     options: dict[str, Any]
     format: int = _FORMAT
+    replaces: str | None = None
+    """Stamp of a finished output of others that lies there until this run is finished (`--overwrite`)."""
+    retry: bool = False
+    """Whether the unfinished run keeps what the finished output has answered."""
 
     def difference(self, other: Provenance) -> str | None:
         """What `other` has otherwise, in words."""
@@ -74,36 +79,85 @@ def read_provenance(path: Path) -> Provenance | None:
     """What is beside an output; None if nothing is.
 
     Raises:
-        BatchError: it cannot be read.
+        BatchError: it cannot be read, or is nothing that pumice wrote.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Provenance)
-    except FileNotFoundError:
+    if not is_there(path):
         return None
+    try:
+        if is_plain(path):
+            with path.open("rb") as file:
+                return msgspec.json.decode(file.read(_LONGEST), type=Provenance)
     except OSError as error:
         raise BatchError(f"{str(path)!r} cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise BatchError(f"{str(path)!r} is damaged: begin anew with --overwrite") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    raise not_ours(path)
 
 
-def write_provenance(path: Path, provenance: Provenance) -> None:
-    """Put it beside an output, whole or not at all.
+def not_ours(path: Path) -> BatchError:
+    """A file in the way that pumice did not write, or that is damaged: it is left alone."""
+    return BatchError(
+        f"{str(path)!r} is there already, and pumice did not write it as it is: "
+        "move it away, or choose another output"
+    )
+
+
+def stage_provenance(path: Path, provenance: Provenance) -> Path:
+    """Write it beside its place, to be renamed into it; so a disk that cannot be written is known early.
 
     Raises:
-        BatchError: it cannot be written.
+        BatchError: it cannot be written, or something of others is in the way.
     """
-    new = path.with_name(path.name + ".tmp")
+    new = staged(path)
     try:
-        with new.open("wb") as file:
+        with new.open("xb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(provenance), indent=2) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        new.replace(path)
-        sync_folder(path.parent)
+    except FileExistsError:
+        raise not_ours(new) from None
     except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink()
         raise unwritable(path, error) from None
+    return new
+
+
+def commit_provenance(path: Path) -> None:
+    """Rename what was staged into its place.
+
+    Raises:
+        BatchError: it cannot be.
+    """
+    try:
+        staged(path).replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def staged(path: Path) -> Path:
+    """Where it lies until then."""
+    return path.with_name(path.name + ".tmp")
+
+
+def is_staged_by_us(path: Path) -> bool:
+    """Whether a file is what a killed process left of `stage_provenance`, however little of it."""
+    if not is_plain(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_BEGINNING))
+    except OSError:
+        return False
+    return _BEGINNING.startswith(head)
+
+
+_BEGINNING = b'{\n  "bundle": "'
+"""How what is staged begins."""
+
+_LONGEST = 64 * 2**20
+"""Bytes, as of a line of the inputs: a prompt and a schema may be long."""
 
 
 def sync_folder(folder: Path) -> None:

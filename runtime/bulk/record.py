@@ -23,9 +23,11 @@ class Failure:
     message: str
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """An exception as it is told to people."""
+    def of(cls, error: Exception, where: str | None = None) -> Failure:
+        """An exception as it is told to people, with the place where its input stands."""
         message = str(error) if isinstance(error, PumiceError) else f"{type(error).__name__}: {error}"
+        if where is not None and not message.startswith(where):
+            message = f"{where}: {message}"
         return cls(type=type(error).__name__, message=str(PumiceError(message)))
 
 
@@ -80,9 +82,9 @@ def answered(
     )
 
 
-def failed(index: int, record_id: str, error: Exception) -> Record:
+def failed(index: int, record_id: str, error: Exception, where: str | None = None) -> Record:
     """The record of an input without an answer."""
-    return Record(index=index, id=record_id, error=Failure.of(error))
+    return Record(index=index, id=record_id, error=Failure.of(error, where))
 
 
 def encode_record(record: Record) -> bytes:
@@ -100,6 +102,20 @@ def decode_record(line: bytes) -> Record:
         return msgspec.json.decode(line, type=Record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """A record as columns of tables have it: an error's are two."""
+    row: dict[str, Any] = msgspec.to_builtins(record)
+    error = row.pop("error", None) or {}
+    return {**row, "error_type": error.get("type"), "error_message": error.get("message")}
+
+
+def from_row(row: dict[str, Any]) -> Record:
+    """The record of a row. Raises `msgspec.MsgspecError` or `KeyError` if it is none."""
+    kind, message = row.pop("error_type"), row.pop("error_message")
+    error = None if kind is None else {"type": kind, "message": message}
+    return msgspec.convert({**row, "error": error}, Record)
 
 
 def _answer(result: Generation) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import Any, TextIO
 
 import msgspec
 
-from pumice.bulk.inputs import Entry, Identity, Inputs, entries, open_inputs, scan
+from pumice.bulk.entry import Entry, Inputs
+from pumice.bulk.inputs import entries, open_inputs, scan
 from pumice.bulk.item import BatchItem, Defaults, make_item
 from pumice.bulk.journal import Journal
 from pumice.bulk.output import Output
+from pumice.bulk.places import check_apart
+from pumice.bulk.plan import Plan, Step, Wish
 from pumice.bulk.progress import Progress
 from pumice.bulk.provenance import Provenance, digest_of
 from pumice.bulk.record import Record, failed
+from pumice.bulk.trial import check_workable, tried
 from pumice.bulk.window import Submitter, answer_all
 from pumice.errors import BatchError, PumiceError, UsageError
 
@@ -42,6 +47,9 @@ class Run:
     device: str = "auto"
     threads: int | None = None
     overwrite: bool = False
+    """Begin anew where the output is finished, or another run's; an unfinished run of these settings goes on."""
+    restart: bool = False
+    """Begin anew whatever is there."""
     retry_errors: bool = False
 
 
@@ -53,10 +61,14 @@ class Summary:
     failed: int
     work: str | None
     """Numbers and speeds in words; None if there was nothing to do."""
+    kept: int = 0
+    """Records that were answered before failed ones were tried again."""
 
 
 def run_files(run: Run, report: TextIO | None = None) -> Summary:
     """Answer all inputs that are not answered yet; `report` (standard error) shows how far it has come.
+
+    A run that cannot work ends before a model is loaded, or at the latest before anything is written.
 
     Raises:
         UsageError: paths or options that will not do.
@@ -65,37 +77,55 @@ def run_files(run: Run, report: TextIO | None = None) -> Summary:
         KeyboardInterrupt: Ctrl-C; the journal can be gone on from.
     """
     out = sys.stderr if report is None else report
-    output, inputs = Output(run.output), open_inputs(run.inputs)
-    _check_paths(run)
-    provenance = _provenance(run, scan(inputs))
-    if output.finished(provenance, overwrite=run.overwrite, retry_errors=run.retry_errors):
-        errors = sum(record.error is not None for record in output.records())
-        return Summary(records=provenance.inputs.records, failed=errors, work=None)
+    output = Output(run.output)
+    own = frozenset(place.parent.resolve() / place.name for place in output.places)
+    inputs = open_inputs(run.inputs, own)
+    check_apart(run.inputs, output.places)
+    output.check_places()
+    wish = Wish(overwrite=run.overwrite, restart=run.restart, retry_errors=run.retry_errors)
     with contextlib.ExitStack() as stack:
-        with _engine(run) as engine:
-            journal = stack.enter_context(
-                contextlib.closing(output.begin(provenance, overwrite=run.overwrite))
-            )
-            items = _items(run, inputs, provenance.inputs, output, journal.records)
-            work = _work(
-                answer_all(engine, items, in_flight=2 * run.slots), journal, provenance.inputs.records, out
-            )
-        output.finish(journal)
-        return Summary(records=journal.records, failed=journal.failed, work=work)
+        journal = None if output.settled else stack.enter_context(output.hold())
+        provenance = _provenance(run, inputs)
+        if inputs.passed_over:
+            print(f"pumice: passed over {inputs.passed_over}", file=out)
+        plan = output.plan(provenance, wish)
+        if journal is None and plan.step is not Step.NOTHING:
+            journal = stack.enter_context(output.hold())
+            plan = output.plan(provenance, wish)  # of what another process did meanwhile
+        if journal is None or plan.step is Step.NOTHING:
+            errors = sum(record.error is not None for record in output.records())
+            return Summary(records=provenance.inputs.records, failed=errors, work=None)
+        return _answer(run, inputs, output, plan, journal, out)
 
 
-def _check_paths(run: Run) -> None:
-    """The output must not be written over what is read."""
-    if run.output.resolve() == run.inputs.resolve():
-        raise UsageError(f"the output {str(run.output)!r} is the input; expected another file")
+def _answer(run: Run, inputs: Inputs, output: Output, plan: Plan, journal: Journal, out: TextIO) -> Summary:
+    """All that is left to do of a plan."""
+    if plan.step is Step.BEGIN:
+        check_workable(inputs, _defaults(run, inputs))
+    output.stage(plan, journal)
+    start = 0 if plan.step is Step.BEGIN else journal.records
+    kept: deque[int] = deque()
+    with _engine(run) as engine:
+        items = _items(run, inputs, output, plan, start, kept)
+        records = answer_all(engine, items, in_flight=2 * run.slots)
+        total = plan.provenance.inputs.records
+        progress = Progress(out, total=total, done=start, failed=journal.failed if start else 0)
+        if start == 0:
+            records = tried(records)
+        output.begin(plan, journal)
+        _work(records, journal, progress, kept)
+    output.finish(plan, journal)
+    return Summary(
+        records=journal.records, failed=journal.failed, work=progress.summary(), kept=progress.kept
+    )
 
 
-def _provenance(run: Run, identity: Identity) -> Provenance:
+def _provenance(run: Run, inputs: Inputs) -> Provenance:
     from pumice.manifest import load_manifest
 
     return Provenance(
         bundle=digest_of(load_manifest(run.bundle)),
-        inputs=identity,
+        inputs=scan(inputs),
         prompt=run.prompt,
         raw=run.raw,
         options=msgspec.json.decode(msgspec.json.encode(dict(run.options))),
@@ -117,32 +147,40 @@ def _engine(run: Run) -> contextlib.AbstractContextManager[Submitter]:
     return Engine(model, slots=run.slots, context=run.context, max_queue=2 * run.slots)
 
 
-def _work(records: Iterator[Record], journal: Journal, total: int, out: TextIO) -> str:
-    """Journal records as they come; what was done, in words."""
-    progress = Progress(out, total=total, done=journal.records, failed=journal.failed)
+def _work(records: Iterator[Record], journal: Journal, progress: Progress, kept: deque[int]) -> None:
+    """Journal records as they come; `kept` has the numbers of those that were answered before."""
     try:
         for record in records:
             journal.append(record)
-            progress.add(failed=record.error is not None, tokens=record.completion_tokens or 0)
+            was_there = bool(kept) and kept[0] == record.index
+            if was_there:
+                kept.popleft()
+            tokens = record.completion_tokens or 0
+            progress.add(failed=record.error is not None, tokens=tokens, kept=was_there)
     finally:
         progress.end()
-    return progress.summary()
+
+
+def _defaults(run: Run, inputs: Inputs) -> Defaults:
+    return Defaults(prompt=run.prompt, raw=run.raw, options=run.options, folder=inputs.folder)
 
 
 def _items(
-    run: Run, inputs: Inputs, identity: Identity, output: Output, start: int
+    run: Run, inputs: Inputs, output: Output, plan: Plan, start: int, kept: deque[int]
 ) -> Iterator[BatchItem | Record]:
-    """What is left to do from input number `start` on; records of a finished output stand, unless they are errors."""
-    defaults = Defaults(prompt=run.prompt, raw=run.raw, options=run.options, folder=inputs.folder)
-    finished = output.records() if output.exists else None
-    for entry in entries(inputs, identity):
+    """What is left to do from input number `start` on; where errors are tried again, answers stand, and are noted as
+    `kept`."""
+    defaults = _defaults(run, inputs)
+    finished = output.records() if plan.provenance.retry else None
+    for entry in entries(inputs, plan.provenance.inputs):
         before = None if finished is None else _same(next(finished, None), entry, run.output)
         if entry.index < start:
             continue
         if before is not None and before.error is None:
+            kept.append(entry.index)
             yield before
         else:
-            yield _request(entry, defaults)
+            yield _request(entry, defaults, entry.where if inputs.numbered else None)
 
 
 def _same(record: Record | None, entry: Entry, output: Path) -> Record:
@@ -153,10 +191,10 @@ def _same(record: Record | None, entry: Entry, output: Path) -> Record:
     return record
 
 
-def _request(entry: Entry, defaults: Defaults) -> BatchItem | Record:
+def _request(entry: Entry, defaults: Defaults, where: str | None) -> BatchItem | Record:
     if isinstance(entry.fields, PumiceError):
-        return failed(entry.index, entry.id, entry.fields)
+        return failed(entry.index, entry.id, entry.fields, where)
     try:
-        return make_item(entry.index, entry.id, entry.fields, defaults)
+        return make_item(entry.index, entry.id, entry.fields, defaults, where)
     except UsageError as error:
-        return failed(entry.index, entry.id, UsageError(f"{entry.where}: {error}"))
+        return failed(entry.index, entry.id, error, where)

@@ -112,6 +112,7 @@ class _Place:
 
     index: int
     id: str
+    where: str | None = None
     submitted: float = 0.0
     record: Record | None = None
 
@@ -189,6 +190,7 @@ class _Window:
         if isinstance(item, Record):
             place.record = item
         else:
+            place.where = item.where
             try:
                 future = self._engine.submit(item.prompt, item.images, raw=item.raw, **item.options)
             except QueueFullError:
@@ -196,7 +198,7 @@ class _Window:
             except EngineClosedError:
                 raise
             except Exception as error:  # whatever an input can cause is the record's
-                place.record = failed(item.index, item.id, error)
+                place.record = failed(item.index, item.id, error, item.where)
             else:
                 self._flying[future] = place
                 future.add_done_callback(lambda done: self._landed.put((done, time.perf_counter())))
@@ -212,7 +214,7 @@ class _Window:
         except EngineClosedError:
             raise
         except Exception as error:
-            place.record = failed(place.index, place.id, error)
+            place.record = failed(place.index, place.id, error, place.where)
             return
         place.record = answered(place.index, place.id, result, seconds=ended - place.submitted)
         if (

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ FORMAT = 2
 """Of the folder, and of the options that graphs are optimised with."""
 RECORD = "copy.json"
 TEMPORARY = ".tmp-"
+_SHOWN = 5
+"""Of somebody's files, in a message."""
 ABANDONED = 3600
 """Seconds after which a temporary folder is taken for one that a killed process left."""
 
@@ -125,17 +128,50 @@ def remove(folder: Path) -> int:
     """Remove all copies of the bundle in `folder` (resolved), of other versions too; returns how many there were.
 
     Raises:
-        OptimizeError: one cannot be removed.
+        OptimizeError: one cannot be removed, or holds what is not of it; then it is whole still.
     """
     removed = 0
     for place, record in copies(copies_folder()):
         if record.bundle == str(folder):
             try:
-                shutil.rmtree(place)
+                remove_copy(place)
             except OSError as error:
                 raise OptimizeError(f"cannot remove {place}: {error.strerror}") from None
             removed += 1
     return removed
+
+
+def remove_copy(place: Path) -> None:
+    """Remove a copy, whole or half written, and nothing that somebody else put there.
+
+    Raises:
+        OptimizeError: something else lies there, or it is a link to another folder.
+        OSError: it cannot be removed.
+    """
+    if place.is_symlink():
+        raise OptimizeError(f"{place} is a link, which no copy is: remove it yourself")
+    strange = _strangers(place)
+    if strange:
+        raise OptimizeError(
+            f"{place} holds what is not of a copy: {', '.join(strange[:_SHOWN])}: move it away, and try again"
+        )
+    shutil.rmtree(place)
+
+
+def _strangers(place: Path) -> list[str]:
+    """What a copy's record does not list; without a record, what is neither a graph nor its data."""
+    known: re.Pattern[str] | None = None
+    try:
+        names = {RECORD, *msgspec.json.decode((place / RECORD).read_bytes(), type=Record).files}
+    except (OSError, msgspec.DecodeError):
+        names, known = {RECORD}, re.compile(r".+\.onnx(_data)?")
+    with os.scandir(place) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.is_file(follow_symlinks=False)
+            or not (entry.name in names or (known and known.fullmatch(entry.name)))
+        )
 
 
 def copies_folder() -> Path:

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from typing import Any
 
-from pumice.machine.devices import DEVICES
+from pumice.cli import vocabulary
+from pumice.cli.terminal import as_json, printable, printable_lines
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice bench BUNDLE [--profile]`."""
-    parser.add_argument("bundle", help="folder that `pumice export` wrote")
+    vocabulary.add_bundle(parser)
     parser.add_argument(
         "--profile", action="store_true", help="time by operator and by layer, instead of speeds and memory"
     )
-    parser.add_argument("-i", "--image", metavar="FILE", help="image to encode (one that is made up)")
+    vocabulary.add_image(parser, "image to encode (one that is made up)")
     parser.add_argument(
-        "--prompt", type=int, default=512, metavar="N", help="tokens of the prompt (%(default)s)"
+        "--prompt-length", type=int, default=512, metavar="N", help="tokens of the prompt (%(default)s)"
     )
-    parser.add_argument(
-        "--context",
-        type=int,
-        action="append",
-        metavar="N",
-        help="tokens behind which others are decoded; repeatable (100 and 2000)",
+    vocabulary.add_alias(parser, "--prompt", dest="prompt_length", type=int)
+    vocabulary.add_context_length(
+        parser, "tokens behind which others are decoded; repeatable (100 and 2000)", action="append"
     )
-    parser.add_argument("--new", type=int, default=32, metavar="N", help="tokens to decode (%(default)s)")
+    vocabulary.add_max_new_tokens(parser, "tokens to decode (%(default)s)", default=32)
+    vocabulary.add_alias(parser, "--new", dest="max_new_tokens", type=int)
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds that count (5; 3 for a profile)")
-    parser.add_argument("--json", action="store_true", help="print values instead of tables")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (as many as CPUs)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    vocabulary.add_device(parser)
+    vocabulary.add_threads(parser)
+    vocabulary.add_json(parser)
+    vocabulary.add_verbosity(parser)
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -41,32 +39,40 @@ def run_bench(args: argparse.Namespace) -> int:
     from pumice.benchmark import measurement, report
     from pumice.benchmark import profiler as recording
     from pumice.benchmark.workload import Workload, synthetic_image
+    from pumice.cli.checks import check_machine, opened_images
 
     workload = Workload(
-        prompt=args.prompt,
-        contexts=tuple(args.context or (100, 2000)),
-        new=args.new,
+        prompt=args.prompt_length,
+        contexts=tuple(args.context_length or (100, 2000)),
+        new=args.max_new_tokens,
         repeats=(3 if args.profile else 5) if args.repeats is None else args.repeats,
     )
-    image = synthetic_image() if args.image is None else args.image
+    check_machine(args.device, args.threads)
+    image = synthetic_image() if args.image is None else opened_images([args.image])[0]
     run: Any = recording.record if args.profile else measurement.measure
-    found = run(
-        args.bundle,
-        image,
-        workload,
-        device=args.device,
-        threads=args.threads,
-        progress=(lambda _: None) if args.quiet else _tell,
-    )
-    if not args.quiet:
-        _tell("")
+    try:
+        found = run(
+            args.bundle,
+            image,
+            workload,
+            device=args.device,
+            threads=args.threads,
+            progress=(lambda _: None) if args.quiet else _tell,
+        )
+    finally:
+        if not args.quiet:
+            _tell("")
     described = _described(args.bundle) | {"device": found.device, "threads": found.threads}
     if args.json:
         values = report.recording_json(found) if args.profile else report.measurement_json(found)
-        print(json.dumps(described | values, indent=2))
+        print(as_json(described | values, indent=2))
     else:
-        print(", ".join(f"{name} {value}" for name, value in described.items()))
-        print(report.recording_table(found) if args.profile else report.measurement_table(found))
+        print(printable(", ".join(f"{name} {value}" for name, value in described.items())))
+        print(
+            printable_lines(
+                report.recording_table(found) if args.profile else report.measurement_table(found)
+            )
+        )
     return 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pumice.cli import vocabulary
 from pumice.cli.export import add_asked_arguments, add_text_arguments, asked_questions
+from pumice.cli.terminal import json_lines, printable_lines
 from pumice.errors import UsageError
-from pumice.export.recipes.recipe import NAMES
+from pumice.export.recipes.recipe import NAMES, load_recipe
 
 if TYPE_CHECKING:
     from pumice.export.compare import Comparison, RecipeScore
@@ -19,7 +20,7 @@ DEFAULT = tuple(name for name in NAMES if name.startswith("cpu-"))
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice compare CHECKPOINT --text FILE …`."""
-    parser.add_argument("checkpoint", help="checkpoint folder in Hugging Face layout, or a hub id (org/name)")
+    vocabulary.add_checkpoint(parser)
     parser.add_argument(
         "--recipes",
         default=",".join(DEFAULT),
@@ -31,8 +32,8 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="where temporary bundles are made (the current directory)"
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    vocabulary.add_json(parser)
+    vocabulary.add_verbosity(parser)
 
 
 def run_compare(args: argparse.Namespace) -> int:
@@ -41,21 +42,26 @@ def run_compare(args: argparse.Namespace) -> int:
     if not recipes:
         raise UsageError(f"--recipes names none, expected some of {', '.join(NAMES)}, or .toml files")
     questions = asked_questions(args)
-    import msgspec
+    for recipe in recipes:
+        load_recipe(recipe)
+    from pumice.export.verify.probes import own_probes
+    from pumice.export.verify.texts import read_texts
+
+    probes = own_probes(questions)
+    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+    import msgspec  # and torch with what follows, which takes seconds
 
     from pumice.export.weights.allocator import keep_freed_memory
 
     keep_freed_memory()
     from pumice.benchmark.speed import tokens_per_second
     from pumice.export.compare import compare_recipes
-    from pumice.export.verify.probes import own_probes
-    from pumice.export.verify.texts import read_texts
 
     found = compare_recipes(
         args.checkpoint,
         recipes,
-        texts=read_texts(args.texts, window=args.text_window, limit=args.text_limit),
-        probes=own_probes(questions),
+        texts=texts,
+        probes=probes,
         work=args.work,
         device=args.device,
         max_new_tokens=args.max_new_tokens,
@@ -63,9 +69,9 @@ def run_compare(args: argparse.Namespace) -> int:
         speed_of=tokens_per_second,
     )
     if args.json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        print(json_lines(msgspec.json.format(msgspec.json.encode(found), indent=2).decode()))
     else:
-        print(table(found))
+        print(printable_lines(table(found)))
     return 1 if found.failed else 0
 
 

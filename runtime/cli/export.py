@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import Any
 
+from pumice.cli import vocabulary
+from pumice.cli.terminal import json_lines, printable, printable_lines
 from pumice.errors import UsageError
-from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES
-from pumice.machine.devices import DEVICES
+from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES, load_recipe
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice export CHECKPOINT BUNDLE …`."""
-    parser.add_argument("checkpoint", help="checkpoint folder in Hugging Face layout, or a hub id (org/name)")
-    parser.add_argument("bundle", type=Path, help="folder to write; it appears whole or not at all")
+    vocabulary.add_checkpoint(parser)
+    vocabulary.add_bundle(parser, "folder to write; it appears whole or not at all", type=_folder)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--recipe",
@@ -43,21 +44,31 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="int4: measure activations on this text, or on pumice's own, and feed rounding errors back (GPTQ); "
         "slower and nearer than by random tokens",
     )
-    parser.add_argument(
-        "--context-length",
-        type=int,
-        metavar="N",
-        help="most tokens of a sequence (the checkpoint's context, up to 131,072)",
+    vocabulary.add_context_length(
+        parser, "tokens that a prompt and its answer may have (the checkpoint's context, up to 131,072)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a bundle that is there already, if nobody put other files into it",
+    )
     parser.add_argument(
         "--verify", action="store_true", help="compare with transformers before moving into place"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    vocabulary.add_verbosity(parser)
+
+
+def _folder(text: str) -> Path:
+    """Not the empty text, which a path takes for the folder that it runs in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected the name of a folder to write, got {text!r}")
+    return Path(text)
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Export, and say where the bundle is; 1 if it was to be verified and is not sound."""
+    if args.recipe is not None:
+        load_recipe(args.recipe)
     from pumice.export.weights.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -80,55 +91,42 @@ def run_export(args: argparse.Namespace) -> int:
     if not args.quiet:
         size = sum(entry.size for entry in manifest.files.values())
         print(
-            f"{args.bundle}: {manifest.source.checkpoint} by {manifest.precision.recipe}, {size / 1e6:,.1f} MB"
+            printable(
+                f"{args.bundle}: {manifest.source.checkpoint} by {manifest.precision.recipe}, {size / 1e6:,.1f} MB"
+            )
         )
     if not args.verify or manifest.parity is None:
         return 0
     if not args.quiet:
         print(
-            f"{manifest.parity['verdict']}: {manifest.parity['meaning']} "
-            f"(by {manifest.parity['judged_by']}; see {args.bundle / 'PARITY.md'})"
+            printable(
+                f"{manifest.parity['verdict']}: {manifest.parity['meaning']} "
+                f"(by {manifest.parity['judged_by']}; see {args.bundle / 'PARITY.md'})"
+            )
         )
     return 0 if manifest.parity["passed"] else 1
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice verify BUNDLE CHECKPOINT …`."""
-    parser.add_argument("bundle", type=Path, help="bundle to check; the figures are stored in it")
-    parser.add_argument("checkpoint", help="checkpoint folder, or hub id, that it was exported from")
+    vocabulary.add_bundle(parser, "bundle to check; the figures are stored in it", type=Path)
+    vocabulary.add_checkpoint(parser, "checkpoint folder, or hub id, that it was exported from")
     add_asked_arguments(parser, "a question to compare on instead of the built-in ones; repeatable")
     add_text_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    vocabulary.add_json(parser)
+    vocabulary.add_verbosity(parser)
 
 
 def add_asked_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
     """`--prompt TEXT -i IMAGE …`, whose help is `prompt`, and how they are answered."""
-    parser.add_argument(
-        "--prompt",
-        dest="asked",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help=prompt,
-    )
-    parser.add_argument(
-        "-i",
-        "--image",
-        dest="asked",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="IMAGE",
-        help="image for the --prompt before it; repeatable",
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=32, metavar="N", help="tokens to compare (%(default)s)"
-    )
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        help="where the bundle computes (cpu; auto for float16 and bfloat16); transformers computes on the CPU",
+    together: dict[str, Any] = {"dest": "asked", "action": "append", "default": []}
+    vocabulary.add_prompt(parser, prompt, **together)
+    vocabulary.add_image(parser, "image for the --prompt before it; repeatable", type=Path, **together)
+    vocabulary.add_max_new_tokens(parser, "tokens to compare (%(default)s)", default=32)
+    vocabulary.add_device(
+        parser,
+        "where the bundle computes (cpu; auto for float16 and bfloat16); transformers computes on the CPU",
+        default=None,
     )
 
 
@@ -154,30 +152,31 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
 def run_verify(args: argparse.Namespace) -> int:
     """Verify, and print the tables and the verdict; 1 if the bundle is not sound."""
     questions = asked_questions(args)
-    import msgspec
+    from pumice.export.verify.probes import own_probes
+    from pumice.export.verify.texts import read_texts
+
+    probes = own_probes(questions)
+    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+    import msgspec  # and torch with what follows, which takes seconds
 
     from pumice.export.progress import showing
     from pumice.export.verify.comparison import verify_bundle
     from pumice.export.verify.parity_table import text_table
-    from pumice.export.verify.probes import own_probes
-    from pumice.export.verify.texts import read_texts
-
-    texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
 
     with showing(quiet=args.quiet or args.json) as progress:
         report = verify_bundle(
             args.bundle,
             args.checkpoint,
-            probes=own_probes(questions),
+            probes=probes,
             texts=texts,
             max_new_tokens=args.max_new_tokens,
             device=args.device,
             progress=progress,
         ).report
     if args.json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        print(json_lines(msgspec.json.format(msgspec.json.encode(report), indent=2).decode()))
     else:
-        print(text_table(report))
+        print(printable_lines(text_table(report)))
     return 0 if report.summary.passed else 1
 
 

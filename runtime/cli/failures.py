@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Callable
 
+from pumice.cli.interrupts import insisting
+from pumice.cli.main import INTERRUPTED
+from pumice.cli.terminal import printable
 from pumice.errors import PumiceError, UsageError
-
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -22,6 +22,17 @@ def guarded(command: Callable[[], int]) -> int:
     _log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the answer's letters shows the others
+    with insisting() as interrupts:
+        try:
+            code = _told(command, lambda: interrupts.asked)
+        except BaseException:
+            if interrupts.asked:
+                return INTERRUPTED
+            raise
+        return INTERRUPTED if interrupts.asked else code
+
+
+def _told(command: Callable[[], int], interrupted: Callable[[], bool]) -> int:
     try:
         code = command()
         sys.stdout.flush()
@@ -32,7 +43,7 @@ def guarded(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if os.environ.get("PUMICE_DEBUG"):
+        if interrupted() or os.environ.get("PUMICE_DEBUG"):
             raise
         return _report(error)
 
@@ -40,29 +51,38 @@ def guarded(command: Callable[[], int]) -> int:
 def _report(error: Exception) -> int:
     """The failure in one line, and its exit code."""
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pumice"):
-        error = UsageError(
-            f"exporting needs the export extra: pip install 'pumice[export]' (no {error.name})"
-        )
+        error = _missing(error.name or "")
     if isinstance(error, PumiceError):
         message, code = str(error), error.exit_code
     else:
         message, code = f"{type(error).__name__}: {error} (PUMICE_DEBUG=1 shows more)", 1
-    print("pumice: error:", " ".join(message.split()), file=sys.stderr)
+    print("pumice: error:", printable(" ".join(message.split())), file=sys.stderr)
     return code
 
 
+def _missing(module: str) -> UsageError:
+    if module == "onnxruntime":
+        return UsageError("there is no ONNX Runtime: pip install 'pumice[cpu]', or 'pumice[cuda]' for a GPU")
+    return UsageError(f"exporting needs the export extra: pip install 'pumice[export]' (no {module})")
+
+
+def tell(level: int) -> None:
+    """Show what pumice's modules log from `level` on."""
+    logging.getLogger("pumice").setLevel(level)
+
+
 def _log_to_stderr() -> None:
-    """What pumice's modules log, a line each."""
+    """What pumice's modules log, a line each; from warnings on, until a command's flags say otherwise."""
     logger = logging.getLogger("pumice")
     if not logger.handlers:
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("pumice: %(message)s"))
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    tell(logging.WARNING)
 
 
 class _Stderr(logging.Handler):
     """Writes to what is stderr at the time, which whoever embeds the command line may replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(printable(self.format(record)), file=sys.stderr)

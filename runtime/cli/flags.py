@@ -19,11 +19,16 @@ _PARSED: dict[Kind, dict[str, Any]] = {
     "number": {"type": float},
     "flag": {"action": "store_true", "default": None},
     "texts": {"action": "append"},
+    "logprobs": {"type": int},
     "JSON schema": {},
     "regex": {},
 }
 """How argparse reads each kind."""
-_NOTES: dict[Kind, str] = {"texts": "; repeatable", "JSON schema": ", a file"}
+_NOTES: dict[Kind, str] = {
+    "texts": "; repeatable",
+    "JSON schema": ", a file",
+    "logprobs": "; shown by --json",
+}
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

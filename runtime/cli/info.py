@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pumice.cli import vocabulary
+from pumice.cli.terminal import as_json, json_lines, printable
 from pumice.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,21 +17,18 @@ if TYPE_CHECKING:
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice info BUNDLE [--plan [--context N] [--batch N] [--low-memory] [--optimized]] [--json]`."""
-    parser.add_argument("bundle", help="folder that `pumice export` wrote")
-    parser.add_argument("--json", action="store_true", help="print the manifest, or the plan, as JSON")
+    """`pumice info BUNDLE [--plan [--context-length N] [--slots N] [--low-memory] [--optimized]] [--json]`."""
+    vocabulary.add_bundle(parser)
+    vocabulary.add_json(parser, "print the manifest, or the plan, as JSON")
     parser.add_argument("--plan", action="store_true", help="what it needs of memory, without loading it")
-    parser.add_argument(
-        "--context",
-        type=int,
-        metavar="N",
-        help="plan: tokens of a prompt and its answer (the model's context)",
-    )
-    parser.add_argument("--batch", type=int, metavar="N", help="plan: prompts that are answered at once (1)")
-    parser.add_argument("--low-memory", action="store_true", help="plan: weights stay in their files")
+    vocabulary.add_context_length(parser, "plan: tokens that a prompt and its answer may have (the model's)")
+    vocabulary.add_slots(parser, "plan: answers at a time (1)", default=None)
+    vocabulary.add_alias(parser, "--batch", dest="slots", type=int)
+    vocabulary.add_low_memory(parser, "plan: leave weights in their files")
     parser.add_argument(
         "--optimized", action="store_true", help="plan: with the copy that `pumice optimize` makes"
     )
+    vocabulary.add_verbosity(parser)
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -38,8 +36,8 @@ def run_info(args: argparse.Namespace) -> int:
     if args.plan:
         return _run_plan(args)
     given = {
-        "--context": args.context is not None,
-        "--batch": args.batch is not None,
+        "--context-length": args.context_length is not None,
+        "--slots": args.slots is not None,
         "--low-memory": args.low_memory,
         "--optimized": args.optimized,
     }
@@ -51,7 +49,7 @@ def run_info(args: argparse.Namespace) -> int:
 
     bundle = open_bundle(args.bundle)
     if args.json:
-        print(encode_manifest(bundle.manifest).decode(), end="")
+        print(json_lines(encode_manifest(bundle.manifest).decode()), end="")
     else:
         copy = find(bundle.folder)
         told = "none: see `pumice optimize`" if copy is None else f"{_megabytes(copy.nbytes)}, {copy.folder}"
@@ -66,14 +64,14 @@ def _run_plan(args: argparse.Namespace) -> int:
 
     found = plan(
         load_manifest(Path(args.bundle)),
-        context=args.context,
-        batch=1 if args.batch is None else args.batch,
+        context=args.context_length,
+        batch=1 if args.slots is None else args.slots,
         low_memory=args.low_memory,
         optimized=args.optimized,
     )
     if args.json:
         told = {name: getattr(found, name) for name in ("total", "fits", "longest_context")}
-        print(json.dumps(dataclasses.asdict(found) | told, indent=2))
+        print(as_json(dataclasses.asdict(found) | told, indent=2))
     else:
         _print_table(_plan_rows(found))
     return 0
@@ -95,9 +93,10 @@ def _plan_rows(found: MemoryPlan) -> list[tuple[str, str]]:
 
 
 def _print_table(rows: list[tuple[str, str]]) -> None:
+    rows = [(printable(name), value) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:{width}}  {value}")
+        print(f"{name:{width}}  {printable(value)}")
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
+from pumice.cli import vocabulary
+from pumice.cli.terminal import as_json, printable
+
 
 def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice optimize BUNDLE [--again | --verify | --remove] [--json]`."""
-    parser.add_argument("bundle", help="folder that `pumice export` wrote")
+    vocabulary.add_bundle(parser)
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--remove", action="store_true", help="remove the copies of this bundle")
     wanted.add_argument("--again", action="store_true", help="make the copy even where there is one")
     wanted.add_argument("--verify", action="store_true", help="digest all of the copy, and change nothing")
-    parser.add_argument("--json", action="store_true", help="print values instead of a sentence")
+    vocabulary.add_json(parser)
+    vocabulary.add_verbosity(parser)
 
 
 def run_optimize(args: argparse.Namespace) -> int:
@@ -28,14 +31,14 @@ def run_optimize(args: argparse.Namespace) -> int:
     folder = bundle_folder(args.bundle)
     if args.remove:
         removed = remove(folder)
-        print(json.dumps({"removed": removed}) if args.json else _removed(removed))
+        print(as_json({"removed": removed}) if args.json else _removed(removed))
         return 0
     if args.verify:
         sound = verify(folder)
         print(
-            json.dumps({**(summary(sound) or {}), "sound": True})
+            as_json({**(summary(sound) or {}), "sound": True})
             if args.json
-            else f"{sound.folder}: unchanged"
+            else printable(f"{sound.folder}: unchanged")
         )
         return 0
     if args.again:
@@ -44,14 +47,15 @@ def run_optimize(args: argparse.Namespace) -> int:
     found = find(folder)
     made = found is None
     if found is None:
-        print("writing …", file=sys.stderr)
+        if not args.quiet:
+            print("writing …", file=sys.stderr)
         found = make(bundle)
     times = {"load_s": _load_s(folder, False), "optimized_load_s": _load_s(folder, None)}
     if args.json:
-        print(json.dumps({**(summary(found) or {}), "made": made, **times}))
+        print(as_json({**(summary(found) or {}), "made": made, **times}))
     else:
         print(
-            f"{found.folder}: {found.nbytes / 1e6:,.1f} MB, {'made' if made else 'there already'}; "
+            f"{printable(str(found.folder))}: {found.nbytes / 1e6:,.1f} MB, {'made' if made else 'there already'}; "
             f"loading takes {times['optimized_load_s']:.2f} s instead of {times['load_s']:.2f} s"
         )
     return 0

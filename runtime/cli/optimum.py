@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+from pumice.cli.commands import tell_by
 from pumice.cli.export import add_export_arguments, run_export
 from pumice.cli.failures import guarded
 from pumice.errors import UsageError
@@ -38,7 +39,12 @@ class ExportPumice(BaseOptimumCLICommand):
 
     def run(self) -> NoReturn:
         """Export, and exit."""
-        sys.exit(guarded(lambda: run_export(self.args)))
+
+        def export() -> int:
+            tell_by(self.args)
+            return run_export(self.args)
+
+        sys.exit(guarded(export))
 
 
 def _parse(

@@ -5,62 +5,117 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import json
 import sys
+from typing import TYPE_CHECKING
 
+from pumice.cli import vocabulary
 from pumice.cli.flags import add_generation_arguments, generation_options
-from pumice.cli.terminal import print_stream
+from pumice.cli.terminal import as_json, print_stream
 from pumice.errors import UsageError
-from pumice.machine.devices import DEVICES
+
+if TYPE_CHECKING:
+    from pumice.stream import TextStream
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice run BUNDLE [-i IMAGE]... [PROMPT]`."""
-    parser.add_argument("bundle", help="folder that `pumice export` wrote")
-    parser.add_argument(
-        "-i", "--image", action="append", default=[], help="image of the question; repeatable"
-    )
+    """`pumice run BUNDLE [-i FILE]... [PROMPT]`."""
+    vocabulary.add_bundle(parser)
     parser.add_argument(
         "prompt",
         nargs="?",
-        help="the question; - reads it from standard input; left out, standard input if it is piped, else a chat",
+        help="the question, behind -- if it begins with -; - alone reads it from standard input; left out, standard "
+        "input if it is piped, else a chat",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (as many as CPUs)")
+    vocabulary.add_prompt(parser, "the question, in another place", dest="asked")
+    vocabulary.add_image(parser, "image of the question; repeatable", action="append", default=[])
+    vocabulary.add_system(parser)
+    vocabulary.add_raw(parser)
+    vocabulary.add_context_length(parser)
+    vocabulary.add_device(parser)
+    vocabulary.add_threads(parser)
+    vocabulary.add_low_memory(parser)
+    vocabulary.add_json(parser, "print the answer as a JSON object, several answers as a list of them")
     parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="the prompt as it stands: no chat template, special tokens are special",
+        "--no-history", action="store_true", help="keep nothing of what is typed in a chat for later ones"
     )
+    vocabulary.add_verbosity(parser)
     add_generation_arguments(parser)
 
 
 def run_run(args: argparse.Namespace) -> int:
     """Ask, and print the answer."""
-    prompt = _prompt(args.prompt)
-    if prompt is None and (args.json or args.raw):
-        raise UsageError(f"--{'json' if args.json else 'raw'} needs a prompt")
+    prompt = _prompt(args)
+    _check_together(args, prompt)
     options = generation_options(args)
+    from pumice.cli.checks import check_options, opened_images
+
+    check_options(
+        args.bundle, options, context_length=args.context_length, device=args.device, threads=args.threads
+    )
+    images = opened_images(args.image)
     import pumice
 
-    model = pumice.load(args.bundle, device=args.device, threads=args.threads)
+    model = pumice.load(
+        args.bundle,
+        device=args.device,
+        threads=args.threads,
+        low_memory=args.low_memory,
+        context_length=args.context_length,
+    )
     if prompt is None:
         from pumice.cli.chat import run_chat
+        from pumice.cli.interrupts import handled_inside
 
-        return run_chat(model.chat(**options), args.image)
-    stream = model.stream(prompt, args.image, raw=args.raw, **options)
-    if args.json:
-        collections.deque(stream, maxlen=0)
-        print(json.dumps(dataclasses.asdict(stream.result), ensure_ascii=False))
+        with handled_inside():
+            return run_chat(
+                model.chat(system=args.system, **options), args.image, history=not args.no_history
+            )
+    if args.system is None:
+        stream = model.stream(prompt, images, raw=args.raw, **options)
     else:
-        print_stream(stream)
+        stream = model.chat(system=args.system, **options).stream(prompt, images)
+    _show(stream, several=(args.num_return_sequences or 1) > 1, json=args.json)
     return 0
 
 
-def _prompt(given: str | None) -> str | None:
+def _show(stream: TextStream, *, several: bool, json: bool) -> None:
+    """One answer as it comes; several, or JSON, when they have ended."""
+    if several or json:
+        collections.deque(stream, maxlen=0)
+    if json:
+        found = [dataclasses.asdict(result) for result in stream.results]
+        print(as_json(found if several else found[0]))
+    elif several:
+        for number, result in enumerate(stream.results):
+            if number:
+                print()
+            print_stream([result.text])
+    else:
+        try:
+            print_stream(stream)
+        except KeyboardInterrupt:
+            if sys.stdout.isatty():
+                print()  # the shell's next line begins at the left
+            raise
+
+
+def _check_together(args: argparse.Namespace, prompt: str | None) -> None:
+    """What contradicts each other."""
+    if args.raw and args.system is not None:
+        raise UsageError("got both --raw and --system, expected one of them: a raw prompt says all itself")
+    if prompt is None:
+        several = (args.num_return_sequences or 1) > 1
+        for flag, given in {"json": args.json, "raw": args.raw, "num-return-sequences": several}.items():
+            if given:
+                raise UsageError(f"--{flag} needs a prompt")
+
+
+def _prompt(args: argparse.Namespace) -> str | None:
     """The prompt as given or piped; None where a person sits at the terminal."""
-    if given is not None and given != "-":
+    if args.prompt is not None and args.asked is not None:
+        raise UsageError("got two prompts, one by itself and one as --prompt, expected one of them")
+    given: str | None = args.prompt if args.asked is None else args.asked
+    if given is not None and (given != "-" or args.asked is not None):
         return given
     if sys.stdin is None:
         raise UsageError("there is no standard input: give the prompt as an argument")

@@ -8,6 +8,7 @@ A stream that nobody holds any more is cancelled: the engine knows where its tex
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -17,10 +18,11 @@ from types import TracebackType
 
 from pumice.errors import EngineClosedError, UsageError
 from pumice.result import Generation
+from pumice.stream import read_twice
 
 
 class AsyncText:
-    """Pieces of one answer, then None; for one reader, in the event loop that runs when it is made."""
+    """Pieces of one answer, then None for ever; for one reader, in the event loop that runs when it is made."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -47,7 +49,7 @@ class AsyncText:
             self._there.clear()
             if not self._pieces:
                 await self._there.wait()
-        return self._pieces.popleft()
+        return self._pieces.popleft() if self._pieces[0] is not None else None  # the end is everybody's
 
     def _put(self, piece: str | None) -> None:
         self._pieces.append(piece)
@@ -73,11 +75,20 @@ class EngineStream(Iterator[str]):
     def __init__(self, pieces: SimpleQueue[str | None], future: Answers, cancel: Callable[[], None]) -> None:
         self._pieces, self._future, self._cancel = pieces, future, cancel
         self._shown = self._ended = self._cancelled = False
+        self._reading = threading.Lock()
 
     def __iter__(self) -> EngineStream:
         return self
 
     def __next__(self) -> str:
+        if not self._reading.acquire(blocking=False):
+            raise read_twice()
+        try:
+            return self._next()
+        finally:
+            self._reading.release()
+
+    def _next(self) -> str:
         piece = None if self._ended else self._pieces.get()
         if piece is None:
             piece = self._last_piece()
@@ -141,13 +152,19 @@ class AsyncEngineStream(AsyncIterator[str]):
 
     def __init__(self, text: AsyncText, future: Answers, cancel: Callable[[], None]) -> None:
         self._text, self._future, self._cancel = text, future, cancel
-        self._shown = self._ended = self._cancelled = False
+        self._shown = self._ended = self._cancelled = self._reading = False
 
     def __aiter__(self) -> AsyncEngineStream:
         return self
 
     async def __anext__(self) -> str:
-        piece = None if self._ended else await self._next_piece()
+        if self._reading:
+            raise read_twice()
+        self._reading = True
+        try:
+            piece = None if self._ended else await self._next_piece()
+        finally:
+            self._reading = False
         if piece is None:
             piece = self._last_piece()
         if not piece:

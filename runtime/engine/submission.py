@@ -6,10 +6,10 @@ Enters: what was asked, and how the answer is wanted. Leaves: a future, and text
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from pumice.engine.futures import AnswerFuture
 from pumice.generation.options import GenerationOptions
 from pumice.images.files import image_list
 from pumice.scheduler.request import Request
@@ -50,7 +50,7 @@ class Submission:
     """Whether several answers were asked for."""
     sink: Callable[[str], None] | None = None
     """Takes text as it becomes final; must return at once."""
-    future: Future[Any] = field(default_factory=Future)
+    future: AnswerFuture = field(default_factory=AnswerFuture)
     request: Request | None = None
     """Once it is prepared."""
     stopped: bool = False

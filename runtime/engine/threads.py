@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 
-from pumice.engine.futures import Delivery
+from pumice.engine.futures import Delivery, callbacks_guarded
 from pumice.engine.metrics import MetricsRecorder
 from pumice.engine.prepare import Preparation
 from pumice.engine.request_queue import RequestQueue
@@ -64,9 +64,10 @@ class EngineThreads:
     def abort(self) -> None:
         """Cancel all requests under way. Returns at once."""
         self.retire()
-        for submission in self.request_queue.live():
-            submission.future.cancel()
-            self.step_loop.cancel(submission)
+        with callbacks_guarded():
+            for submission in self.request_queue.live():
+                submission.future.cancel()
+                self.step_loop.cancel(submission)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the threads to end; whether they have. A thread of the crew's own does not wait for itself."""

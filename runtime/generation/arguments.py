@@ -51,9 +51,11 @@ class Arguments:
             raise _refusal(name, value, str(interval))
         return float(value)
 
-    def flag(self, name: str) -> bool:
-        """True or False, which is the default."""
-        value = self._values.get(name, False)
+    def flag(self, name: str, default: bool | None = False) -> bool | None:
+        """True or False."""
+        value = self._values.get(name)
+        if value is None:
+            return default
         if not isinstance(value, (bool, np.bool_)):
             raise _refusal(name, value, "True or False")
         return bool(value)

@@ -17,21 +17,19 @@ put best first, too, as transformers does from 5.24 on: one drawn early that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
+from pumice.generation.answer_text import AnswerText, last_bytes
+from pumice.generation.detokenizer import Tokenizer
 from pumice.generation.logits_processors import Processor
 from pumice.generation.options import GenerationOptions
 from pumice.generation.strategy import Floats, Step
 from pumice.result import FinishReason, Generated
-
-_CONTEXT = 16
-"""Tokens that are decoded before those that a stop string may span: special tokens among them show no text, and
-decoders treat a text's first token unlike the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +62,12 @@ class BeamSearch:
         eos_ids: Collection[int],
         processor: Processor,
         rng: np.random.Generator,
-        decode: Callable[[Sequence[int]], str],
+        tokenizer: Tokenizer,
     ) -> None:
-        """`max_new_tokens` is options' own, or less where the context ends before; `decode` gives text without special
-        tokens."""
+        """`max_new_tokens` is options' own, or less where the context ends before."""
         self._options, self._max_new_tokens = options, max_new_tokens
         self._eos_ids = frozenset(eos_ids)
-        self._processor, self._rng, self._decode = processor, rng, decode
+        self._processor, self._rng, self._tokenizer = processor, rng, tokenizer
         self._prompt_length = len(prompt_ids)
         prompt_T = np.array(prompt_ids, np.int64)
         self._beams = [_Beam(ids=prompt_T, score=np.float32(0))]
@@ -144,13 +141,14 @@ class BeamSearch:
         """Whether it ends with an end token or in a stop string; what it continues does not."""
         if candidate.token in self._eos_ids:
             return True
-        strings = self._options.stop_strings
-        if not strings:
-            return False
-        answer_T = self._beams[candidate.row].ids[self._prompt_length :]
-        window = max(len(string.encode()) for string in strings) + _CONTEXT  # a token shows a byte or more
-        text = self._decode([*answer_T[-window:].tolist(), candidate.token])
-        return any(string in text for string in strings)
+        last = self._tokenizer.token_bytes(candidate.token)
+        return any(self._ends_in(candidate, string.encode(), last) for string in self._options.stop_strings)
+
+    def _ends_in(self, candidate: Candidate, string: bytes, last: bytes) -> bool:
+        """Whether the stop string `string` ends in the candidate's token, whose bytes are `last`; it may begin in the
+        prompt, as in transformers."""
+        before = last_bytes(self._tokenizer, self._beams[candidate.row].ids, len(string) - 1)
+        return string in before[max(0, len(before) - len(string) + 1) :] + last
 
     def _keep_ended(self, candidates: Sequence[Candidate]) -> None:
         """Add to the answers; the best `num_beams` stay, the earlier ones of equals."""
@@ -182,11 +180,11 @@ class BeamSearch:
 
     def _generated(self, beam: _Beam, reason: FinishReason | None = None) -> Generated:
         ids: list[int] = beam.ids[self._prompt_length :].tolist()
-        text = self._decode(ids)
-        starts = [text.index(string) for string in self._options.stop_strings if string in text]
-        stopped = bool(starts) or (len(ids) > 0 and ids[-1] in self._eos_ids)
+        text = AnswerText(self._tokenizer, self._options.stop_strings, beam.ids[: self._prompt_length])
+        pieces = [*(text.add(token_id) for token_id in ids), text.finish()]
+        stopped = text.found or (len(ids) > 0 and ids[-1] in self._eos_ids)
         return Generated(
-            text=text[: min(starts)] if starts else text,
+            text="".join(pieces),
             token_ids=ids,
             finish_reason=reason or ("stop" if stopped else "length"),
         )

@@ -225,6 +225,24 @@ class _Vocabulary:
         return matcher
 
 
+def check_grammar(*, json_schema: str | None = None, regex: str | None = None) -> None:
+    """Refuse a schema or an expression that no tokenizer would help. Quick, and no bundle is needed.
+
+    Raises:
+        UsageError: invalid or unsupported; or llguidance is not installed.
+    """
+    matcher = _import_llguidance().LLMatcher
+    for what, text, lark in (
+        ("JSON schema", json_schema, _json_lark),
+        ("regular expression", regex, _regex_lark),
+    ):
+        message = (
+            "" if text is None else matcher.validate_grammar(matcher.grammar_from_lark(lark(text, False)))
+        )
+        if message:
+            raise UsageError(f"the {what} cannot be used: {_reason(message)}")
+
+
 def _import_llguidance() -> Any:
     try:
         import llguidance

@@ -5,15 +5,15 @@ Enters: checked options, a prompt's ids, a tokenizer. Leaves: a `Strategy`, with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.generation.answer_text import AnswerText
 from pumice.generation.beam_search import BeamSearch
-from pumice.generation.detokenizer import Detokenizer
+from pumice.generation.detokenizer import Tokenizer
 from pumice.generation.grammar import Grammar, GrammarCompiler
 from pumice.generation.independent import IndependentSequences
 from pumice.generation.logits_processors import is_greedy, make_processor
@@ -24,16 +24,10 @@ from pumice.generation.sequence import GeneratedSequence, Rules
 from pumice.generation.strategy import Strategy
 
 
-class Tokenizer(Protocol):
+class NamingTokenizer(Tokenizer, Protocol):
     """What strategies ask of a tokenizer; `PromptTokenizer` is one."""
 
-    held_ids: frozenset[int]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
-        ...
-
-    def token_text(self, token: int) -> str:
+    def token_text(self, token_id: int) -> str:
         """The text of one token."""
         ...
 
@@ -49,7 +43,7 @@ class StrategyMaker:
         drafts_by_default: whether tokens are drafted where the caller says nothing about it.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: NamingTokenizer
     grammars: GrammarCompiler
     image_token_id: int
     drafts_by_default: bool
@@ -70,13 +64,12 @@ class StrategyMaker:
                 eos_ids=options.eos_token_id,
                 processor=processor,
                 rng=rngs[0],
-                decode=self.tokenizer.decode,
+                tokenizer=self.tokenizer,
             )
         rules = Rules(
             processor=processor,
             sampler=make_sampler(options),
             eos_ids=frozenset(options.eos_token_id),
-            stop_strings=options.stop_strings,
             max_new_tokens=options.max_new_tokens,
             logprobs=options.logprobs,
             token_text=self.tokenizer.token_text,
@@ -88,7 +81,7 @@ class StrategyMaker:
                 prompt_ids,
                 rules,
                 rng=rng,
-                detokenizer=Detokenizer(self.tokenizer.decode, self.tokenizer.held_ids),
+                text=AnswerText(self.tokenizer, options.stop_strings, prompt_ids),
                 matcher=None if grammar is None else grammar.start(options.eos_token_id),
             )
             for rng in rngs

@@ -152,7 +152,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="typical_p", kind="number", interval=INTERVALS["typical_p"], default=1.0, neutral=1, sampling=True,
-        warper=lambda o: make_typical_p(o.typical_p, _least(o)),
+        warper=lambda o: make_typical_p(o.typical_p, _least(o)), flag=Flag(metavar="P"),
         help="from tokens nearest to the expected surprise, of this probability together (arXiv:2202.00666); 1: off",
     ),
     Option(
@@ -174,6 +174,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="num_return_sequences", kind="whole number", interval=Interval(low=1, high=64), default=1,
+        flag=Flag(metavar="N"),
         help="answers to each prompt; asks for `do_sample` or beams",
     ),
     Option(
@@ -182,6 +183,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="length_penalty", kind="number", interval=INTERVALS["length_penalty"], default=1.0,
+        flag=Flag(metavar="X"),
         help="above 0 beam search prefers long answers, below 0 short ones",
     ),
     Option(
@@ -200,7 +202,7 @@ OPTIONS: tuple[Option, ...] = (
         help="texts that end an answer, and are no part of its text",
     ),
     Option(
-        name="logprobs", kind="logprobs", interval=Interval(low=0, high=20),
+        name="logprobs", kind="logprobs", interval=Interval(low=0, high=20), flag=Flag(metavar="N"),
         help="log-probabilities of chosen tokens, and of so many most likely ones beside them",
     ),
     Option(
@@ -213,8 +215,16 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="prompt_lookup_num_tokens", kind="whole number", interval=Interval(low=0, high=64),
-        default_shown="automatic",
+        default_shown="automatic", flag=Flag(metavar="N"),
         help="tokens drafted from prompt and answer, and verified together; 0: none",
+    ),
+    Option(
+        name="continue_final_message", kind="flag", default=False,
+        help="the answer goes on with the last of the messages instead of answering it",
+    ),
+    Option(
+        name="add_generation_prompt", kind="flag", default_shown="unless the last message goes on",
+        help="the prompt ends with the beginning of an answer, as the chat template has it",
     ),
 )  # fmt: skip
 """In the order in which scores are changed, which is transformers': its processors, then what is for sampling."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict
 
 from pumice.errors import UsageError
 from pumice.generation.arguments import Arguments
+from pumice.generation.idle_arguments import without_idle
 from pumice.generation.option_table import OPTIONS, Kind, Option
 from pumice.manifest import Manifest
 from pumice.manifest.intervals import Interval
@@ -59,6 +60,8 @@ class GenerationArguments(TypedDict, total=False):
     regex: str | None
     prompt_lookup_num_tokens: int | None
     """None drafts where it pays and keeps the answer: float32."""
+    continue_final_message: bool | None
+    add_generation_prompt: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,8 @@ class GenerationOptions:
     json_schema: str | None
     regex: str | None
     prompt_lookup_num_tokens: int | None
+    continue_final_message: bool
+    add_generation_prompt: bool | None
 
 
 NAMES = tuple(option.name for option in OPTIONS)
@@ -104,15 +109,10 @@ _NAMES_ELSEWHERE = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
     "max_length": "max_new_tokens",
-    "min_length": "min_new_tokens",
     "n": "num_return_sequences",
     "best_of": "num_beams",
     "stop": "stop_strings",
     "top_logprobs": "logprobs",
-    "output_scores": "logprobs",
-    "output_logits": "logprobs",
-    "sequence_bias": "logit_bias",
-    "suppress_tokens": "bad_words_ids",
     "response_format": "json_schema",
 }
 """What other libraries, and transformers, call about the same."""
@@ -128,6 +128,7 @@ def resolve(arguments: Mapping[str, Any], manifest: Manifest) -> GenerationOptio
     Raises:
         UsageError: an unknown name, a value of another type or outside its interval, or a contradiction.
     """
+    arguments = without_idle(arguments)
     _check_names(arguments)
     given = {name: value for name, value in arguments.items() if value is not None}
     defaults = manifest.generation.given()
@@ -163,7 +164,7 @@ def _value(values: Arguments, option: Option) -> Any:
     read: dict[Kind, Callable[[], Any]] = {
         "whole number": lambda: values.whole(name, option.default, interval),
         "number": lambda: values.number(name, option.default, interval),
-        "flag": lambda: values.flag(name),
+        "flag": lambda: values.flag(name, option.default),
         "token ids": lambda: values.ids(name, option.default),
         "bad words": values.bad_words,
         "biases": lambda: values.biases(interval),
@@ -201,8 +202,9 @@ def _check_names(arguments: Mapping[str, Any]) -> None:
             continue
         import difflib  # only a mistake needs it
 
-        close = difflib.get_close_matches(str(name), NAMES, n=1)
-        meant = _NAMES_ELSEWHERE.get(name) or (close[0] if close else None)
+        alike = [known for known in (*NAMES, *_NAMES_ELSEWHERE) if known[:1] == str(name)[:1]]
+        close = difflib.get_close_matches(str(name), alike, n=1, cutoff=0.85)
+        meant = _NAMES_ELSEWHERE.get(close[0], close[0]) if close else None
         hint = f"did you mean {meant}? The options are" if meant else "expected one of"
         raise UsageError(f"there is no option {name!r}: {hint} {', '.join(NAMES)}")
 
@@ -210,6 +212,11 @@ def _check_names(arguments: Mapping[str, Any]) -> None:
 def _check_together(options: GenerationOptions) -> None:
     """What contradicts each other."""
     beams, sequences = options.num_beams, options.num_return_sequences
+    if options.continue_final_message and options.add_generation_prompt:
+        raise UsageError(
+            "continue_final_message and add_generation_prompt contradict each other: either the last message goes on, "
+            "or an answer to it begins"
+        )
     if options.json_schema is not None and options.regex is not None:
         raise UsageError("got both json_schema and regex, expected one of them: leave one out")
     if beams > 1:

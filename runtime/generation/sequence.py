@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pumice.generation.detokenizer import Detokenizer
+from pumice.generation.answer_text import AnswerText
 from pumice.generation.grammar import Matcher
 from pumice.generation.logits_processors import Processor
 from pumice.generation.sampling import Sampler
-from pumice.generation.stop_strings import StopStrings
 from pumice.result import FinishReason, Generated, TokenLogprob, TokenLogprobs
 
 Floats = NDArray[np.float32]
@@ -32,7 +31,6 @@ class Rules:
     processor: Processor
     sampler: Sampler
     eos_ids: Collection[int]
-    stop_strings: tuple[str, ...]
     max_new_tokens: int
     logprobs: int | None
     token_text: Callable[[int], str]
@@ -49,11 +47,11 @@ class GeneratedSequence:
         rules: Rules,
         *,
         rng: np.random.Generator,
-        detokenizer: Detokenizer,
+        text: AnswerText,
         matcher: Matcher | None,
     ) -> None:
         self._rules, self._rng, self._matcher = rules, rng, matcher
-        self._detokenizer, self._stops = detokenizer, StopStrings(rules.stop_strings)
+        self._final = text
         self._ids = np.concatenate([prompt_ids, np.zeros(rules.max_new_tokens, np.int64)])
         self._prompt = len(prompt_ids)
         self._count = 0
@@ -108,11 +106,10 @@ class GeneratedSequence:
         self._count += 1
         if self._matcher is not None:
             self._matcher.accept(token)
-        self._show(self._stops.add(self._detokenizer.add(token)))
-        if token in rules.eos_ids or (self._matcher is not None and self._matcher.finished):
+        self._show(self._final.add(token))
+        complete = self._matcher is not None and self._matcher.finished
+        if token in rules.eos_ids or self._final.found or complete:
             self._end("stop")
-        elif self._stops.found:
-            self._finish_reason = "stop"  # what was held back belongs to the stop string or comes after it
         elif self._count == rules.max_new_tokens:
             self._end("length")
         return token
@@ -138,10 +135,7 @@ class GeneratedSequence:
     def _end(self, reason: FinishReason) -> None:
         """End, showing what was held back."""
         self._finish_reason = reason
-        self._show(self._stops.add(self._detokenizer.finish()))
-        if self._stops.found and reason == "length":
-            self._finish_reason = "stop"
-        self._show(self._stops.finish())
+        self._show(self._final.finish())
 
     def _show(self, piece: str) -> None:
         if piece:

@@ -1,12 +1,13 @@
-"""Stop strings: text is shown up to the first of them, and never the beginning of one.
+"""Where the first stop string begins among the bytes of tokens, and what may be the beginning of one.
 
-Enters: text, piece by piece. Leaves: what of it may be shown.
+Enters: bytes, token by token. Leaves: a place, up to which text may be shown.
 
-    stop "###"    pieces   "a #"   "#b #"   "## c"
-                  shown    "a "    "##b "   ""        found
+    stop "###"    bytes      "a #"    "#b #"   "## c"
+                  `start`    after a  after b  after b, found
 
-What is held back is the longest end of the text that begins a stop string. An automaton of all of them (Aho and
-Corasick's) knows its length after every character, so that a character costs the same however long they are.
+What may not be shown yet is the longest end of the bytes that begins a stop string. An automaton of all of them (Aho
+and Corasick's) knows its length after every byte, so that a byte costs the same however long they are. Bytes, because a
+token may be a part of a character, as transformers' `StopStringCriteria` has it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pumice.errors import UsageError
 
 
 class StopStrings:
-    """Looks for stop strings in one answer.
+    """Looks for stop strings in one answer. `start` counts bytes of the answer; in the prompt it is below 0.
 
     Raises:
         UsageError: an empty stop string.
@@ -27,49 +28,31 @@ class StopStrings:
     def __init__(self, strings: Sequence[str]) -> None:
         if "" in strings:
             raise UsageError("stop_strings has an empty string, which would end every answer: remove it")
-        self._automaton = _Automaton(strings)
+        self._automaton = _Automaton([string.encode() for string in strings])
         self._node = 0
-        self._read = self._given = 0  # characters
-        self._held: deque[str] = deque()
-        self._head = 0  # characters of the first held piece that were given out
+        self._read = 0
+        self.start = 0
+        """Where the first stop string begins if `found`; else, where one may have begun."""
         self.found = False
 
-    def add(self, piece: str) -> str:
-        """Text that may be shown now that `piece` has come; nothing more once a stop string is found.
+    def begin(self, prompt: bytes) -> None:
+        """Go on from the end of a prompt: a stop string may begin there, though none is found."""
+        for byte in prompt:
+            self._node = self._automaton.follow(self._node, byte)
+        self.start = -self._automaton.depths[self._node]
 
-        The text ends before the stop string that begins first, of those that are complete with this piece.
-        """
-        if self.found or not piece:
-            return ""
+    def add(self, data: bytes) -> None:
+        """Look at a token's bytes: of the stop strings that are complete with it, the one that begins first counts."""
         follow, ends = self._automaton.follow, self._automaton.ends
-        node, start = self._node, -1
-        for position, letter in enumerate(piece, self._read + 1):
-            node = follow(node, letter)
-            if ends[node]:
-                begun = position - ends[node]
-                start = begun if start < 0 else min(start, begun)
+        node, first = self._node, None
+        for position, byte in enumerate(data, self._read + 1):
+            node = follow(node, byte)
+            if ends[node] and (first is None or position - ends[node] < first):
+                first = position - ends[node]
         self._node = node
-        self._read += len(piece)
-        self._held.append(piece)
-        self.found = start >= 0
-        return self._give(start if self.found else self._read - self._automaton.depths[node])
-
-    def finish(self) -> str:
-        """What was held back, of an answer that ended otherwise; empty if a stop string was found."""
-        return "" if self.found else self._give(self._read)
-
-    def _give(self, stop: int) -> str:
-        """The text up to character `stop`."""
-        parts = []
-        while self._given < stop:
-            left = len(self._held[0]) - self._head
-            taken = min(left, stop - self._given)
-            parts.append(self._held[0][self._head : self._head + taken])
-            self._given += taken
-            self._head = 0 if taken == left else self._head + taken
-            if taken == left:
-                self._held.popleft()
-        return "".join(parts)
+        self._read += len(data)
+        self.found = first is not None
+        self.start = self._read - self._automaton.depths[node] if first is None else first
 
 
 class _Automaton:
@@ -79,29 +62,29 @@ class _Automaton:
     ends with none.
     """
 
-    def __init__(self, strings: Sequence[str]) -> None:
-        self._children: list[dict[str, int]] = [{}]
+    def __init__(self, strings: Sequence[bytes]) -> None:
+        self._children: list[dict[int, int]] = [{}]
         self.depths, self.ends = [0], [0]
         for string in strings:
             self._insert(string)
         self._shorter = [0] * len(self.depths)  # the longest beginning that ends this one
         self._link()
 
-    def follow(self, node: int, letter: str) -> int:
-        """The longest beginning that ends the text so far and this letter."""
-        while node and letter not in self._children[node]:
+    def follow(self, node: int, byte: int) -> int:
+        """The longest beginning that ends the bytes so far and this byte."""
+        while node and byte not in self._children[node]:
             node = self._shorter[node]
-        return self._children[node].get(letter, 0)
+        return self._children[node].get(byte, 0)
 
-    def _insert(self, string: str) -> None:
+    def _insert(self, string: bytes) -> None:
         node = 0
-        for depth, letter in enumerate(string, 1):
-            if letter not in self._children[node]:
-                self._children[node][letter] = len(self.depths)
+        for depth, byte in enumerate(string, 1):
+            if byte not in self._children[node]:
+                self._children[node][byte] = len(self.depths)
                 self._children.append({})
                 self.depths.append(depth)
                 self.ends.append(0)
-            node = self._children[node][letter]
+            node = self._children[node][byte]
         self.ends[node] = len(string)
 
     def _link(self) -> None:
@@ -109,7 +92,7 @@ class _Automaton:
         queue = deque(self._children[0].values())
         while queue:
             node = queue.popleft()
-            for letter, child in self._children[node].items():
-                self._shorter[child] = self.follow(self._shorter[node], letter)
+            for byte, child in self._children[node].items():
+                self._shorter[child] = self.follow(self._shorter[node], byte)
                 self.ends[child] = self.ends[child] or self.ends[self._shorter[child]]
                 queue.append(child)

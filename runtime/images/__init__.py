@@ -1,5 +1,5 @@
 """An image file becomes pixel values.
 
-Enters: a path, bytes, a PIL image, an array. Leaves: a prepared image, float32 [3, H, W], with its digest and its
-number of tokens. Doors: `files`, `preprocess`, `prepared`, `layout`.
+Enters: a path, bytes, text, a PIL image, an array. Leaves: a prepared image, float32 [3, H, W], with its digest and its
+number of tokens. Doors: `files`, `addresses`, `preprocess`, `prepared`, `layout`.
 """

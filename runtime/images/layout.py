@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pumice.errors import BundleError
 from pumice.images import tiles
 from pumice.images.files import ImageInput
-from pumice.images.preprocess import Pixels, Size, normalised, normalised_values, open_rgb, preprocess
+from pumice.images.preprocess import Pixels, Size, preprocess, tiled
 from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows, Tiles
 
 
@@ -32,22 +32,26 @@ def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[
         ImageError: the image cannot be read, or is too large or too thin.
         BundleError: the steps of `spec` do not make the size that the layout has.
     """
+    if isinstance(layout, Fixed) and (known := spec.crop_to or spec.resize_to):
+        _check_fixed(layout, known)  # before an image is made of a size that no memory holds
     if isinstance(layout, Tiles):
-        rgb, table_CV = open_rgb(image), normalised_values(spec)
-        parts = [normalised(part_HWC, table_CV) for part_HWC in tiles.cut(layout, rgb, spec.resample)]
-        return np.stack(parts), (rgb.height, rgb.width)
+        return tiled(image, layout, spec)
     (pixels_CHW,) = preprocess([image], spec)
     height, width = pixels_CHW.shape[1:]
     match layout:
-        case Fixed(size=size):
-            if pixels_CHW.shape[1:] != size:
-                raise BundleError(
-                    f"manifest.image turns an image into {height} × {width}, "
-                    f"but image.size says {size[0]} × {size[1]}"
-                )
+        case Fixed():
+            _check_fixed(layout, pixels_CHW.shape[1:])
         case Rows():
             pass
     return pixels_CHW, (height, width)
+
+
+def _check_fixed(layout: Fixed, made: tuple[int, ...]) -> None:
+    if made != layout.size:
+        raise BundleError(
+            f"manifest.image turns an image into {made[0]} × {made[1]}, "
+            f"but image.size says {layout.size[0]} × {layout.size[1]}"
+        )
 
 
 def is_shape(layout: ImageLayout, shape: tuple[int, ...], size: Size) -> bool:

@@ -1,26 +1,31 @@
 """Images become the vision encoder's `pixel_values`, bit for bit as transformers' PIL image processors make them.
 
-Enters: PIL images, and the manifest's `image`. Leaves: float32 [3, H, W] for each, and padded together [N, 3, H, W].
+Enters: images, and the manifest's `image`. Leaves: float32 [3, H, W] for each, and padded together [N, 3, H, W].
 
-    RGB uint8 [h, w, 3] ─resize─▶ uint8 [h', w', 3] ─centre crop─▶ uint8 [H, W, 3] ─rescale, normalise─▶ float32 [3,
-    H, W]"""
+    RGB uint8 [h, w, 3] ─resize─▶ uint8 [h', w', 3] ─centre crop─▶ uint8 [H, W, 3] ─rescale, normalise─▶ float32
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pumice.errors import ImageError
-from pumice.images.files import ImageInput, open_image
+from pumice.errors import BundleError, ImageError
+from pumice.images import tiles
+from pumice.images.arrays import RGB, as_array, levels, rgb_values, unstretched
+from pumice.images.files import MAX_PIXELS, ImageInput, check_array, decoded_image
+from pumice.images.passes import Turn, resized_rgb, rgb_part, turned_size
 from pumice.images.resample import FILTERS, enlarge_window
-from pumice.manifest import ImageProcessing
+from pumice.manifest import ImageProcessing, Tiles
 
-Bytes: TypeAlias = NDArray[np.uint8]
+RGB8: TypeAlias = NDArray[np.uint8]
+"""Shape = (height, width, 3)."""
 Pixels: TypeAlias = NDArray[np.float32]
 """One image as the vision encoder takes it, shape = (3, height, width)."""
 Size: TypeAlias = tuple[int, int]
@@ -39,21 +44,49 @@ def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[
         ImageError: an image cannot be read, is too large or too thin, or has a colour mode that Pillow cannot turn
             into RGB.
     """
-    table_CV = normalised_values(spec)
-    for image in images:
-        yield normalised(_resize_and_crop(open_rgb(image), spec), table_CV)
+    tables = _tables(spec)
+    for source in images:
+        array = as_array(source)
+        if array is not None and not _resizes(spec):
+            yield _unresized(rgb_values(check_array(array)), spec)
+            continue
+        image, turn, stretched = _decoded(source)
+        yield _looked_up(_window(image, turn, spec), tables[stretched])
 
 
-def open_rgb(image: ImageInput) -> Image.Image:
-    """An image as RGB, with anything transparent laid on white; raises ImageError."""
-    return _to_rgb(open_image(image))
+def tiled(source: ImageInput, layout: Tiles, spec: ImageProcessing) -> tuple[Pixels, Size]:
+    """An image whole and in tiles, float32 [1 + tiles, 3, height, width], and its own size; raises as `preprocess`."""
+    image, turn, stretched = _decoded(source)
+    width, height = turned_size(image.size, turn)
+
+    def resize(size: Size) -> RGB8:
+        return _resized(image, turn, (size[1], size[0]), spec.resample)
+
+    table_CV = _tables(spec)[stretched]
+    parts = [_looked_up(part_HWC, table_CV) for part_HWC in tiles.cut(layout, (height, width), resize)]
+    return np.stack(parts), (height, width)
 
 
-def normalised(image_HWC: Bytes, table_CV: NDArray[np.float32]) -> Pixels:
-    """Values by `normalised_values`, channels first."""
+def _decoded(source: ImageInput) -> tuple[Image.Image, Turn, bool]:
+    """An image, how it is to be turned, and whether it is an array of values that were stretched over 0 … 255."""
+    array = as_array(source)
+    if array is None:
+        return *decoded_image(source), False
+    pixels_HWC, stretched = levels(rgb_values(check_array(array)))
+    return Image.fromarray(pixels_HWC), None, stretched
+
+
+def _tables(spec: ImageProcessing) -> dict[bool, NDArray[np.float32]]:
+    """What the 256 levels become in each channel, [3, 256]: stretched ones, and others."""
+    levels_V = np.arange(256, dtype=np.uint8)
+    return {False: _normalised(levels_V, spec), True: _normalised(unstretched(levels_V), spec)}
+
+
+def _looked_up(image_HWC: RGB8, table_CV: NDArray[np.float32]) -> Pixels:
+    """Each level's value, channels first."""
     pixels_CHW = np.empty((3, *image_HWC.shape[:2]), np.float32)
-    for channel in range(3):
-        np.take(table_CV[channel], image_HWC[..., channel], out=pixels_CHW[channel])
+    for channel, table_V in enumerate(table_CV):
+        np.take(table_V, image_HWC[..., channel], out=pixels_CHW[channel])
     return pixels_CHW
 
 
@@ -70,29 +103,64 @@ def padded_together(images: Sequence[Pixels], size: Size | None = None) -> NDArr
     return together
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, with anything transparent laid on white."""
+def _window(image: Image.Image, turn: Turn, spec: ImageProcessing) -> RGB8:
+    """The image turned, resized and cropped."""
+    size = turned_size(image.size, turn)
+    width, height = _resized_size(size, spec)
+    rows = _kept(height, spec.crop_to[0]) if spec.crop_to else slice(0, height)
+    columns = _kept(width, spec.crop_to[1]) if spec.crop_to else slice(0, width)
+    enlarged = spec.resize_shortest_edge and width * height > max(_MAX_ENLARGED, size[0] * size[1])
+    _check_result(*((width, height) if not enlarged else (0, 0)), spec)
+    if enlarged:
+        if spec.resample not in FILTERS or not spec.crop_to:
+            raise ImageError(f"an image of {size[0]} × {size[1]} is too long for its width")
+        with _convertible(image):
+            pixels_HWC = np.asarray(rgb_part(image, turn, (0, 0, *size)))
+        kept_HWC = enlarge_window(pixels_HWC, (height, width), rows, columns, spec.resample)
+    else:
+        kept_HWC = _resized(image, turn, (width, height), spec.resample)[rows, columns]
+    return _padded(kept_HWC, spec.crop_to) if spec.crop_to else kept_HWC
+
+
+def _resized(image: Image.Image, turn: Turn, resized: tuple[int, int], resample: int) -> RGB8:
+    """The image turned and resized to (width, height)."""
+    with _convertible(image):
+        return np.asarray(resized_rgb(image, turn, resized, resample))
+
+
+@contextmanager
+def _convertible(image: Image.Image) -> Iterator[None]:
     try:
-        if "A" in image.getbands() or image.info.get("transparency") is not None:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
-    except Exception:  # lazily opened files decode here, and may raise anything
+        yield
+    except ValueError:  # what Pillow raises of a mode that it cannot convert
         raise ImageError(f"an image of mode {image.mode} cannot be turned into RGB") from None
 
 
-def _resize_and_crop(image: Image.Image, spec: ImageProcessing) -> Bytes:
-    width, height = _resized_size(image.size, spec)
-    rows = _kept(height, spec.crop_to[0]) if spec.crop_to else slice(0, height)
-    columns = _kept(width, spec.crop_to[1]) if spec.crop_to else slice(0, width)
-    if spec.resize_shortest_edge and width * height > max(_MAX_ENLARGED, image.width * image.height):
-        if spec.resample not in FILTERS or not spec.crop_to:
-            raise ImageError(f"an image of {image.width} × {image.height} is too long for its width")
-        kept_HWC = enlarge_window(np.asarray(image), (height, width), rows, columns, spec.resample)
-    else:
-        kept_HWC = np.asarray(image.resize((width, height), spec.resample))[rows, columns]
-    return _padded(kept_HWC, spec.crop_to) if spec.crop_to else kept_HWC
+def _check_result(width: int, height: int, spec: ImageProcessing) -> None:
+    """Before anything is made: no bundle has images of this size, and no memory would hold them."""
+    crop = spec.crop_to or (0, 0)
+    for wide, high in ((width, height), (crop[1], crop[0])):
+        if wide * high > MAX_PIXELS:
+            raise BundleError(
+                f"manifest.image makes images of {wide:,} × {high:,}: at most {MAX_PIXELS:,} pixels are made"
+            )
+
+
+def _resizes(spec: ImageProcessing) -> bool:
+    return bool(spec.resize_shortest_edge or spec.resize_to or spec.resize_longest_edge)
+
+
+def _unresized(values_HWC: RGB, spec: ImageProcessing) -> Pixels:
+    """An array's values, which keep their type where nothing is resized: as transformers."""
+    height, width = values_HWC.shape[:2]
+    _check_result(width, height, spec)
+    if spec.crop_to:
+        rows, columns = _kept(height, spec.crop_to[0]), _kept(width, spec.crop_to[1])
+        values_HWC = _padded(values_HWC[rows, columns], spec.crop_to)
+    pixels_CHW = np.empty((3, *values_HWC.shape[:2]), np.float32)
+    for channel in range(3):
+        pixels_CHW[channel] = _normalised(values_HWC[..., channel], spec)[channel]
+    return pixels_CHW
 
 
 def _resized_size(size: tuple[int, int], spec: ImageProcessing) -> tuple[int, int]:
@@ -125,28 +193,28 @@ def _kept(length: int, crop: int) -> slice:
     return slice(start, min(length, start + crop))
 
 
-def _padded(kept_HWC: Bytes, crop: tuple[int, int]) -> Bytes:
+def _padded(kept_HWC: NDArray[Any], crop: tuple[int, int]) -> NDArray[Any]:
     """Black borders around what is smaller than the crop; an odd one goes above and to the left."""
     if kept_HWC.shape[:2] == crop:
         return kept_HWC
     height, width = kept_HWC.shape[:2]
     top, left = -((height - crop[0]) // 2), -((width - crop[1]) // 2)
-    padded_HWC = np.zeros((*crop, 3), np.uint8)
+    padded_HWC = np.zeros((*crop, 3), kept_HWC.dtype)
     padded_HWC[top : top + height, left : left + width] = kept_HWC
     return padded_HWC
 
 
-def normalised_values(spec: ImageProcessing) -> NDArray[np.float32]:
-    """What each of the 256 values of each channel becomes, shape = (3, 256).
+def _normalised(values: NDArray[Any], spec: ImageProcessing) -> NDArray[np.float32]:
+    """What values become in each channel, shape = (3, *values.shape).
 
-    A table, because the arithmetic is the same for every pixel: rescaled in float64, rounded, normalised in float32.
+    Rescaled in float64 and rounded to float32; normalised in float32, or in a floating type that they have still.
     """
-    values_V = np.arange(256, dtype=np.float64)
     if spec.rescale_factor is not None:
-        values_V = values_V * spec.rescale_factor
-    table_CV = np.tile(values_V.astype(np.float32), (3, 1))
-    if spec.mean is not None and spec.std is not None:
-        mean_C1 = np.array(spec.mean, np.float32).reshape(-1, 1)
-        std_C1 = np.array(spec.std, np.float32).reshape(-1, 1)
-        table_CV = (table_CV - mean_C1) / std_C1
-    return table_CV
+        values = (values.astype(np.float64) * spec.rescale_factor).astype(np.float32)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float32)
+    if spec.mean is None or spec.std is None:
+        return np.stack([values] * 3).astype(np.float32)
+    mean_C, std_C = np.array(spec.mean, values.dtype), np.array(spec.std, values.dtype)
+    channels = [(values - mean) / std for mean, std in zip(mean_C, std_C, strict=True)]
+    return np.stack(channels).astype(np.float32)

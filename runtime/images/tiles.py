@@ -1,7 +1,7 @@
 """Images cut into tiles, and their features joined again: LLaVA-NeXT's anyres, bit for bit as transformers does it.
 
-Enters: an RGB image, or the features of its tiles, and a `Tiles`. Leaves: uint8 arrays of one size, or the features
-that stand for the image.
+Enters: what resizes an image, or the features of its tiles, and a `Tiles`. Leaves: uint8 arrays of one size, or the
+features that stand for the image.
 
     image ─resize─▶ [t, t, 3]                                       the whole, stretched
           ─fit─▶ black borders ─cut─▶ rows × columns of [t, t, 3]   tiles, row by row
@@ -16,11 +16,10 @@ Sizes are (height, width). Formulas: transformers' `image_processing_utils.selec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pumice.manifest import Tiles
 
@@ -59,12 +58,12 @@ def feature_count(layout: Tiles, size: Size) -> int:
     return layout.side**2 + lines * (width + 1)
 
 
-def cut(layout: Tiles, image: Image.Image, resample: int) -> Iterator[Bytes]:
-    """The whole image and its tiles, uint8 [height, width, 3] each, of an RGB image; `resample` is PIL's filter."""
+def cut(layout: Tiles, size: Size, resize: Callable[[Size], Bytes]) -> Iterator[Bytes]:
+    """The whole image and its tiles, uint8 [height, width, 3] each; `resize` gives the image of `size` in another."""
     tile_height, tile_width = layout.size
-    yield np.asarray(image.resize((tile_width, tile_height), resample))
-    rows, columns = grid_of(layout, (image.height, image.width))
-    fitted_HWC = _fitted(image, (rows * tile_height, columns * tile_width), resample)
+    yield resize(layout.size)
+    rows, columns = grid_of(layout, size)
+    fitted_HWC = _fitted(size, (rows * tile_height, columns * tile_width), resize)
     for row in range(rows):
         for column in range(columns):
             top, left = row * tile_height, column * tile_width
@@ -104,12 +103,12 @@ def _border(layout: Tiles, size: Size) -> Size:
     return 0, (line_width - int(round(width * (lines / height), 7))) // 2
 
 
-def _fitted(image: Image.Image, target: Size, resample: int) -> Bytes:
+def _fitted(size: Size, target: Size, resize: Callable[[Size], Bytes]) -> Bytes:
     """The image as large as fits `target`, in its middle, on black; an odd line of border goes below and right."""
-    height, width = _scaled((image.height, image.width), target)
+    height, width = _scaled(size, target)
     top, left = (target[0] - height) // 2, (target[1] - width) // 2
     fitted_HWC = np.zeros((*target, 3), np.uint8)
-    fitted_HWC[top : top + height, left : left + width] = np.asarray(image.resize((width, height), resample))
+    fitted_HWC[top : top + height, left : left + width] = resize((height, width))
     return fitted_HWC
 
 

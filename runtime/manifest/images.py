@@ -47,7 +47,8 @@ class ImageProcessing:
     `rescale_factor`.
     """
 
-    convert_rgb: bool
+    convert_rgb: bool = True
+    """Not a step: images always become RGB. Written for readers of earlier versions, which miss it otherwise."""
     resize_shortest_edge: Positive | None
     resize_to: tuple[Positive, Positive] | None
     resize_longest_edge: Positive | None = None

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pumice.errors import ContextLengthError, PromptError
+from pumice.errors import ContextLengthError, PromptError, UsageError
 from pumice.images.files import ImageInput
 from pumice.images.layout import common_size, feature_count, token_count
 from pumice.images.prepared import (
@@ -31,14 +31,16 @@ from pumice.images.prepared import (
 )
 from pumice.images.preprocess import Pixels, Size, padded_together
 from pumice.manifest import Manifest
-from pumice.prompt.messages import as_messages
+from pumice.prompt.content_form import ContentForms
+from pumice.prompt.message_images import gathered
+from pumice.prompt.messages import Message, as_messages, question
 from pumice.prompt.placeholders import count_placeholders, insert_images
 from pumice.prompt.sealed import Span
 from pumice.prompt.spans import render_spans
 from pumice.prompt.template import ChatTemplate
 from pumice.prompt.tokenizer import PromptTokenizer
 
-Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+Prompt: TypeAlias = "str | Sequence[Mapping[str, Any] | Message]"
 
 _MAX_TEXT = 1_000_000
 """Characters of a prompt, where the context is not of that order itself."""
@@ -100,6 +102,33 @@ class _Draft:
     raw: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """How a rendered prompt ends: with the beginning of an answer, or with the last message's own words."""
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+    @classmethod
+    def of(cls, prompt: Prompt, raw: bool, add: bool | None, go_on: bool) -> _Ending:
+        """As asked for; the beginning of an answer is added unless the last message goes on."""
+        if raw and (go_on or add):
+            raise UsageError(
+                "a raw prompt is taken as it stands: nothing is added to it, and it is continued anyway"
+            )
+        if go_on and add:
+            raise UsageError(
+                "continue_final_message and add_generation_prompt contradict each other: either the last message goes "
+                "on, or an answer to it begins"
+            )
+        if go_on and isinstance(prompt, str):
+            raise UsageError(
+                "continue_final_message is for messages [{'role', 'content'}], the last of which goes on: "
+                "got a question"
+            )
+        return cls(add_generation_prompt=not go_on if add is None else add, continue_final_message=go_on)
+
+
 class PromptBuilder:
     """Prepares prompts for one bundle; holds its tokenizer and chat template (None: raw prompts only)."""
 
@@ -107,29 +136,40 @@ class PromptBuilder:
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._template = template
+        self._forms = None if template is None else ContentForms(template)
         self._model_key = model_key(manifest)
 
     def prepare(
-        self, prompt: Prompt, images: Sequence[ImageInput | PromptImage] = (), *, raw: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageInput | PromptImage] = (),
+        *,
+        raw: bool = False,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
     ) -> Prepared:
         """Token ids and images of a prompt; what can be checked without the images is checked before one is opened.
 
-        Images may have been prepared, or encoded, with an earlier prompt.
+        Images stand inside the messages, or beside them (`message_images.py`); they may have been prepared, or encoded,
+        with an earlier prompt.
 
         Raises:
             PromptError: no chat template, messages of another form, placeholders and images that differ in number, …
             ContextLengthError: longer than the model's context.
             ImageError: an image cannot be read.
-            UsageError: features or prepared images of another model, or altered ones.
+            UsageError: features or prepared images of another model, or altered ones; endings that contradict.
         """
+        if not raw:
+            prompt, images = gathered(prompt, images)
+        ending = _Ending.of(prompt, raw, add_generation_prompt, continue_final_message)
         size = common_size(self._manifest.layout)
         if size is not None:
             sizes = [size] * len(images)
             self._check_room(len(sizes), self._tokens(sizes))
-            ids = self._ids(self._draft(prompt, len(sizes), raw), sizes)
+            ids = self._ids(self._draft(prompt, len(sizes), raw, ending), sizes)
             prepared = tuple(self.images(images))
         else:
-            draft = self._draft(prompt, len(images), raw)
+            draft = self._draft(prompt, len(images), raw, ending)
             prepared = self._varied_images(images)
             sizes = [image.size for image in prepared]
             ids = self._ids(draft, sizes)
@@ -176,9 +216,29 @@ class PromptBuilder:
     def _features(self, sizes: Sequence[Size]) -> int:
         return sum(feature_count(self._manifest.layout, size) for size in sizes)
 
-    def _draft(self, prompt: Prompt, images: int, raw: bool) -> _Draft:
+    def question(self, text: str, images: int) -> Message:
+        """A question about images, as `prepare` takes a plain one: the last of several messages, for example.
+
+        Raises:
+            PromptError: the image's token is written in it, but not once for each image.
+        """
+        return question(text, images, self._manifest.image_tokens.token)
+
+    def messages(self, prompt: Prompt, images: int) -> list[dict[str, Any]]:
+        """A prompt's messages in the form in which this bundle's chat template takes them, checked as by `prepare`."""
+        token = self._manifest.image_tokens.token
+        return [message.as_dict(image_token=token) for message in self._messages(prompt, images)]
+
+    def _messages(self, prompt: Prompt, images: int) -> list[Message]:
+        if self._forms is None:
+            raise PromptError("this bundle has no chat template: pass a prompt of your own with raw=True")
+        messages = as_messages(prompt, images, self._manifest.image_tokens.token)
+        self._check_texts([text for message in messages for text in message.texts])
+        return self._forms.adapted(messages)
+
+    def _draft(self, prompt: Prompt, images: int, raw: bool, ending: _Ending) -> _Draft:
         """The prompt in spans, with a place for each image."""
-        draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, images)
+        draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, images, ending)
         self._check_placeholders(count_placeholders(draft.spans, self._manifest.image_tokens.token), images)
         return draft
 
@@ -188,12 +248,18 @@ class PromptBuilder:
         self._check_texts([prompt])
         return _Draft(spans=[Span(text=prompt, trusted=True)], raw=True)
 
-    def _chat_draft(self, prompt: Prompt, images: int) -> _Draft:
-        if self._template is None:
-            raise PromptError("this bundle has no chat template: pass a prompt of your own with raw=True")
-        messages = as_messages(prompt, images)
-        self._check_texts([text for message in messages for text in message.texts])
-        return _Draft(spans=render_spans(self._template, messages, self._tokenizer), raw=False)
+    def _chat_draft(self, prompt: Prompt, images: int, ending: _Ending) -> _Draft:
+        messages = self._messages(prompt, images)
+        assert self._template is not None
+        spans = render_spans(
+            self._template,
+            messages,
+            self._tokenizer,
+            image_token=self._manifest.image_tokens.token,
+            add_generation_prompt=ending.add_generation_prompt,
+            continue_final_message=ending.continue_final_message,
+        )
+        return _Draft(spans=spans, raw=False)
 
     def _ids(self, draft: _Draft, sizes: Sequence[Size]) -> list[int]:
         spans = insert_images(draft.spans, self._manifest.image_tokens.token, self._manifest.layout, sizes)

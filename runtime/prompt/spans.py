@@ -15,7 +15,8 @@ import itertools
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pumice.errors import PromptError
 from pumice.prompt.messages import Message
@@ -23,27 +24,43 @@ from pumice.prompt.sealed import Span
 from pumice.prompt.template import ChatTemplate
 from pumice.prompt.tokenizer import PromptTokenizer
 
+CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Stands behind the words that the model is to go on with; transformers' own, blank included."""
+
 
 def render_spans(
-    template: ChatTemplate, messages: Sequence[Message], tokenizer: PromptTokenizer
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tokenizer: PromptTokenizer,
+    *,
+    image_token: str = "<image>",
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
 ) -> list[Span]:
     """The rendered prompt; joined, the spans' texts are what transformers renders for the same messages.
 
-    A template that passes over a content that is text alone gets it as a list with one part.
+    The messages are in the template's form (`content_form.py`); `image_token` stands for images written in texts. A
+    prompt that continues the last message ends with that message's words.
 
     Raises:
         PromptError: the template cannot be rendered, leaves a text out, or mixes the texts with its own words so that
             special tokens in them cannot be told apart.
     """
-    skeleton = _Skeleton(template, messages)
-    if skeleton.missing and any(isinstance(message.content, str) for message in messages):
-        messages = [message.in_parts() for message in messages]
-        skeleton = _Skeleton(template, messages)
+    if continue_final_message and not messages[-1].texts:
+        raise PromptError("there is no text in the last message that could be continued")
+    renderer = _Renderer(
+        template=template,
+        messages=messages,
+        image_token=image_token,
+        add_generation_prompt=add_generation_prompt,
+        continued=continue_final_message,
+    )
+    skeleton = _Skeleton(renderer)
     if skeleton.leaves_out(messages[-1]):
         raise PromptError(
             f"the chat template leaves out the text of the last message ({messages[-1].role!r})"
         )
-    rendered = template.render([message.as_dict() for message in messages])
+    rendered = renderer.render(str)
     spans = skeleton.match(rendered)
     if spans is None:
         spans = [Span(text=rendered, trusted=True)]
@@ -55,21 +72,53 @@ def render_spans(
     return spans
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Renderer:
+    """A conversation and how it is rendered."""
+
+    template: ChatTemplate
+    messages: Sequence[Message]
+    image_token: str
+    add_generation_prompt: bool
+    continued: bool
+
+    def render(self, text: Callable[[str], str]) -> str:
+        """The prompt, with `text` applied to each text."""
+        *before, last = self.messages
+        final = itertools.count(1)
+
+        def tagged(words: str) -> str:
+            return text(words) + CONTINUED * (self.continued and next(final) == len(last.texts))
+
+        given = [message.as_dict(text, image_token=self.image_token) for message in before]
+        given.append(last.as_dict(tagged, image_token=self.image_token))
+        rendered = self.template.render(given, add_generation_prompt=self.add_generation_prompt)
+        return _cut(rendered) if self.continued else rendered
+
+
+def _cut(rendered: str) -> str:
+    """What stands before the tag; without white space at its end where the template trims."""
+    before, tag, after = rendered.rpartition(CONTINUED.strip())
+    if not tag:
+        raise PromptError("the chat template does not show the last message as it is: it cannot be continued")
+    return before if after.startswith(" ") else before.rstrip()
+
+
 class _Skeleton:
     """A template's rendering with secret words for texts."""
 
-    def __init__(self, template: ChatTemplate, messages: Sequence[Message]) -> None:
+    def __init__(self, renderer: _Renderer) -> None:
         self._nonce = "k" + secrets.token_hex(12)
         self._texts: list[str] = []
-        self.text = template.render([message.as_dict(self._word) for message in messages])
+        self.text = renderer.render(self._word)
         found = {int(number) for number in re.findall(f"{self._nonce}(\\d{{6}})x", self.text, re.IGNORECASE)}
-        self.missing = {i for i, text in enumerate(self._texts) if text.strip()} - found
+        self._missing = {i for i, text in enumerate(self._texts) if text.strip()} - found
 
     def leaves_out(self, last: Message) -> bool:
         """Whether nothing of the last message's texts is in the rendering."""
         first = len(self._texts) - len(last.texts)
         spoken = {i for i in range(first, len(self._texts)) if self._texts[i].strip()}
-        return bool(spoken) and spoken <= self.missing
+        return bool(spoken) and spoken <= self._missing
 
     def _word(self, text: str) -> str:
         self._texts.append(text)
@@ -78,24 +127,41 @@ class _Skeleton:
     def match(self, rendered: str) -> list[Span] | None:
         """The rendering in spans, or None if the texts, whole or without outer white space, do not fill it.
 
-        Positions reached so far are kept with the spans that led there, because texts may end in several ways.
+        Positions reached so far are kept with the spans that led there, the last one first, because texts may end in
+        several ways.
         """
-        reached: dict[int, tuple[Span, ...]] = {0: ()}
+        reached: dict[int, _Way | None] = {0: None}
         for is_text, piece in self._pieces():
-            following: dict[int, tuple[Span, ...]] = {}
+            following: dict[int, _Way | None] = {}
             for position, spans in reached.items():
                 for variant in _variants(piece) if is_text else [piece]:
                     if rendered.startswith(variant, position):
                         span = Span(text=variant, trusted=not is_text)
-                        following.setdefault(position + len(variant), (*spans, span))
+                        following.setdefault(position + len(variant), _Way(span=span, before=spans))
             reached = following
-        spans_to_end = reached.get(len(rendered))
-        return None if spans_to_end is None else _joined(spans_to_end)
+        way = reached.get(len(rendered))
+        return None if way is None else _joined(way.spans())
 
     def _pieces(self) -> Iterator[tuple[bool, str]]:
         """The template's words (False) and texts (True) in turn."""
         for i, piece in enumerate(re.split(f"{self._nonce}(\\d{{6}})x", self.text)):
             yield (True, self._texts[int(piece)]) if i % 2 else (False, piece)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """Spans up to a position: the last one, and the way to it."""
+
+    span: Span
+    before: _Way | None
+
+    def spans(self) -> list[Span]:
+        """All of them, in order."""
+        found, way = [self.span], self.before
+        while way is not None:
+            found.append(way.span)
+            way = way.before
+        return found[::-1]
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:

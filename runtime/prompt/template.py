@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -21,12 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from pumice.errors import PromptError
+from pumice.prompt.template_source import rewritten, with_line_feeds
 
 TIME_LIMIT_S = 5.0
 """For a whole rendering, on a busy machine; the process also ends itself after a twentieth of a second of computing."""
 
 MAX_TEMPLATE = 1_000_000
 """Characters of a template; the longest published ones have about 20,000."""
+
+
+class TemplateRefusalError(PromptError):
+    """The template refuses the messages, or cannot be rendered: it would do so again."""
 
 
 class ChatTemplate:
@@ -40,22 +44,26 @@ class ChatTemplate:
             raise PromptError(
                 f"the chat template has {len(source):,} characters, at most {MAX_TEMPLATE:,} are accepted"
             )
-        self.source = source
-        self._template = _without_generation_tags(source)
+        self.source = with_line_feeds(source)
+        self._template = rewritten(source)
         self._variables = dict(variables)
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
 
     def start(self) -> None:
-        """Start the rendering process, so that the first rendering need not wait for it."""
-        with self._lock:
+        """Start the rendering process, so that the first rendering need not wait for it.
+
+        Where it cannot be started, that rendering says so: raw prompts need none.
+        """
+        with self._lock, contextlib.suppress(PromptError):
             self._ready_worker()
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation.
 
         Raises:
-            PromptError: the template refuses the messages, does not parse, or takes too long or too much memory.
+            PromptError: the template refuses the messages, does not parse, or takes too long or too much memory; or
+                there is no process left to render it in.
         """
         variables = {
             "messages": list(messages),
@@ -72,7 +80,7 @@ class ChatTemplate:
                 "the chat template takes too much memory or time; pass a prompt of your own with raw=True"
             )
         if "error" in answer:
-            raise PromptError(answer["error"])
+            raise TemplateRefusalError(answer["error"])
         return answer["text"]
 
     def _ready_worker(self) -> _Worker:
@@ -88,14 +96,28 @@ class _Worker:
         minijinja = importlib.util.find_spec("minijinja")
         assert minijinja is not None
         assert minijinja.origin is not None
-        script = Path(__file__).with_name("template_worker.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(script), str(Path(minijinja.origin).parent.parent)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal is not meant for it
-        )
+        here = Path(__file__)
+        scripts = [str(here.with_name(name)) for name in ("template_worker.py", "jinja_functions.py")]
+        try:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    scripts[0],
+                    str(Path(minijinja.origin).parent.parent),
+                    scripts[1],
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in a terminal is not meant for it
+            )
+        except OSError as error:  # no process left, no memory for one, no file descriptors
+            raise PromptError(
+                f"the process that renders chat templates cannot be started ({error.strerror or error}): end other "
+                "processes or raise the limit on them (ulimit -u), or pass a prompt of your own with raw=True"
+            ) from None
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _stop, self._process, self._owner)
 
@@ -137,9 +159,3 @@ def _stop(process: subprocess.Popen[bytes], owner: int) -> None:
             assert stream is not None
             stream.close()
     process.wait()
-
-
-def _without_generation_tags(source: str) -> str:
-    """`{% generation %}` marks what transformers may train on; rendered, it is a plain block with its own scope."""
-    source = re.sub(r"{%([-+]?)\s*generation\s*([-+]?)%}", r"{%\1 with \2%}", source)
-    return re.sub(r"{%([-+]?)\s*endgeneration\s*([-+]?)%}", r"{%\1 endwith \2%}", source)

@@ -27,6 +27,7 @@ from pumice.bundle.optimized import (
     digest_of,
     find,
     read_record,
+    remove_copy,
     stamp_of,
 )
 from pumice.errors import OptimizeError
@@ -105,20 +106,22 @@ def _move(temporary: Path, place: Path) -> None:
         with contextlib.suppress(OSError, msgspec.DecodeError):
             if read_record(place) is not None:
                 return
-        shutil.rmtree(place)
+        remove_copy(place)
         temporary.rename(place)
 
 
 def _sweep(root: Path, folder: Path) -> None:
     """Remove what killed processes left, and this bundle's copies for other versions."""
     for path in root.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process has moved it into place meanwhile
+        # another process may have moved it into place meanwhile; what somebody put there stays
+        with contextlib.suppress(OSError, OptimizeError):
             if path.name.startswith(TEMPORARY) and time.time() - path.stat().st_mtime > ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_copy(path)
     current = copy_key(folder)
     for place, record in copies(root):
         if record.bundle == str(folder) and place.name != current:
-            shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(OSError, OptimizeError):
+                remove_copy(place)
 
 
 def _new_record(bundle: Bundle, key: str, folder: Path, seconds: float) -> Record:

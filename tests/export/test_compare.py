@@ -198,6 +198,6 @@ def test_advice() -> None:
     odd = score("odd", 30, float("nan"))
     assert advice([large, small, coarse, broken, odd]).startswith("Take small: the smallest")
     assert advice([odd, broken, coarse]).startswith(
-        "None of these is near float32: coarse is the nearest (KL 0.3), usable with care: one likeliest token in five"
+        "None of these is near float32: coarse is the nearest (KL 0.3), usable with care: one most likely token in five"
     )
     assert advice([odd, broken]).startswith("Take none of these: broken is the nearest (KL 0.8), not usable")

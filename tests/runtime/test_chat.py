@@ -1,5 +1,7 @@
 """Oracle: the whole conversation as one prompt. Tolerance: tokens equal."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,12 @@ from pumice.errors import (
 )
 from pumice.model import Model
 from pumice.scheduler import chunks as cuts
+from pumice.scheduler.scheduler import Scheduler
 
 from .test_generation import force, image
+
+WATCHDOG = 300.0
+"""Seconds after which a test gives up."""
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +197,110 @@ def test_a_conversation_that_outgrows_memory_stays_as_it_was(
     answer = chat.send("What colour?", max_new_tokens=12)
     assert answer.usage.cached_tokens > 40
     assert answer.token_ids == whole(model, chat, [image()])
+
+
+def test_a_token_in_a_question_is_the_image_s_place(model: Model) -> None:
+    """In later turns too, of which the chat keeps the words as they were written."""
+    chat, plain = model.chat(max_new_tokens=3), model.chat(max_new_tokens=3)
+    for asked, otherwise, images in (
+        ("<image>\nWhat is it?", "What is it?", [image()]),
+        ("And now?", "And now?", []),
+    ):
+        said, expected = chat.send(asked, images), plain.send(otherwise, images)
+        assert said.token_ids == expected.token_ids
+        assert said.usage.prompt_tokens == expected.usage.prompt_tokens
+
+
+def at_once(model: Model, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> threading.Thread:
+    """A thread that works, held up in a decode step; `hold` in its test lets it go on."""
+    steps = Scheduler.step
+
+    def step(self: Scheduler) -> bool:
+        if threading.current_thread() is thread:
+            reached.set()
+            assert go_on.wait(WATCHDOG)
+        return steps(self)
+
+    reached, go_on = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    monkeypatch.setattr(Scheduler, "step", step)
+    monkeypatch.setattr(thread, "go_on", go_on.set, raising=False)
+    thread.start()
+    assert reached.wait(WATCHDOG)
+    return thread
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_one_question_at_a_time(model: Model, monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
+    chat, given = model.chat(max_new_tokens=6), []
+    chat.send("Hi")
+    asked = [{"type": "image"}, {"type": "text", "text": "What is in this picture?"}]
+    alone = model.generate([*chat.messages, {"role": "user", "content": asked}], [image()], max_new_tokens=6)
+
+    def ask() -> None:
+        if streamed:
+            stream = chat.stream("What is in this picture?", image())
+            given.append("".join(stream))
+        else:
+            given.append(chat.send("What is in this picture?", image()).text)
+
+    thread = at_once(model, monkeypatch, ask)
+    others = [
+        lambda: chat.send("And?"), lambda: chat.stream("And?"), chat.regenerate, chat.stream_again,
+        lambda: chat.edit(0, "Or?"), lambda: chat.rewind(0),
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(UsageError, match="one question at a time"):
+            other()
+    thread.go_on()  # type: ignore[attr-defined]
+    thread.join(WATCHDOG)
+    assert given == [alone.text]
+    assert len(chat.messages) == 4
+    chat.rewind(-1)
+    assert chat.send("What is in this picture?", image()).text == alone.text
+
+
+def test_reset_by_another_thread_forgets_the_answer_under_way(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, given = model.chat(max_new_tokens=6), []
+    thread = at_once(model, monkeypatch, lambda: given.append(chat.send("What is in this picture?", image())))
+    chat.reset()
+    thread.go_on()  # type: ignore[attr-defined]
+    thread.join(WATCHDOG)
+    assert [answer.finish_reason for answer in given] == ["cancelled"]
+    assert chat.messages == ()
+
+
+def test_threads_may_take_turns(model: Model) -> None:
+    chat = model.chat(max_new_tokens=4)
+    for number in range(3):
+        thread = threading.Thread(target=chat.send, args=(f"Number {number}?",))
+        thread.start()
+        thread.join(WATCHDOG)
+    assert len(chat.messages) == 6
+
+
+def test_who_reads_on_after_another_thread_asked_is_told(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(monkeypatch, 300)
+    chat = model.chat(max_new_tokens=20)
+    first = chat.stream("One?")
+    next(first)
+    thread = threading.Thread(target=chat.send, args=("Two?",), kwargs={"max_new_tokens": 2})
+    thread.start()
+    thread.join(WATCHDOG)
+    with pytest.raises(UsageError, match="another thread asked the chat something else"):
+        next(first)
+    assert first.result.finish_reason == "cancelled"
+
+
+def test_a_stream_has_one_reader_at_a_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, read = model.stream("What is in this picture?", image(), max_new_tokens=8), list[str]()
+    thread = at_once(model, monkeypatch, lambda: read.extend(stream))
+    with pytest.raises(UsageError, match="being read already"):
+        next(stream)
+    thread.go_on()  # type: ignore[attr-defined]
+    thread.join(WATCHDOG)
+    assert "".join(read) == stream.result.text

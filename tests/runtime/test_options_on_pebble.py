@@ -128,3 +128,33 @@ def test_logprobs_are_the_models_own(model: Model) -> None:
         assert entry.logprob == pytest.approx(float(logprobs_V[entry.token_id]), abs=2e-4)
         assert [one.token_id for one in entry.top] == logprobs_V.topk(5).indices.tolist()
     assert model.generate(QUESTIONS[0], max_new_tokens=2).logprobs is None
+
+
+def test_a_special_tokens_name_ends_an_answer_in_every_way(model: Model) -> None:
+    """As the token itself does; the checkpoint's end token is switched off."""
+    question, by_name = QUESTIONS[0], {"eos_token_id": [], "stop_strings": ["</s>"], "max_new_tokens": 60}
+    usual = model.generate(question, images(1), max_new_tokens=60)
+    assert usual.finish_reason == "stop"
+    stream = model.stream(question, images(1), **by_name)
+    assert "".join(stream) == usual.text
+    with pumice.Engine(model, slots=2) as engine:
+        engine_stream = engine.stream(question, images(1), **by_name)
+        assert "".join(engine_stream) == usual.text
+        answers = [
+            model.generate(question, images(1), **by_name),
+            stream.result,
+            engine_stream.result,
+            engine.submit(question, images(1), **by_name).result(),
+            *model.generate([question], [images(1)], **by_name),
+        ]
+    for answer in answers:
+        assert (answer.text, answer.token_ids, answer.finish_reason) == (usual.text, usual.token_ids, "stop")
+    for several in (
+        {"num_beams": 3, "num_return_sequences": 3},
+        {"do_sample": True, "seed": 1, "num_return_sequences": 3},
+    ):
+        for answer in model.generate(question, images(1), **by_name, **several):
+            assert answer.finish_reason == "stop"
+            assert "</s>" not in answer.text
+            assert answer.token_ids.count(2) == 1
+            assert answer.token_ids[-1] == 2

@@ -63,6 +63,8 @@ def test_images_as_bytes_and_arrays(generator: BatchGenerator, tmp_path: Path) -
         {"image": objects([(tmp_path / "a.png").read_bytes()])},
         {"image": red[None]},
         {"images": red[None, None]},
+        {"image": red[None].astype(np.int64)},
+        {"images": red.transpose(2, 0, 1)[None, None].astype(np.float64)},
         {"images": objects([objects([str(tmp_path / "a.png")])])},
     ]
     texts = {tuple(generator(batch)["text"]) for batch in given}

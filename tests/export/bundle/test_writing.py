@@ -36,7 +36,11 @@ from pumice.manifest import (
     load_manifest,
 )
 
-MANIFEST = {"schema_version": 1, "graphs": {}, "files": {}}
+
+def manifest_json(*names: str) -> str:
+    """One that lists these files."""
+    files = {name: {"size": 0, "sha256": "0" * 64} for name in names}
+    return json.dumps({"schema_version": 1, "graphs": {}, "files": files})
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:
@@ -46,7 +50,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
 
 def old_bundle(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
+    (folder / "manifest.json").write_text(manifest_json("old.bin"))
     (folder / "old.bin").write_bytes(b"old")
     return folder
 
@@ -54,7 +58,7 @@ def old_bundle(folder: Path) -> Path:
 def write_new(folder: Path) -> None:
     (folder / "onnx").mkdir()
     (folder / "onnx" / "weights.bin").write_bytes(b"new" * 1000)
-    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
+    (folder / "manifest.json").write_text(manifest_json("onnx/weights.bin"))
 
 
 def export(destination: Path, overwrite: bool = False, fail: BaseException | None = None) -> None:

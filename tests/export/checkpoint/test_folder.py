@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint import hub
 from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.pipeline import export_bundle
 from tests.factory import make_checkpoint
 
 WEIGHTS = "model.safetensors"
@@ -196,6 +197,63 @@ def test_adapter(copy):
     assert "merge it into its base model" in refused(copy)
 
 
+def test_a_bundle_is_no_checkpoint(copy):
+    (copy / WEIGHTS).rename(copy / "decoder.onnx")
+    (copy / "manifest.json").write_text("{}")
+    assert "is a bundle, exported already: expected the checkpoint" in refused(copy)
+
+
+def test_a_home_that_nobody_has():
+    with pytest.raises(CheckpointError, match="no checkpoint at ~nobody-of-this-name/x"):
+        open_checkpoint("~nobody-of-this-name/x")
+
+
+ADAPTER_WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin"]
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", *ADAPTER_WEIGHTS])
+def test_an_adapter_alone(copy, name):
+    """By name, and with what to do; whether its config.json came along or not."""
+    (copy / WEIGHTS).unlink()
+    (copy / name).write_text("{}")
+    message = refused(copy)
+    assert f"is an adapter ({name}) without its base model's weights: merge it" in message
+    assert "merge_and_unload()" in message
+    (copy / "config.json").unlink()
+    assert refused(copy) == message
+
+
+@pytest.mark.parametrize("name", ADAPTER_WEIGHTS)
+def test_an_adapters_weights_beside_a_whole_model_are_passed_over(copy, shards, name, caplog):
+    for folder in (copy, shards):
+        tensors = dict(open_checkpoint(folder).tensors)
+        assert not caplog.records
+        (folder / name).write_bytes(b"not even safetensors")
+        assert dict(open_checkpoint(folder).tensors) == tensors
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"{name} of an adapter lies beside a whole model and is passed over" in caplog.text
+        caplog.clear()
+
+
+def test_an_adapter_with_its_config_beside_a_whole_model(copy):
+    """transformers would load the base model that it names, and put the adapter on top."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (copy / name).write_text("{}")
+    message = refused(copy)
+    assert "an adapter (adapter_config.json, adapter_model.safetensors) beside whole weights" in message
+    assert "merge it into its base model first" in message
+    assert "move the adapter's files away" in message
+
+
+def test_a_base_model_that_is_not_whole_beside_an_adapter(copy, tmp_path):
+    tensors = load_file(copy / WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if "mlp" not in name}, copy / WEIGHTS)
+    (copy / "adapter_model.safetensors").write_bytes(b"")
+    told = r"missing .*; adapter_model.safetensors beside them is an adapter: merge"
+    with pytest.raises(CheckpointError, match=told):
+        export_bundle(copy, tmp_path / "bundle")
+
+
 def test_no_weights(copy):
     (copy / WEIGHTS).unlink()
     assert "has no weights" in refused(copy)
@@ -251,11 +309,9 @@ def test_others_are_told_what_they_are(copy, config, told):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("adapter_model.safetensors", "is an adapter"),
         ("quantize_config.json", "GPTQ-quantised"),
         ("quant_config.json", "AWQ-quantised"),
         ("hf_quant_config.json", "ModelOpt-quantised"),
-        ("non_lora_trainables.bin", "is an adapter"),
     ],
 )
 def test_folders_of_other_kinds(copy, name, told):
@@ -483,6 +539,18 @@ def test_unsupported_hub_models_are_refused_before_their_weights(copy, tmp_path,
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
     assert "llava_onevision" in refused("some-org/some-model")
     assert len(fake.patterns) == 1
+    assert not list(fake.cache.glob("*.safetensors"))
+
+
+def test_an_adapter_on_the_hub(copy, tmp_path, monkeypatch):
+    """A repository of PEFT's, which has no config.json."""
+    for name in (WEIGHTS, "config.json"):
+        (copy / name).unlink()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (copy / name).write_text("{}")
+    fake = Hub(copy, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
+    assert "is an adapter (adapter_config.json)" in refused("some-org/some-adapter")
     assert not list(fake.cache.glob("*.safetensors"))
 
 

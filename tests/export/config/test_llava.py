@@ -174,7 +174,7 @@ def test_sliding_windows(raw: dict[str, Any]) -> None:
         ("text_config.partial_rotary_factor", 0.5, "partial_rotary_factor"),
         ("text_config.sliding_window", 128, "text_config.sliding_window, which this pumice does not know"),
         ("vision_config.use_magic", True, "vision_config.use_magic"),
-        ("mm_patch_merge_type", "spatial", "mm_patch_merge_type"),
+        ("patch_merge_type", "spatial", "patch_merge_type"),
         ("vision_feature_layer", [-2, -5], "vision_feature_layer -5 is outside"),
         ("vision_feature_layer", [], "expected a layer or a list"),
         ("vision_feature_layer", "last", "."),

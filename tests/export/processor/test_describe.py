@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import AutoProcessor
+from transformers import AutoProcessor, GenerationConfig
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.processor import describe as companions
+from pumice.export.processor import generation
 from pumice.manifest import ImageProcessing
 from tests.factory import CHAT_TEMPLATE, make_checkpoint
 
@@ -189,6 +190,8 @@ def test_no_crop_needs_a_full_resize(folder):
         ({"size": {"shortest_edge": 10**20}}, "at most"),
         ({"size": {"shortest_edge": 56.5}}, "no sense"),
         ({"crop_size": {"height": 56.5, "width": 56}}, "the vision tower takes (56, 56)"),
+        ({"crop_size": {"height": 56, "width": 100_000}}, "crops to 100,000 pixels: at most 16,384"),
+        ({"size": {"height": 100_000, "width": 56}}, "resizes to 100,000 pixels: at most 16,384"),
         ({"use_square_size": True}, "use_square_size"),
         ({"mystery": 3}, "mystery"),
         ({"auto_map": {"AutoImageProcessor": "evil.Evil"}}, "never runs a checkpoint's code"),
@@ -197,6 +200,35 @@ def test_no_crop_needs_a_full_resize(folder):
 )
 def test_image_processors_that_are_refused(folder, changes, told):
     assert told in refused(change(folder, "preprocessor_config.json", **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"processor_class": "LlavaProcessor", "transformers_version": "4.40.0", "name_or_path": "org/name"},
+        {"image_grid_pinpoints": [[56, 112]], "aspect_ratio_setting": "anyres", "image_aspect_ratio": "pad"},
+        {"patch_size": 99, "num_additional_image_tokens": 7, "vision_feature_select_strategy": "full"},
+        {"image_token": "<other>", "chat_template": "{{ 1 }}", "tokenizer_class": "LlamaTokenizer"},
+        {"do_reduce_labels": False, "do_pan_and_scan": False, "do_pad": False, "mystery": None},
+    ],
+)
+def test_settings_that_change_nothing(folder, changes):
+    before = transformers_steps(folder)
+    change(folder, "preprocessor_config.json", **changes)
+    assert transformers_steps(folder) == before
+
+
+def test_all_unknown_settings_are_in_one_message(folder):
+    change(folder, "preprocessor_config.json", mystery=3, sharpen={"by": "two\nthirds"}, do_pan_and_scan=True)
+    message = refused(folder)
+    for said in ("3 for mystery", '{"by": "two\\nthirds"} for sharpen', "true for do_pan_and_scan"):
+        assert said in message
+    assert str(folder) in message
+
+
+def test_images_become_rgb_whatever_the_processor_says(folder):
+    change(folder, "preprocessor_config.json", do_convert_rgb=False)
+    assert described(folder)["image"].convert_rgb  # older readers want the field, and took nothing from it
 
 
 def test_no_image_processor(folder):
@@ -370,11 +402,33 @@ def test_generation_defaults_outside_their_interval(folder, key, value, told):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("guidance_scale", 1.5), ("suppress_tokens", [3]), ("min_length", 2), ("num_return_sequences", 2)],
-)
+    [
+        ("guidance_scale", 1.5), ("suppress_tokens", [3]), ("min_length", 2), ("num_return_sequences", 2),
+        ("renormalize_logits", True), ("max_length", 4096), ("cache_implementation", "quantized"),
+        ("of_another_library", 3),
+    ],
+)  # fmt: skip
 def test_generation_defaults_that_pumice_does_not_have_are_left_out(folder, key, value, caplog):
     described(change(folder, "generation_config.json", **{key: value}))
     assert [f"default {key} is left out" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"renormalize_logits": False}, {"max_length": 20}, {"max_length": 99, "max_new_tokens": 9},
+        {"cache_implementation": "static"}, {"pad_token_id": 1, "use_cache": True}, {"of_another_library": None},
+    ],
+)  # fmt: skip
+def test_generation_defaults_that_change_nothing_are_no_news(folder, given, caplog):
+    described(change(folder, "generation_config.json", **given))
+    assert not caplog.records
+
+
+def test_every_field_of_transformers_is_honoured_harmless_or_warned_of():
+    known = {*generation._NAMES, *generation._NEUTRAL, *generation._HARMLESS}
+    assert {*vars(GenerationConfig()), *GenerationConfig().to_dict()} <= known
+    assert not {*generation._NEUTRAL} & {*generation._HARMLESS}
 
 
 @pytest.mark.parametrize("layout", ["released", "new"])

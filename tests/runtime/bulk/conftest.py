@@ -28,6 +28,20 @@ def read_lines(path: Path) -> Lines:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
+def contents(folder: Path) -> dict[str, Any]:
+    """All that is in a folder: links' targets, files' identities and bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = path.readlink()
+        elif path.is_file():
+            found[name] = (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
+        else:
+            found[name] = path.lstat().st_mode
+    return found
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     (tmp_path / "bundle").mkdir()

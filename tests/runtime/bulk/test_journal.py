@@ -113,3 +113,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(BatchError, match="cannot be written: No such file or directory"):
         Journal(tmp_path / "missing" / "j")
+
+
+@pytest.mark.parametrize("data", [b"mine\n", b"{}\n", b'{"index":1,"id":"a"}\n', b"\0" * 9])
+def test_what_is_no_journal_is_left_alone(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(data)
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("j", "link"):
+        with pytest.raises(BatchError, match="pumice did not write it"):
+            Journal(tmp_path / name)
+    assert (tmp_path / "j").read_bytes() == data
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_journal_that_stays_empty_goes_if_it_was_made_for_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path / "made").close()
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "found").write_bytes(b"")
+    Journal(tmp_path / "found").close()
+    assert (tmp_path / "found").exists()

@@ -86,6 +86,31 @@ def test_ctrl_c(pebble_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_ctrl_c_and_kills_with_overwrite(suffix: str, pebble_bundle: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 400)
+    output, partial = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.partial"
+    output.write_text("of another time\n")
+    arguments = command(pebble_bundle, tmp_path / "images", output, "--overwrite")
+    kept = 0
+    for end in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+        wait_for(process, partial, kept + 30)
+        process.send_signal(end)
+        _, said = process.communicate(timeout=600)
+        if end == signal.SIGINT:
+            assert process.returncode == 130
+            assert said.splitlines()[-1] == b"pumice: interrupted: the same command goes on where it stopped"
+        assert kept + 30 <= lines(partial) < 400
+        kept = lines(partial)
+        assert output.read_text() == "of another time\n"
+    last = subprocess.run(arguments, capture_output=True, check=True)
+    assert f"pumice: {400 - kept} records in ".encode() in last.stderr
+    assert b"400 records, 388 answered, 12 failed" in last.stderr
+    assert not partial.exists()
+
+
+@pytest.mark.slow
 def test_the_bar_on_a_terminal(pebble_bundle: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "images", 100)
     ours, theirs = pty.openpty()

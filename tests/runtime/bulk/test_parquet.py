@@ -91,7 +91,7 @@ def test_a_failing_conversion_leaves_the_journal(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pumice.bulk.output.write_parquet", full)
+        patch.setattr("pumice.bulk.formats.write_parquet", full)
         with pytest.raises(BatchError, match="No space left on device; free some space"):
             run(inputs, tmp_path / "out.parquet")
     assert sorted(path.name for path in tmp_path.glob("out*")) == [

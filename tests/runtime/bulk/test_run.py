@@ -240,12 +240,11 @@ def test_verified_since_and_other_slots_are_the_same_run(
     assert run(inputs, output, slots=2, device="cpu", threads=1).work is None
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.partial"])
-def test_files_of_others_are_not_touched(name: str, run: Runner, inputs: Path, output: Path) -> None:
-    output.with_name(name).write_text("mine\n")
+def test_an_output_of_others_is_overwritten_on_request_only(run: Runner, inputs: Path, output: Path) -> None:
+    output.write_text("mine\n")
     with pytest.raises(BatchError, match=r"is there already, and no .* says what it was made from"):
         run(inputs, output)
-    assert output.with_name(name).read_text() == "mine\n"
+    assert output.read_text() == "mine\n"
     run(inputs, output, overwrite=True)
     assert len(read_lines(output)) == 7
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,68 @@ def test_removing(bundle: Path, cache: Path) -> None:
     assert remove(bundle) == 1
     assert find(bundle) is None
     assert list(cache.iterdir()) == []
+
+
+def put_a_file(folder: Path) -> str:
+    (folder / "mine.onnx").write_text("mine")
+    return "mine.onnx"
+
+
+def put_a_folder(folder: Path) -> str:
+    (folder / ".notes" / "deep").mkdir(parents=True)
+    return ".notes"
+
+
+def put_a_link(folder: Path) -> str:
+    (folder / "decoder.onnx").rename(folder.parent.parent / "elsewhere.onnx")
+    (folder / "decoder.onnx").symlink_to(folder.parent.parent / "elsewhere.onnx")
+    return "decoder.onnx"
+
+
+@pytest.mark.parametrize("put", [put_a_file, put_a_folder, put_a_link])
+def test_what_somebody_put_into_a_copy_is_named_and_kept(
+    put: Callable[[Path], str], bundle: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(open_bundle(bundle)).folder
+    name = put(folder)
+    before = sorted(folder.iterdir())
+    with pytest.raises(OptimizeError, match=f"holds what is not of a copy: {name}: move it away"):
+        remove(bundle)
+    for flag in ("--remove", "--again"):
+        assert main(["optimize", str(bundle), flag]) == 1
+        assert name in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_sweeping_spares_what_somebody_put_there(bundle: Path, cache: Path) -> None:
+    folder = make(open_bundle(bundle)).folder
+    older = folder.rename(cache / ("0" * 40))  # as of another version
+    put_a_file(older)
+    killed = cache / f"{TEMPORARY}{'0' * 16}"
+    killed.mkdir()
+    (killed / "decoder.onnx").write_text("half")
+    (killed / "thesis.txt").write_text("mine")
+    os.utime(killed, (0, 0))
+    outside = cache.parent / "outside"
+    outside.mkdir()
+    (outside / "decoder.onnx").write_text("mine")
+    (cache / f"{TEMPORARY}link").symlink_to(outside)
+    os.utime(outside, (0, 0))
+    make(open_bundle(bundle))
+    assert (older / "mine.onnx").read_text() == "mine"
+    assert (killed / "thesis.txt").read_text() == "mine"
+    assert (outside / "decoder.onnx").read_text() == "mine"
+
+
+def test_a_folder_of_somebody_elses_in_a_copys_place(bundle: Path, cache: Path) -> None:
+    folder = make(open_bundle(bundle)).folder
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(OptimizeError, match=r"thesis\.txt"):
+        make(open_bundle(bundle))
+    assert (folder / "thesis.txt").read_text() == "mine"
+    assert [path.name for path in cache.iterdir()] == [folder.name]
 
 
 def test_what_killed_processes_left_is_swept(bundle: Path, cache: Path) -> None:

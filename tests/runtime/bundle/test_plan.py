@@ -220,8 +220,8 @@ def test_info_plans_for_people_and_machines(pebble_bundle: Path, capsys: pytest.
     [
         (["--plan", "--context", "0"], "context is 0, expected 1 to 2,048"),
         (["--plan", "--batch", "1025"], "batch is 1025, expected 1 to 1,024"),
-        (["--context", "5"], "--context is for --plan"),
-        (["--batch", "5"], "--batch is for --plan"),
+        (["--context", "5"], "--context-length is for --plan"),
+        (["--batch", "5"], "--slots is for --plan"),
         (["--low-memory"], "--low-memory is for --plan"),
         (["--plan", "--batch", "many"], "invalid int value"),
     ],

@@ -165,10 +165,12 @@ def test_a_reader_that_has_enough_is_no_failure_to_shout_about(pebble_bundle: Pa
 class Terminal:
     """A command on a terminal of its own, with a model that says the same token for ever."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **environment: str) -> None:
         pid, self.fd = pty.fork()
         if pid == 0:
-            os.execv(sys.executable, [sys.executable, "-c", MONOTONOUS, *arguments])
+            alone = {"TERM": "dumb", "PUMICE_NO_HISTORY": "1"}
+            program = [sys.executable, "-c", MONOTONOUS, *arguments]
+            os.execve(sys.executable, program, {**os.environ, **alone, **environment})
         self.pid, self.seen = pid, ""
 
     def wait_for(self, text: str) -> None:
@@ -214,8 +216,8 @@ def test_a_chat_on_a_terminal(pebble_bundle: Path, image: str) -> None:
         ("/again\n", "\r\n> "),
         ("/undo\n", "\r\n> "),
         ("/undo\n", "there is no turn -1: the conversation has 0\r\n> "),
-        ("/image missing.png\n", "[1 image] > "),
-        ("And this?\n", "pumice: error: there is no image 'missing.png'\r\n[1 image] > "),
+        ("/image missing.png\n", "pumice: error: there is no image 'missing.png'\r\n> "),
+        (f"/image {image}\n", "[image image.png (36 tokens)]\r\n[1 image] > "),
         ("/reset\n", "\r\n> "),
         ("/help\n", "leave (so does Ctrl-D); Ctrl-C stops an answer\r\n> "),
         ("/frobnicate\n", "no such command: /frobnicate; /help lists them\r\n> "),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pumice.generation.beam_search import BeamSearch
 from pumice.generation.logits_processors import Processor
 from pumice.result import Generated
+from tests.runtime.generation.plain_tokenizer import PlainTokenizer
 
 VOCABULARY = 50
 Floats = NDArray[np.float32]
@@ -82,7 +83,7 @@ def search(
         eos_ids=eos_ids,
         processor=processor,
         rng=np.random.default_rng(seed),
-        decode=decode,
+        tokenizer=PlainTokenizer(decode),
     )
 
 

@@ -123,17 +123,15 @@ def test_the_search_ends_when_that_of_transformers_does(early_stopping: bool | s
 @given(
     seed=st.integers(0, 5),
     request=requests(),
+    prompt=st.lists(st.integers(0, VOCABULARY - 3), min_size=1, max_size=3),
     strings=st.lists(st.text("abcd", min_size=1, max_size=5), min_size=1, max_size=3),
     eos_ids=st.lists(TOKENS, max_size=2, unique=True),
 )
 def test_beams_end_in_stop_strings_as_those_of_transformers(
-    seed: int, request: dict[str, Any], strings: list[str], eos_ids: list[int]
+    seed: int, request: dict[str, Any], prompt: list[int], strings: list[str], eos_ids: list[int]
 ) -> None:
-    tokenizer = lettered()
-    model, prompt = (
-        tiny(seed),
-        [49, 48],
-    )  # bars: transformers also finds a stop string that begins in the prompt
+    """One that begins in the prompt counts, too."""
+    tokenizer, model = lettered(), tiny(seed)
     expected = theirs(
         model, prompt, **request, eos_token_id=eos_ids or None, stop_strings=strings, tokenizer=tokenizer
     )
@@ -143,9 +141,10 @@ def test_beams_end_in_stop_strings_as_those_of_transformers(
     answers = drive(strategy, prompt, logits_of(model))
     assert [answer.token_ids for answer in answers] == expected
     for answer in answers:
-        whole = tokenizer.decode(answer.token_ids)
-        starts = [whole.find(string) for string in strings if string in whole]
-        assert answer.text == whole[: min(starts, default=None)]
+        asked, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + answer.token_ids)
+        begun = [max(0, len(asked) - len(string) + 1) for string in strings]
+        starts = [whole.find(s, i) for s, i in zip(strings, begun, strict=True) if whole.find(s, i) >= 0]
+        assert answer.text == whole[len(asked) : max(len(asked), min(starts, default=len(whole)))]
         assert answer.finish_reason == ("stop" if starts or answer.token_ids[-1] in eos_ids else "length")
 
 

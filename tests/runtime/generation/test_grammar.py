@@ -397,7 +397,7 @@ def test_pebbles_answers_as_they_are_streamed() -> None:
     ended = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        matcher, detokenizer, text = grammar.start(), Detokenizer(tokenizer.decode, tokenizer.held_ids), ""
+        matcher, detokenizer, text = grammar.start(), Detokenizer(tokenizer), ""
         for _ in range(300):
             token = int(matcher.mask(rng.standard_normal(544).astype(np.float32)).argmax())
             assert token not in tokenizer.control_ids - {2}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pumice.generation.detokenizer import Detokenizer
+from pumice.generation.answer_text import AnswerText
 from pumice.generation.independent import IndependentSequences
 from pumice.generation.logits_processors import make_processor
 from pumice.generation.options import GenerationOptions, resolve
@@ -16,10 +16,12 @@ from pumice.generation.prompt_lookup import Drafter
 from pumice.generation.sampling import make_rngs, make_sampler
 from pumice.generation.sequence import GeneratedSequence, Rules
 from pumice.generation.strategy import Step
+from tests.runtime.generation.plain_tokenizer import PlainTokenizer
 from tests.runtime.generation.reference import Floats, manifest
 
 VOCABULARY = 12
 END = 0
+LETTERS = PlainTokenizer(lambda ids: "".join(chr(96 + i) for i in ids if i))
 
 
 def options(count: int, **others: Any) -> GenerationOptions:
@@ -33,7 +35,6 @@ def answers(count: int, prompt: list[int], drafter: Any = None, **others: Any) -
         processor=make_processor(chosen, len(prompt)),
         sampler=make_sampler(chosen),
         eos_ids=frozenset(chosen.eos_token_id),
-        stop_strings=chosen.stop_strings,
         max_new_tokens=chosen.max_new_tokens,
         logprobs=None,
         token_text=str,
@@ -43,7 +44,7 @@ def answers(count: int, prompt: list[int], drafter: Any = None, **others: Any) -
             np.array(prompt),
             rules,
             rng=rng,
-            detokenizer=Detokenizer(lambda ids: "".join(chr(96 + i) for i in ids if i), frozenset()),
+            text=AnswerText(LETTERS, chosen.stop_strings, prompt),
             matcher=None,
         )
         for rng in make_rngs(chosen)

@@ -228,7 +228,7 @@ def test_neutral_options_do_nothing_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "likeliest"),
+    ("changes", "greedy"),
     [
         ({}, True),
         ({"top_k": 3, "top_p": 0.5, "temperature": 2.0}, True),  # they do nothing without do_sample
@@ -246,9 +246,9 @@ def test_neutral_options_do_nothing_at_all() -> None:
     ids=str,
 )
 def test_the_likeliest_token_is_enough_where_nothing_else_counts(
-    changes: dict[str, Any], likeliest: bool
+    changes: dict[str, Any], greedy: bool
 ) -> None:
-    assert is_greedy(options(**changes)) is likeliest
+    assert is_greedy(options(**changes)) is greedy
 
 
 def test_scores_that_overflow_are_left_to_the_sampler() -> None:

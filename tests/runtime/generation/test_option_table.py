@@ -55,7 +55,8 @@ def name_of(option: Option) -> str:
 def test_types_are_the_tables() -> None:
     taken, decided = typing.get_type_hints(GenerationArguments), typing.get_type_hints(GenerationOptions)
     assert taken == {option.name: TAKEN[option.kind] | None for option in OPTIONS}
-    may_be_none = {option.name for option in NUMBERS if option.default is None}
+    may_be_none = {option.name for option in OPTIONS if option.kind == "flag" and option.default is None}
+    may_be_none |= {option.name for option in NUMBERS if option.default is None}
     assert decided == {
         option.name: DECIDED[option.kind] | None if option.name in may_be_none else DECIDED[option.kind]
         for option in OPTIONS

@@ -73,6 +73,11 @@ def test_unknown_names_get_a_suggestion_and_the_list(name: str, meant: str) -> N
     assert "did you mean" not in refused(zzzzzz=1)
 
 
+@pytest.mark.parametrize("name", ["sep_token_id", "best", "use_cach", "unknown_token_id", "strip", "lengths"])
+def test_only_near_spellings_are_suggested(name: str) -> None:
+    assert "did you mean" not in refused(**{name: 1})
+
+
 WHOLE = {
     option.name: (option.interval.low, option.interval.high)
     for option in OPTIONS

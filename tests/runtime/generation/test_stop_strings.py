@@ -1,18 +1,15 @@
-"""Stop strings against a plain reference, and against transformers' on tokens."""
+"""Stop strings against a plain reference, on text."""
 
-from pathlib import Path
-from typing import SupportsIndex
+from collections.abc import Sequence
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pumice.errors import UsageError
-from pumice.generation.detokenizer import Detokenizer
+from pumice.generation.answer_text import AnswerText
 from pumice.generation.stop_strings import StopStrings
-from pumice.prompt.tokenizer import PromptTokenizer
+from tests.runtime.generation.plain_tokenizer import PlainTokenizer
 from tests.steps import check_steps
 
 LETTERS = "ab#é日"
@@ -35,11 +32,37 @@ def reference(strings: list[str], pieces: list[str]) -> tuple[list[str], bool]:
     return shown, False
 
 
+class Said:
+    """An answer whose tokens are pieces of text."""
+
+    def __init__(self, strings: list[str]) -> None:
+        self._pieces: list[str] = []
+        self.decoded = 0
+        self._text = AnswerText(PlainTokenizer(self._decode), strings, [])
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        self.decoded += len(ids)
+        return "".join(self._pieces[i] for i in ids)
+
+    @property
+    def found(self) -> bool:
+        return self._text.found
+
+    def add(self, piece: str) -> str:
+        self._pieces.append(piece)
+        return self._text.add(len(self._pieces) - 1)
+
+    def finish(self) -> str:
+        return self._text.finish()
+
+
 @given(STRINGS, PIECES)
 def test_as_the_reference(strings: list[str], pieces: list[str]) -> None:
     expected, found = reference(strings, pieces)
-    stops, text = StopStrings(strings), ""
+    stops, text = Said(strings), ""
     for count, piece in enumerate(pieces):
+        if stops.found:
+            break  # as answers do
         text += stops.add(piece)
         assert text == expected[min(count, len(expected) - 1)]
         assert stops.found == (found and count >= len(expected) - 1)
@@ -49,14 +72,15 @@ def test_as_the_reference(strings: list[str], pieces: list[str]) -> None:
 
 
 def test_the_one_that_starts_first_wins() -> None:
-    stops = StopStrings(["cd", "abcdef"])
+    stops = Said(["cd", "abcdef"])
     assert stops.add("xabcdefg") == "x"
-    stops = StopStrings(["cd", "abcdef"])
-    assert [stops.add(letter) for letter in "xabcdefg"] == ["x", "", "", "", "ab", "", "", ""]
+    stops = Said(["cd", "abcdef"])
+    assert [stops.add(letter) for letter in "xabcd"] == ["x", "", "", "", "ab"]
+    assert stops.found
 
 
 def test_nothing_is_held_back_without_stop_strings() -> None:
-    stops = StopStrings([])
+    stops = Said([])
     assert [stops.add("ab"), stops.add(""), stops.add("c"), stops.finish()] == ["ab", "", "c", ""]
     assert not stops.found
 
@@ -66,76 +90,22 @@ def test_an_empty_one_is_refused() -> None:
         StopStrings(["a", ""])
 
 
-class Counted(str):
-    """Text that counts the characters copied when it is cut or put together: what a line may cost beyond its step."""
-
-    copied = 0
-
-    @classmethod
-    def copy(cls, text: str) -> str:
-        cls.copied += len(text)
-        return cls(text)
-
-    def __getitem__(self, key: SupportsIndex | slice) -> str:
-        return self.copy(super().__getitem__(key))
-
-    def __add__(self, other: str) -> str:
-        return self.copy(super().__add__(other))
-
-    def __radd__(self, other: str) -> str:
-        return self.copy(other.__add__(self))
-
-
 @pytest.mark.parametrize("piece_length", [1, 100])
 def test_linear_in_text_and_strings(piece_length: int) -> None:
     """`aaa…ab` over `aaa…`: looking back every time would take the square of its length, 10^8 steps and more."""
     length = 10_000
     strings = ["a" * length + "b", "a" * (length // 2) + "c", "ba" * (length // 100)]
     text = "a" * 3 * length
-    pieces = [Counted(text[i : i + piece_length]) for i in range(0, len(text), piece_length)]
+    pieces = [text[i : i + piece_length] for i in range(0, len(text), piece_length)]
+    characters = len(text) + sum(map(len, strings))
+    decoded = []
 
     def work() -> None:
-        stops = StopStrings(strings)
+        stops = Said(strings)
         assert sum(len(stops.add(piece)) for piece in pieces) == 2 * length
         assert len(stops.add("x")) == length + 1
+        decoded.append(stops.decoded)
 
-    Counted.copied = 0
-    characters = len(text) + sum(map(len, strings))
-    check_steps(StopStrings.__module__, 40 * characters, work)
-    assert Counted.copied <= 2 * characters
-
-
-@pytest.fixture(scope="module")
-def pebble() -> tuple[PromptTokenizer, object]:
-    from transformers import PreTrainedTokenizerFast
-
-    folder = Path(__file__).parents[3] / "pebble" / "checkpoint"
-    tokenizer_json = (folder / "tokenizer.json").read_bytes()
-    ours = PromptTokenizer(tokenizer_json, reserved=[], template="")
-    return ours, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-
-
-def test_stops_at_the_token_at_which_transformers_does(pebble: tuple[PromptTokenizer, object]) -> None:
-    """On text tokens. Where a character is incomplete ours waits for its end, so ASCII tokens are drawn."""
-    from transformers.generation.stopping_criteria import StopStringCriteria
-
-    ours, theirs = pebble
-    texts = {i: ours.decode([i]) for i in range(544)}
-    usable = [i for i, text in texts.items() if text and text.isascii() and i not in ours.control_ids]
-    rng = np.random.default_rng(0)
-    stopped = 0
-    for _ in range(150):
-        ids = rng.choice(usable, 12).tolist()
-        text = ours.decode(ids)
-        start = int(rng.integers(0, len(text) - 1))
-        strings = [text[start : start + int(rng.integers(1, 6))], "zq"]
-        criterion = StopStringCriteria(theirs, strings)
-        detokenizer, stops = Detokenizer(ours.decode, ours.held_ids), StopStrings(strings)
-        for count in range(1, len(ids) + 1):
-            stops.add(detokenizer.add(ids[count - 1]))
-            done = bool(criterion(torch.tensor([ids[:count]]), torch.zeros(0)).item())
-            assert stops.found == done, (strings, [texts[i] for i in ids[:count]])
-            if done:
-                stopped += 1
-                break
-    assert stopped > 100
+    for module in (StopStrings.__module__, AnswerText.__module__):
+        check_steps(module, 40 * characters, work)
+    assert max(decoded) < 40 * (len(pieces) + 1)

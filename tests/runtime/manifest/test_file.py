@@ -50,6 +50,13 @@ def test_a_manifest_of_version_1_lacks_the_newer_fields() -> None:
     assert read(raw).image_tokens == manifest(3).image_tokens
 
 
+@pytest.mark.parametrize("made", [manifest(3), pixtral_manifest([3, 4, 5])])
+def test_whether_images_become_rgb_is_written_for_old_readers_and_missed_by_none(made: Manifest) -> None:
+    raw = as_json(made)
+    assert raw["image"].pop("convert_rgb") is True
+    assert read(raw).image == made.image
+
+
 def test_bundles_are_written_for_the_oldest_reader_that_gets_them_right() -> None:
     assert version_for(manifest(3).image) == 1
     assert version_for(pixtral_manifest([3, 4, 5]).image) == 2

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501  templates are one line each
 
+import errno
 import gc
 import importlib.util
 import os
@@ -253,6 +254,54 @@ def test_several_threads_share_a_template() -> None:
         texts = [str(i) for i in range(200)]
         rendered = list(pool.map(lambda text: template.render([{"role": "user", "content": text}]), texts))
     assert rendered == texts
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_without_a_process_to_be_had(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    template = ChatTemplate("fine", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", refuse)
+        template.start()  # raw prompts need no process
+        with pytest.raises(PromptError, match=os.strerror(code)):
+            template.render([])
+    assert template.render([]) == "fine"
+
+
+@pytest.mark.parametrize("template", ["llava-1.5", "interleave", "vicuna"])
+def test_long_conversations(template: str) -> None:
+    """Steps are allowed by what is asked: 2,501 turns, and ten times as many."""
+    content = [part("a")] if template != "vicuna" else "a"
+    for turns in (2501, 25_001):
+        messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i in range(turns)]
+        assert RENDERERS[template].render(messages) == reference(
+            TEMPLATES[template], messages, add_generation_prompt=True
+        )
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_are_line_feeds(end: str) -> None:
+    lines = [
+        "{% for m in messages %}",
+        "{{ m.role }}:\\r\\n",
+        "",
+        "  {% if true %}",
+        "  x",
+        "{% endif %}",
+        "{% endfor %}",
+        "{{ 'a",
+        "b' }}",
+        "",
+    ]
+    source, messages = end.join(lines), CONVERSATIONS["strings"]
+    rendered = ChatTemplate(source, VARIABLES).render(messages)
+    assert rendered == oracle(source, messages)
+    assert "\r" not in rendered
+    assert (
+        ChatTemplate("{{ 'a\\r\\n' }}" + end, {}).render([]) == "a\r\n"
+    )  # written as an escape, it is meant
 
 
 def test_huge_templates_are_refused() -> None:
