@@ -10,7 +10,15 @@ from pathlib import Path
 from pumice.manifest import Manifest, encode_manifest
 
 FOLDER = Path(__file__).parents[1] / "docs" / "manifests"
-NAMES = ("llava-1.5", "bakllava", "llava-interleave", "llava-llama-3-llama3", "llava-next", "vip-llava", "pixtral")
+NAMES = (
+    "llava-1.5",
+    "bakllava",
+    "llava-interleave",
+    "llava-llama-3-llama3",
+    "llava-next",
+    "vip-llava",
+    "pixtral",
+)
 
 
 def example(family: str, manifest: Manifest) -> Manifest:

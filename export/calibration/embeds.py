@@ -58,9 +58,7 @@ def calibration_embeds(
     room = int(SHARE * seen.shape[1])
     # one at a time: a tower keeps all states of its layers
     for row_TD, pixels_CHW in zip(seen, pixels_NCHW, strict=True):
-        features_ND = encoder(pixels_CHW[None])[: config.tokens_per_image][
-            :room
-        ]
+        features_ND = encoder(pixels_CHW[None])[: config.tokens_per_image][:room]
         row_TD[1 : 1 + len(features_ND)] = features_ND
     return torch.cat((words_BTD, seen))
 
