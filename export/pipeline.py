@@ -41,6 +41,7 @@ from pumice.export.recipes.storage import WeightStorage, storage_of, weight_byte
 from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
+from pumice.export.weights.multipliers import fold_multipliers
 from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.export.weights.norms import fold_norms
 from pumice.export.weights.rotation import rotate
@@ -136,7 +137,7 @@ def export_bundle(
         config = as_stored(read_config(opened.config), opened)
         _check_tensors(config, opened)
         config = limit_context(config, context_length)
-        config, read = add_norm_offset(config, opened.read_canonical)
+        config, read = fold_multipliers(*add_norm_offset(config, opened.read_canonical))
         config, read = pad_heads(config, read)
         config, read = rotate(config, read) if chosen.rotate else (config, read)
         form = storage_of(chosen, config)

@@ -33,6 +33,14 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Multipliers:
+    """Of Granite's text model: of embeddings, and of what branches add to the residual stream."""
+
+    embedding: float = 1.0
+    residual: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """A decoder of the Llama line. `max_position_embeddings` is the context length in tokens.
 
@@ -40,7 +48,9 @@ class TextConfig:
     `pumice.export.weights.heads` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]`
     radians a position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token
     sees, itself included, or None for all. `norm_offset` is still to be added to the norms' weights as stored: by
-    `pumice.export.weights.norm_offset`, after which it is 0.
+    `pumice.export.weights.norm_offset`, after which it is 0; `multipliers` are to be taken up by weights, by
+    `pumice.export.weights.multipliers`. `attention_multiplier` is what scores are multiplied by, None for
+    1 / √`rotary_dim`.
     """
 
     hidden_size: int
@@ -61,6 +71,13 @@ class TextConfig:
     o_bias: bool
     mlp_bias: bool
     norm_offset: float = 0.0
+    multipliers: Multipliers = Multipliers()
+    attention_multiplier: float | None = None
+
+    @property
+    def attention_scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.rotary_dim**-0.5 if self.attention_multiplier is None else self.attention_multiplier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.sliding_window = sliding_window
-        self.scale = config.rotary_dim**-0.5
+        self.scale = config.attention_scale
         queries = self.num_heads * config.head_dim
         packed = queries + 2 * self.kv_heads * config.head_dim
         self.qkv = Linear(config.hidden_size, packed, bias=config.qkv_bias)

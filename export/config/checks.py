@@ -144,3 +144,12 @@ def require_epsilon(config: Any, where: str, key: str) -> float:
     if not number or not 0 <= value <= 1:  # NaN is not
         raise CheckpointError(f"{where}{key} is {value!r}, expected a number from 0 to 1")
     return float(value)
+
+
+def require_factor(config: Any, where: str, *keys: str) -> None:
+    """Numbers that values are multiplied with, or divided by; raises CheckpointError."""
+    for key in keys:
+        value = getattr(config, key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 1e-6 <= value <= 1e6:  # NaN is not
+            raise CheckpointError(f"{where}{key} is {value!r}, expected a number from 0.000001 to 1,000,000")

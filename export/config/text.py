@@ -12,13 +12,19 @@ from typing import Any
 
 import torch
 from optimum.utils import NormalizedTextConfigWithGQA
-from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
+from transformers import GraniteConfig, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pumice.errors import CheckpointError
-from pumice.export.config.checks import one_of, require_epsilon, require_flag, require_positive
+from pumice.export.config.checks import (
+    one_of,
+    require_epsilon,
+    require_factor,
+    require_flag,
+    require_positive,
+)
 from pumice.models.activations import ACTIVATIONS
-from pumice.models.config import TextConfig
+from pumice.models.config import Multipliers, TextConfig
 
 ROTARY_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
 """Keys that transformers reads beside the config classes' own fields."""
@@ -29,7 +35,8 @@ class TextFamily:
     """What a text model does otherwise than the others, which are decoders of the Llama line all.
 
     A bias is there or not, or the config has a key that says it. `extra_keys` are known beside the fields of `config`.
-    `norm_offset` is what the model adds to the stored weights of its norms. Where heads have a width of their own, or
+    `norm_offset` is what the model adds to the stored weights of its norms; `multiplied` says that the config has
+    Granite's multipliers. Where heads have a width of their own, or
     layers a sliding window, the config class has the key.
     """
 
@@ -39,6 +46,7 @@ class TextFamily:
     o_bias: bool | str = False
     mlp_bias: bool | str = False
     norm_offset: float = 0.0
+    multiplied: bool = False
 
 
 TEXT_FAMILIES = {
@@ -46,6 +54,14 @@ TEXT_FAMILIES = {
         config=LlamaConfig, qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias"
     ),
     "mistral": TextFamily(config=MistralConfig),
+    "granite": TextFamily(
+        config=GraniteConfig,
+        extra_keys=(*ROTARY_KEYS, "head_dim"),
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        multiplied=True,
+    ),
     "qwen2": TextFamily(config=Qwen2Config, extra_keys=(*ROTARY_KEYS, "head_dim"), qkv_bias=True),
 }
 """By the `model_type` of a `text_config`."""
@@ -87,7 +103,26 @@ def read_text_config(config: Any) -> TextConfig:
         o_bias=_bias(config, family.o_bias),
         mlp_bias=_bias(config, family.mlp_bias),
         norm_offset=family.norm_offset,
+        **(_multipliers(config) if family.multiplied else {}),
     )
+
+
+def _multipliers(config: Any) -> dict[str, Any]:
+    """Fields of `TextConfig` that Granite's keys make."""
+    require_factor(
+        config,
+        "text_config.",
+        "embedding_multiplier",
+        "residual_multiplier",
+        "attention_multiplier",
+    )
+    return {
+        "multipliers": Multipliers(
+            embedding=float(config.embedding_multiplier),
+            residual=float(config.residual_multiplier),
+        ),
+        "attention_multiplier": float(config.attention_multiplier),
+    }
 
 
 def _bias(config: Any, there: bool | str) -> bool:

@@ -83,6 +83,8 @@ class Reference:
         self.model = build_without_weights(checkpoint.path)
         tensors = FloatTensors(checkpoint, tied=bool(self.model.config.tie_word_embeddings))
         stream_weights(self.model, tensors, kept_bytes=kept_bytes)
+        text = self.model.config.get_text_config()
+        self._embedding_multiplier = float(getattr(text, "embedding_multiplier", 1.0))
         self.head = Head(self.model.lm_head.weight.shape, tensors)
         self.eos_ids = _eos_ids(checkpoint.path, self.model)
 
@@ -147,7 +149,11 @@ class Reference:
                     "patch_size or vision_feature_select_strategy in the processor's files is wrong"
                 )
             embeds = embeds.masked_scatter(mask, features)
-        return Expected(features=features.numpy(), embeds=embeds.numpy(), hidden=self._hidden(embeds))
+        hidden, factor = (
+            self._hidden(embeds),
+            self._embedding_multiplier,
+        )  # a Granite multiplies within its model
+        return Expected(features=(features * factor).numpy(), embeds=(embeds * factor).numpy(), hidden=hidden)
 
     @torch.no_grad()
     def read(self, ids_T: NDArray[np.int64]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tests.factory.parts import Dtype, Llava, Text, Vision
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+ARCHITECTURES["granite"] = "GraniteForCausalLM"
 VISION_TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "pixtral": "pixtral"}
 
 
@@ -76,7 +77,7 @@ def _text(t: Text, tokenizer: Tokenizer, bos: str | None, eos: str, old: bool) -
     }
     if t.head_dim is not None or not (old or t.kind == "qwen2"):
         config["head_dim"] = t.head_size
-    return config | _rope(t, old) | _window(t) | _biases(t)
+    return config | _rope(t, old) | _window(t) | _biases(t) | (t.multipliers or {})
 
 
 def _rope(t: Text, old: bool) -> dict[str, Any]:
@@ -99,7 +100,8 @@ def _window(t: Text) -> dict[str, Any]:
 
 
 def _biases(t: Text) -> dict[str, Any]:
-    return {"attention_bias": t.attention_bias, "mlp_bias": t.mlp_bias} if t.kind == "llama" else {}
+    biases = {"attention_bias": t.attention_bias, "mlp_bias": t.mlp_bias}
+    return biases if t.kind in ("llama", "granite") else {}
 
 
 def _vision(v: Vision, old: bool) -> dict[str, Any]:

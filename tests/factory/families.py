@@ -68,6 +68,14 @@ ROPE_SCALINGS: dict[str, dict[str, Any]] = {
 """As checkpoints have them under `rope_scaling`; `type` is the older name of `rope_type`."""
 
 
+GRANITE = {
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.02,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+}
+
+
 def _family(**own: Any) -> Family:
     def make(folder: Path, **overrides: Any) -> Path:
         return make_checkpoint(folder, **(own | overrides))
@@ -120,7 +128,18 @@ FAMILIES: dict[str, Family] = {
         pinpoints=((56, 112), (112, 56), (112, 112), (168, 56), (56, 168)),
         seed=1,
     ),
-    "llava-next-siglip": _family(  # as Granite Vision: features of several layers, and tables tied
+    "granite-vision": _family(
+        vision=Vision(**(vars(SIGLIP) | {"image_size": 42})),
+        text=Text(kind="granite", width=96, tied=True, spare_rows=8, multipliers=GRANITE),
+        vocabulary=QWEN_WORDS,
+        template=CHATML,
+        feature_layer=(-3, -2, 0, -1),
+        strategy="full",
+        pinpoints=tuple((42 * rows, 42 * (4 // rows)) for rows in (1, 2, 3, 4)),
+        dtype="bfloat16",
+        seed=3,
+    ),
+    "llava-next-siglip": _family(
         vision=Vision(
             tower="siglip", width=36, heads=2, mlp=68, act="gelu_pytorch_tanh", eps=1e-6, image_size=42
         ),
@@ -148,5 +167,5 @@ FAMILIES: dict[str, Family] = {
 }
 """name → function(folder, **overrides) → folder."""
 
-TILED = ("llava-next", "llava-next-siglip")
+TILED = ("llava-next", "llava-next-siglip", "granite-vision")
 """Families whose images are cut into tiles, and joined outside the vision encoder."""

@@ -11,7 +11,7 @@ from tests.factory.vocabulary import Vocabulary
 Layout = Literal["released", "new", "saved"]
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 Tower = Literal["clip", "siglip", "pixtral"]
-Kind = Literal["llama", "mistral", "qwen2"]
+Kind = Literal["llama", "mistral", "qwen2", "granite"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Vision:
 class Text:
     """A text model; `head_dim` None is width / heads.
 
-    `attention_bias` and `mlp_bias` are a Llama's; a Qwen2 always has biases on query, key and value.
+    `multipliers` are a Granite's, by their keys. `attention_bias` and `mlp_bias` are a Llama's or a Granite's;
+    a Qwen2 always has biases on query, key and value.
     `rope_scaling` is what configs of old have under that key. `full_layers` of a Qwen2 come before those with a window.
     `spare_rows` of the embedding table have no token.
     """
@@ -60,6 +61,7 @@ class Text:
     full_layers: int = 0
     eps: float = 1e-5
     tied: bool = False
+    multipliers: dict[str, float] | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
 
