@@ -30,6 +30,8 @@ from pumice.errors import ExportError
 from pumice.export.bundle import janitor
 from pumice.export.bundle.rename import move_into_place
 from pumice.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest, load_manifest
+from pumice.manifest.file import MOST_BYTES
+from pumice.manifest.regular_file import read_regular
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -124,7 +126,7 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
 def _is_bundle(folder: Path) -> bool:
     """Whether the manifest is pumice's, be it of a newer schema or of files that were damaged since."""
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+        manifest = json.loads(read_regular(folder / MANIFEST_NAME, MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and {"schema_version", "graphs", "files"} <= manifest.keys()

@@ -89,10 +89,14 @@ def read_texts(paths: Sequence[Path], *, window: int = WINDOW, limit: int = LIMI
 def _read(path: Path, characters: int) -> str:
     """Line ends stay as they are; a byte order mark does not."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{path} is a pipe or a device: expected a text file")
         with path.open(encoding="utf-8-sig", newline="") as file:
             content = file.read(characters)
     except OSError as error:
         raise UsageError(f"cannot read the text {path}: {error.strerror}") from None
+    except UsageError:
+        raise
     except ValueError:  # among them UnicodeDecodeError, and a path with a zero byte
         raise UsageError(f"{path} is not a text: expected UTF-8") from None
     if "\0" in content:

@@ -21,8 +21,10 @@ from pumice.bulk.journal import unwritable
 from pumice.errors import BatchError
 from pumice.machine.disk import sync
 from pumice.manifest import Manifest, encode_manifest
+from pumice.manifest.regular_file import read_regular
 
 _FORMAT = 1
+_MOST_BYTES = 64 << 20
 
 _REPORTS = ("parity.json", "PARITY.md")
 """What `pumice verify` writes into a bundle, beside its figures in the manifest."""
@@ -77,7 +79,7 @@ def read_provenance(path: Path) -> Provenance | None:
         BatchError: it cannot be read.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Provenance)
+        return msgspec.json.decode(read_regular(path, _MOST_BYTES), type=Provenance)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -19,6 +19,7 @@ from pumice.errors import BundleError
 from pumice.machine.cpu import saturates
 from pumice.manifest import FileEntry, GraphSpec, Manifest, load_manifest
 from pumice.manifest.operators import lowest_version, version_numbers
+from pumice.manifest.regular_file import read_regular
 
 _MAX_GRAPH_BYTES = 2**31
 """A protobuf message's limit."""
@@ -38,7 +39,7 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """The bytes of a (small) file of the manifest."""
         try:
-            return self.path(name).read_bytes()
+            return read_regular(self.path(name), self.manifest.files[name].size)
         except OSError as error:
             raise BundleError(f"cannot read {self.path(name)}: {error.strerror}") from None
 

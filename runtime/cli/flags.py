@@ -58,8 +58,10 @@ def _help(option: Option) -> str:
 
 
 def _read(path: str) -> str:
+    from pumice.manifest.regular_file import read_regular  # with it comes msgspec
+
     try:
-        return Path(path).read_text("utf-8")
+        return read_regular(Path(path).expanduser(), 16 << 20).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the schema {path!r} cannot be read: {reason}") from None

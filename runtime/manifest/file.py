@@ -13,7 +13,11 @@ import msgspec
 from pumice.errors import BundleError, SchemaVersionError
 from pumice.manifest.defaults import GenerationDefaults as GenerationDefaults
 from pumice.manifest.images import layout_of
+from pumice.manifest.regular_file import read_regular
 from pumice.manifest.schema import MANIFEST_NAME, SCHEMA_VERSION, Manifest
+
+MOST_BYTES = 64 << 20
+"""Of a manifest, which has a few lines a file and a name a quantised matrix."""
 
 
 def load_manifest(bundle: Path) -> Manifest:
@@ -29,7 +33,7 @@ def load_manifest(bundle: Path) -> Manifest:
             f"no bundle at {bundle}: expected a folder with {MANIFEST_NAME}; make one with `pumice export`"
         )
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         raise BundleError(
             f"{bundle} has no {MANIFEST_NAME}: not a pumice bundle, or its export did not finish"
