@@ -11,6 +11,9 @@ import os
 import stat
 from pathlib import Path
 
+_PART = 1 << 16
+"""Bytes read at a time: what is asked for is allocated, however little there is."""
+
 
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file (or of one that is linked to), which are `most` or fewer.
@@ -32,7 +35,9 @@ def read_regular(path: Path, most: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, expected a regular file")
-        data = file.read(most + 1) if status.st_size <= most else None
-    if data is None or len(data) > most:
+        data = bytearray()
+        while status.st_size <= most and (part := file.read(min(_PART, most + 1 - len(data)))):
+            data += part
+    if max(len(data), status.st_size) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes, which such a file cannot be")
-    return data
+    return bytes(data)
