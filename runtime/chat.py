@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Unpack
+from typing import Any, NoReturn, TypeAlias, Unpack
 
 from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
@@ -50,6 +50,9 @@ class Chat:
 
     A turn that fails (an unreadable image, a full context) leaves the conversation as it was.
     """
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a chat cannot be pickled or copied: its model is of one process")
 
     def __init__(self, pipeline: Pipeline, *, system: str | None, options: Mapping[str, Any]) -> None:
         pipeline.options(options)  # wrong ones are told now

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pumice.errors import UsageError
-from pumice.manifest.regular_file import read_regular
+from pumice.manifest.regular_file import named, read_regular
 from pumice.models.config import TextConfig
 
 LENGTH = 512
@@ -63,7 +63,7 @@ def read_text(path_or_name: str | Path) -> str:
     Raises:
         UsageError: no such file, or not UTF-8.
     """
-    path = SAMPLE if str(path_or_name) == "text" else Path(path_or_name)
+    path = SAMPLE if str(path_or_name) == "text" else named(path_or_name)
     try:
         return read_regular(path, _MOST_BYTES).decode().replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from pumice.errors import UsageError
-from pumice.manifest.regular_file import read_regular
+from pumice.manifest.regular_file import named, read_regular
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 
@@ -182,7 +182,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         UsageError: no such recipe, not TOML, or a key or value that is not understood; the message names both.
     """
     text = str(name_or_path)
-    path = FOLDER / f"{text}.toml" if text in NAMES else Path(name_or_path)
+    path = FOLDER / f"{text}.toml" if text in NAMES else named(name_or_path)
     if text not in NAMES and path.suffix != ".toml":
         raise UsageError(f"recipe is {text!r}, expected one of {', '.join(NAMES)}, or a .toml file")
     try:

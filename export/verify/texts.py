@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pumice import TextTokenizer
 from pumice.errors import UsageError
+from pumice.manifest.regular_file import named
 
 WINDOW, LIMIT = 1024, 8192
 """Tokens of a window, and of a file, unless others are asked for."""
@@ -76,6 +77,7 @@ def read_texts(paths: Sequence[Path], *, window: int = WINDOW, limit: int = LIMI
     for name, value in (("window", window), ("limit", limit)):
         if value < LEAST_WINDOW:
             raise UsageError(f"the text {name} is {value} tokens, expected {LEAST_WINDOW} or more")
+    paths = [named(path) for path in paths]
     names = [path.name for path in paths]
     files = [
         TextFile(

@@ -19,7 +19,7 @@ from pumice.errors import BundleError
 from pumice.machine.cpu import saturates
 from pumice.manifest import FileEntry, GraphSpec, Manifest, load_manifest
 from pumice.manifest.operators import lowest_version, version_numbers
-from pumice.manifest.regular_file import read_regular
+from pumice.manifest.regular_file import named, read_regular
 
 _MAX_GRAPH_BYTES = 2**31
 """A protobuf message's limit."""
@@ -47,7 +47,7 @@ class Bundle:
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder's resolved path. Raises BundleError where that cannot be had."""
     try:
-        return Path(folder).resolve()
+        return named(folder).resolve()
     except (ValueError, OSError, RuntimeError):
         raise BundleError(f"{os.fspath(folder)!r} is not a usable path") from None
 

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pumice.errors import ImageError
+from pumice.manifest.regular_file import named
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
@@ -64,7 +65,7 @@ def open_image(source: ImageInput) -> Image.Image:
             f"remote images are not fetched ({scheme[0]}…): download it and pass a file or its bytes"
         )
     if isinstance(source, (str, os.PathLike)):
-        return _decode(_read(Path(source)), f"the image {os.fspath(source)!r}")
+        return _decode(_read(named(source)), f"the image {os.fspath(source)!r}")
     raise ImageError(
         f"an image was given as {type(source).__name__}, "
         "expected a path, bytes, a data URI, a PIL image or a uint8 array"

@@ -13,7 +13,7 @@ import msgspec
 from pumice.errors import BundleError, SchemaVersionError
 from pumice.manifest.defaults import GenerationDefaults as GenerationDefaults
 from pumice.manifest.images import layout_of
-from pumice.manifest.regular_file import read_regular
+from pumice.manifest.regular_file import named, read_regular
 from pumice.manifest.schema import MANIFEST_NAME, SCHEMA_VERSION, Manifest
 
 MOST_BYTES = 64 << 20
@@ -27,6 +27,7 @@ def load_manifest(bundle: Path) -> Manifest:
         BundleError: no manifest, not JSON, or fields missing or of the wrong type, or a file name leaving the bundle.
         SchemaVersionError: written for a newer schema than `SCHEMA_VERSION`.
     """
+    bundle = named(bundle)
     path = bundle / MANIFEST_NAME
     if not bundle.is_dir():
         raise BundleError(

@@ -1,4 +1,4 @@
-"""A small file that somebody named, read whole: no pipe that would wait for ever, no device that never ends.
+"""A small file that somebody named, found, and read whole: no pipe that would wait for ever, no device that never ends.
 
 Enters: a path, and the most that such a file can have. Leaves: its bytes. What is wrong is an `OSError`, as for a file
 that cannot be opened, so that each reader words its own failure.
@@ -13,6 +13,14 @@ from pathlib import Path
 
 _PART = 1 << 16
 """Bytes read at a time: what is asked for is allocated, however little there is."""
+
+
+def named(path: str | os.PathLike[str]) -> Path:
+    """The path as its user meant it: `~` is a home, where there is such a user; else it is part of the name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -53,7 +53,9 @@ def test_files_and_links_to_files_are_read_up_to_their_bound(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to a device", "large", "folder"])
-@pytest.mark.parametrize("arguments", [("info",), ("info", "--plan", "--context", "64"), ("run", "Hi"), ("optimize",)])
+@pytest.mark.parametrize(
+    "arguments", [("info",), ("info", "--plan", "--context", "64"), ("run", "Hi"), ("optimize",)]
+)
 def test_commands_refuse_such_a_manifest(tmp_path: Path, kind: str, arguments: tuple[str, ...]) -> None:
     NO_FILES[kind][0](tmp_path / "manifest.json")
     command, *others = arguments
