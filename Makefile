@@ -51,8 +51,8 @@ $(EXPORTING): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e ".[export]"
 	@touch $@
 
-$(INSTALLED): $(EXPORTING)
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+$(INSTALLED): $(EXPORTING) optimum_plugin/pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]" -e ./optimum_plugin
 	@touch $@
 
 # torch keeps its version unless it is given, for its CPU builds come from another index than everything else.
@@ -103,7 +103,7 @@ test-newest: ## all tests on the newest release of everything: minutes to instal
 	rm -rf $(NEWEST)
 	$(PYTHON) -m venv $(NEWEST)
 	$(call install_torch,$(NEWEST)/bin)
-	$(NEWEST)/bin/pip install -q -e ".[dev]"
+	$(NEWEST)/bin/pip install -q -e ".[dev]" -e ./optimum_plugin
 	@echo "newer than constraints.txt, or not in it:"
 	@$(NEWEST)/bin/pip freeze --exclude-editable | sed 's/+.*//' | grep -vxFf constraints.txt || true
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
@@ -123,9 +123,10 @@ types: $(INSTALLED) ## mypy, strict
 	@ln -s $(addprefix $(CURDIR)/,$(filter-out runtime/__pycache__,$(wildcard runtime/*)) export models) build/types/pumice/
 	$(BIN)/mypy
 
-wheel: $(INSTALLED) ## sdist and wheel into dist/
-	rm -rf build/lib build/bdist.* dist
+wheel: $(INSTALLED) ## sdist and wheel into dist/, and the wheel of optimum's command
+	rm -rf build/lib build/bdist.* optimum_plugin/build dist
 	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist optimum_plugin
 
 accuracy: $(INSTALLED) ## accuracy by recipe on four kinds of pebble, into docs/accuracy.md
 	$(BIN)/python -m bench.accuracy --write $(ARGS)
