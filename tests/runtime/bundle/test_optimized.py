@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import pumice
@@ -21,6 +22,7 @@ from pumice.bundle.folder import bundle_folder, open_bundle
 from pumice.bundle.optimized import RECORD, TEMPORARY, find, remove
 from pumice.cli.main import main
 from pumice.errors import BundleError, OptimizeError
+from pumice.manifest.operators import version_numbers
 from pumice.sessions.optimize import make
 
 IMAGE = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
@@ -205,6 +207,8 @@ def test_packed_weights_that_changed_are_noticed_by_onnxruntime(
     folder = make(open_bundle(bundle)).folder
     graph, data = (folder / "decoder.onnx").read_bytes(), folder / "decoder.onnx_data"
     place = re.search(rb"prepacked_0\x12.MatMulNBits\+\d+\|(\d+);\d+;0", graph)
+    if version_numbers(onnxruntime.__version__) < (1, 30) and b"prepacked" not in graph:
+        pytest.skip("this onnxruntime writes no packed 4-bit weights into a copy: they are as in the bundle")
     assert place is not None
     status, content = data.stat(), bytearray(data.read_bytes())
     content[int(place[1]) + 10] ^= 1
