@@ -199,6 +199,10 @@ def test_weights_are_digested_where_it_is_asked_for(
     assert f"{data} was changed" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(
+    version_numbers(onnxruntime.__version__) < (1, 32),
+    reason="onnxruntime 1.23 writes no packed 4-bit weights into a copy, and only 1.32 compares them",
+)
 def test_packed_weights_that_changed_are_noticed_by_onnxruntime(
     bundle: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,8 +211,6 @@ def test_packed_weights_that_changed_are_noticed_by_onnxruntime(
     folder = make(open_bundle(bundle)).folder
     graph, data = (folder / "decoder.onnx").read_bytes(), folder / "decoder.onnx_data"
     place = re.search(rb"prepacked_0\x12.MatMulNBits\+\d+\|(\d+);\d+;0", graph)
-    if version_numbers(onnxruntime.__version__) < (1, 30) and b"prepacked" not in graph:
-        pytest.skip("this onnxruntime writes no packed 4-bit weights into a copy: they are as in the bundle")
     assert place is not None
     status, content = data.stat(), bytearray(data.read_bytes())
     content[int(place[1]) + 10] ^= 1
