@@ -20,7 +20,8 @@ REPORTS = ("parity.json", "PARITY.md")
 """Files that are written into a bundle later, and that its manifest does not list while that is being done."""
 _SHOWN = 5
 """Of somebody's files, in a message."""
-_LARGEST_MANIFEST = 64 << 20
+
+
 def resolved(destination: str | Path) -> Path:
     """The full path, links followed.
 
