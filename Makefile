@@ -7,6 +7,9 @@ EXPORTING := $(VENV)/.exporting
 INSTALLED := $(VENV)/.installed
 OLDEST    := build/oldest
 NEWEST    := build/newest
+MATRIX    := build/onnxruntime
+# The lower bound, two between, and the newest that is tested.
+ONNXRUNTIMES = $(shell sed -nE 's/^cpu = .*onnxruntime>=([0-9.]+).*/\1/p' pyproject.toml) 1.26.0 1.30.0 $(shell sed -n 's/^onnxruntime==//p' constraints.txt)
 TORCH     ?= $(shell sed -n '/^torch==/p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -22,10 +25,10 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test test-oldest test-newest lint format types wheel accuracy real bench bench-quick cuda-check pebble clean
+.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lint format types wheel accuracy real bench bench-quick cuda-check pebble clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: PYTHON, VENV, ARGS (more arguments for export, run and test)"
 
 setup: $(INSTALLED) ## create .venv and install everything (CPU torch where there is no NVIDIA GPU)
@@ -51,8 +54,8 @@ $(EXPORTING): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e ".[export]"
 	@touch $@
 
-$(INSTALLED): $(EXPORTING)
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+$(INSTALLED): $(EXPORTING) optimum_plugin/pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]" -e ./optimum_plugin
 	@touch $@
 
 # torch keeps its version unless it is given, for its CPU builds come from another index than everything else.
@@ -82,9 +85,8 @@ $(DEMO)/manifest.json: pebble/checkpoint/model.safetensors | $(EXPORTING)
 test: $(INSTALLED) ## the test suite (ARGS="-m 'not slow'" for a quick one)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
-# What an installed wheel needs, at its lower bounds; bundles come from .venv, for there is no torch. Float32 bundles only:
-# quantised ones end the process on onnxruntime 1.23 to 1.28.
-test-oldest: $(INSTALLED) $(OLDEST)/.installed ## the runtime's tests on the lower bounds of pyproject.toml, float32 bundles only
+# What an installed wheel needs, at its lower bounds; bundles come from .venv, for there is no torch.
+test-oldest: $(INSTALLED) $(OLDEST)/.installed ## the runtime's tests on the lower bounds of pyproject.toml
 	$(BIN)/python -m tests.bounds export $(OLDEST)/bundles
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n logical --maxprocesses 8 --dist worksteal -m "not slow" \
 		--bundles $(OLDEST)/bundles tests/runtime $(ARGS)
@@ -103,10 +105,22 @@ test-newest: ## all tests on the newest release of everything: minutes to instal
 	rm -rf $(NEWEST)
 	$(PYTHON) -m venv $(NEWEST)
 	$(call install_torch,$(NEWEST)/bin)
-	$(NEWEST)/bin/pip install -q -e ".[dev]"
+	$(NEWEST)/bin/pip install -q -e ".[dev]" -e ./optimum_plugin
 	@echo "newer than constraints.txt, or not in it:"
 	@$(NEWEST)/bin/pip freeze --exclude-editable | sed 's/+.*//' | grep -vxFf constraints.txt || true
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+# Bundles come from .venv; each version of onnxruntime has an environment of what an installed wheel needs.
+test-onnxruntime: $(INSTALLED) $(ONNXRUNTIMES:%=$(MATRIX)/%/.installed) ## fp32, int8, int4, cpu-fast and cpu-w8a8 on old and new versions of onnxruntime: prints the table
+	$(BIN)/python -m tests.onnxruntime_matrix export $(MATRIX)/bundles
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.onnxruntime_matrix compare $(MATRIX)/bundles $(ONNXRUNTIMES:%=$(MATRIX)/%)
+
+$(MATRIX)/%/.installed: pyproject.toml constraints.txt
+	rm -rf $(MATRIX)/$*
+	$(PYTHON) -m venv $(MATRIX)/$*
+	grep -v '^onnxruntime==' constraints.txt >$(MATRIX)/$*/constraints.txt
+	$(MATRIX)/$*/bin/pip install -q -c $(MATRIX)/$*/constraints.txt -e . onnxruntime==$*
+	@touch $@
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -123,9 +137,10 @@ types: $(INSTALLED) ## mypy, strict
 	@ln -s $(addprefix $(CURDIR)/,$(filter-out runtime/__pycache__,$(wildcard runtime/*)) export models) build/types/pumice/
 	$(BIN)/mypy
 
-wheel: $(INSTALLED) ## sdist and wheel into dist/
-	rm -rf build/lib build/bdist.* dist
+wheel: $(INSTALLED) ## sdist and wheel into dist/, and the wheel of optimum's command
+	rm -rf build/lib build/bdist.* optimum_plugin/build dist
 	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist optimum_plugin
 
 accuracy: $(INSTALLED) ## accuracy by recipe on four kinds of pebble, into docs/accuracy.md
 	$(BIN)/python -m bench.accuracy --write $(ARGS)

@@ -56,11 +56,11 @@ from pumice.manifest import (
     Source,
     version_for,
 )
+from pumice.manifest.operators import Operator, lowest_version
 from pumice.models.config import LlavaConfig
 from pumice.models.tensor_names import check_names
 from pumice.models.weights import Read
 
-MINIMUM_ONNXRUNTIME = "1.23.0"
 IR_VERSION = 10
 MANIFEST_BYTES = 1 << 20
 """Room for graphs' structure, manifest and parity beside weights and companions."""
@@ -190,7 +190,8 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
     needed = _needed_bytes(plan)
     with torch.no_grad(), writing_bundle(bundle, overwrite=overwrite, needed_bytes=needed) as folder:
         described = companions.describe(plan.checkpoint, plan.config)
-        specs = _write(_trace(plan, progress), folder, progress)
+        graphs = _trace(plan, progress)
+        specs = _write(graphs, folder, progress)
         companions.copy(plan.checkpoint, folder)
         progress.stage("checksums")
         manifest = Manifest(
@@ -198,7 +199,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
             created_with={
                 name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
             },
-            requires=Requires(onnxruntime=MINIMUM_ONNXRUNTIME, opset=OPSET, ir_version=IR_VERSION),
+            requires=_requires(graphs),
             source=_source(plan),
             precision=_precision(plan),
             graphs=specs,
@@ -249,6 +250,23 @@ def _needed_bytes(plan: Plan) -> int:
     """Bytes of the bundle's weights, and a little over."""
     sizes = weight_bytes(plan.form, plan.config)
     return sum(sizes) + 3 * ALIGNMENT * len(sizes) + MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
+
+
+def _requires(graphs: list[Graph]) -> Requires:
+    """By what the graphs hold, on whatever machine they are opened."""
+    import onnxruntime
+
+    operators = {
+        Operator(
+            domain=node.domain,
+            name=node.op_type,
+            inputs=max((at for at, value in enumerate(node.inputs, 1) if value is not None), default=0),
+        )
+        for graph in graphs
+        for node in graph.model.graph
+    }
+    lowest = lowest_version(operators, makes_unsigned=True, untried=onnxruntime.__version__)
+    return Requires(onnxruntime=lowest, opset=OPSET, ir_version=IR_VERSION)
 
 
 def _source(plan: Plan) -> Source:

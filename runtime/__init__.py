@@ -6,6 +6,8 @@ print(model.generate("What is this?", images=["image.png"]).text)
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that is here
 if TYPE_CHECKING:
     from typing import Any
@@ -75,6 +77,10 @@ __all__ = [
     "UsageError",
     "load",
 ]
+
+# onnxruntime 1.30 and newer reads this when it is imported, by this process or its children: else it keeps a database
+# in ~/.cache/Microsoft and sends what is in it. Who wants that sets the variable, to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     "AsyncEngineStream": "engine",

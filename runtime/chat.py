@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Unpack
+from typing import Any, NoReturn, TypeAlias, Unpack
 
 from pumice.decoder.kv_cache import KVCache
 from pumice.errors import PromptError, UsageError
@@ -58,6 +58,9 @@ class Chat:
 
     A turn that fails (an unreadable image, a full context) leaves the conversation as it was.
     """
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a chat cannot be pickled or copied: its model is of one process")
 
     def __init__(self, pipeline: Pipeline, *, system: str | None, options: Mapping[str, Any]) -> None:
         pipeline.options(options)  # wrong ones are told now

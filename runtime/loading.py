@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from pumice.bundle.folder import Bundle, bundle_folder, open_bundle
@@ -21,6 +20,7 @@ from pumice.errors import BundleError, UsageError
 from pumice.generation.grammar import GrammarCompiler
 from pumice.generation.make import StrategyMaker
 from pumice.manifest import Manifest
+from pumice.manifest.regular_file import named
 from pumice.model import Model
 from pumice.pipeline import Pipeline
 from pumice.prompt.builder import PromptBuilder
@@ -107,7 +107,7 @@ def load(
         sessions = sessions_to_be.result()
     prefix = _prefix_cache_bytes(sessions, manifest) if prefix_cache_bytes is None else prefix_cache_bytes
     kept = default_feature_cache_bytes(manifest) if feature_cache_bytes is None else feature_cache_bytes
-    folder = None if feature_cache_dir is None else FeatureFolder(Path(feature_cache_dir), _FOLDER_BYTES)
+    folder = None if feature_cache_dir is None else FeatureFolder(named(feature_cache_dir), _FOLDER_BYTES)
     pipeline = Pipeline(
         manifest=manifest,
         decoder=Decoder(sessions, manifest),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack, overload
+from typing import Any, NoReturn, TypeAlias, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,13 @@ class Model:
 
     def __init__(self, bundle: Bundle, pipeline: Pipeline) -> None:
         self._bundle, self.pipeline = bundle, pipeline
+
+    def __reduce__(self) -> NoReturn:
+        """Sessions, threads and caches are of one process."""
+        raise UsageError(
+            "a model cannot be pickled or copied: load the bundle in the process that is to use it, "
+            f"by pumice.load({str(self.path)!r})"
+        )
 
     @property
     def path(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import NoReturn
 
 from pumice.errors import PumiceError, UsageError
 from pumice.result import Generation
@@ -21,6 +22,9 @@ class TextStream(Iterator[str]):
     The work is done by whoever iterates: one thread at a time, a second one is refused. Where several answers are made
     (`num_beams`, `num_return_sequences`), the best is one piece in the end, and `results` has all.
     """
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a stream cannot be pickled or copied: its model is of one process")
 
     def __init__(
         self,

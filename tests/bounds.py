@@ -1,7 +1,7 @@
 """The lower bounds of pyproject.toml as an environment: what `make test-oldest` installs and runs on.
 
 python -m tests.bounds pins            requirements for pip: every bound as a pin, and the tools of the tests
-python -m tests.bounds export FOLDER   in an environment that exports: pebble's bundle, and what it answers there
+python -m tests.bounds export FOLDER   in an environment that exports: pebble's bundles, and what they answer there
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 HELDOUT = ROOT / "pebble" / "heldout"
@@ -19,6 +19,7 @@ EXTRAS = ("cpu", "completion", "parquet", "structured")
 """What an installed wheel may need to answer. `cuda` needs a GPU, `ray` and `export` bring newer versions with them."""
 TOOLS = ("hypothesis", "jinja2", "jsonschema", "psutil", "pytest", "pytest-xdist")
 """Of the tests themselves, as constraints.txt has them."""
+PRECISIONS: tuple[Literal["fp32", "int8", "int4"], ...] = ("fp32", "int8", "int4")
 EXPECTED = "expected.json"
 QUESTION = "Describe this picture in more detail."
 
@@ -68,11 +69,15 @@ def answers(bundle: Path) -> dict[str, Any]:
 
 
 def export(folder: Path) -> None:
-    """pebble in float32: quantised graphs end the process on versions of ONNX Runtime before 1.30."""
+    """pebble in each of `PRECISIONS`."""
     from pumice.export.pipeline import export_bundle
 
-    export_bundle(ROOT / "pebble" / "checkpoint", folder / "pebble-fp32", precision="fp32", overwrite=True)
-    (folder / EXPECTED).write_text(json.dumps(answers(folder / "pebble-fp32")))
+    expected = {}
+    for precision in PRECISIONS:
+        bundle = folder / f"pebble-{precision}"
+        export_bundle(ROOT / "pebble" / "checkpoint", bundle, precision=precision, overwrite=True)
+        expected[precision] = answers(bundle)
+    (folder / EXPECTED).write_text(json.dumps(expected))
 
 
 def main(arguments: list[str]) -> None:

@@ -41,18 +41,15 @@ def pebble_bundle(
     pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Path:
     """pebble in float32."""
-    from tests.without_export import bundles_folder  # a plugin: pytest has to import it first
-
-    if (given := bundles_folder(pytestconfig)) is not None:
-        assert (given / "pebble-fp32" / "manifest.json").is_file(), f"{given} has no bundle pebble-fp32"
-        return given / "pebble-fp32"
-    return _export(pebble_checkpoint, tmp_path_factory, "fp32")
+    return _bundle(pebble_checkpoint, tmp_path_factory, pytestconfig, "fp32")
 
 
 @pytest.fixture(scope="session")
-def pebble_bundle_int4(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pebble_bundle_int4(
+    pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
     """pebble with 4-bit weights."""
-    return _export(pebble_checkpoint, tmp_path_factory, "int4")
+    return _bundle(pebble_checkpoint, tmp_path_factory, pytestconfig, "int4")
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +59,18 @@ def pebble_bundle_cuda(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPat
 
     bundle = tmp_path_factory.mktemp("bundles") / "pebble-cuda-fp16"
     export_bundle(pebble_checkpoint, bundle, recipe="cuda-fp16")
+    return bundle
+
+
+def _bundle(checkpoint: Path, folders: pytest.TempPathFactory, config: pytest.Config, precision: str) -> Path:
+    """The given one, or exported here."""
+    from tests.without_export import bundles_folder  # a plugin: pytest has to import it first
+
+    given = bundles_folder(config)
+    if given is None:
+        return _export(checkpoint, folders, precision)
+    bundle = given / f"pebble-{precision}"
+    assert (bundle / "manifest.json").is_file(), f"{given} has no bundle {bundle.name}"
     return bundle
 
 

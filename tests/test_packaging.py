@@ -18,7 +18,6 @@ PACKAGES = {
     "runtime": "pumice",
     "export": "pumice.export",
     "models": "pumice.models",
-    "optimum_plugin": "optimum.commands.register",
 }
 
 
@@ -67,6 +66,21 @@ def test_wheel_holds_the_sources(wheel):
     assert set(built) == set(sources)
     assert built == sources
     assert "pumice/py.typed" in built
+
+
+def test_wheel_puts_nothing_beside_pumice(wheel):
+    """A folder `optimum/` would make programs believe that optimum is installed."""
+    assert {name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" not in name} == {"pumice"}
+
+
+def test_optimum_finds_its_plug_in_in_a_wheel_of_its_own(tmp_path):
+    place = Path(shutil.copytree(ROOT / "optimum_plugin", tmp_path / "plugin"))
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    subprocess.run([sys.executable, "-c", build], cwd=place, check=True, capture_output=True)
+    names = zipfile.ZipFile(next((place / "dist").glob("pumice_optimum-*.whl"))).namelist()
+    assert [name for name in names if ".dist-info/" not in name] == [
+        "optimum/commands/register/register_pumice.py"
+    ]
 
 
 def test_wheel_has_licence_and_command(wheel):

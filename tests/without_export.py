@@ -16,15 +16,15 @@ EXTRA = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "optimum", "s
 """Packages that an environment without the extras `export` and `ray` does not have."""
 EXPORTING = ("pumice.export.", "pumice.models.", "tests.factory", "tests.oracle", "tests.export.")
 """Modules that import some of them."""
-FIXTURES = {"pebble_bundle_int4", "pebble_bundle_cuda"}
-"""Bundles that are not among the given ones: quantised graphs end the process on old versions of ONNX Runtime."""
+FIXTURES = {"pebble_bundle_cuda"}
+"""Bundles that are not among the given ones."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--bundles",
         metavar="FOLDER",
-        help="take pebble-fp32 from here, and leave out all tests that need the export extra",
+        help="take pebble-fp32 and pebble-int4 from here, and leave out all tests that need the export extra",
     )
 
 
@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     passed = len(terminalreporter.stats.get("passed", []))
     files = sorted(path for folder in config.args for path in Path(folder).rglob("test_*.py"))
     left_out = [path.name for path in files if imports_the_extra(path.read_text())]
-    terminalreporter.write_line(f"without the export extra: {passed} tests passed, on float32 bundles")
+    terminalreporter.write_line(f"without the export extra: {passed} tests passed")
     terminalreporter.write_line(f"left out for what they import: {' '.join(left_out) or 'no file'}")
 
 

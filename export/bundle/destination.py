@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from pumice.errors import ExportError, UsageError
 from pumice.manifest import MANIFEST_NAME
+from pumice.manifest.file import MOST_BYTES
+from pumice.manifest.regular_file import read_regular
 
 REPORTS = ("parity.json", "PARITY.md")
 """Files that are written into a bundle later, and that its manifest does not list while that is being done."""
 _SHOWN = 5
 """Of somebody's files, in a message."""
-_LARGEST_MANIFEST = 64 << 20
-"""Bytes."""
 
 
 def resolved(destination: str | Path) -> Path:
@@ -127,12 +126,8 @@ def _holds_this_place(folder: Path) -> bool:
 
 def _listed(folder: Path) -> Collection[str] | None:
     """The files that a bundle's manifest lists, be it of a newer schema or damaged since; None: it is no bundle."""
-    path = folder / MANIFEST_NAME
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_MANIFEST:
-            return None
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_regular(folder / MANIFEST_NAME, MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or not {"schema_version", "graphs", "files"} <= manifest.keys():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pumice.errors import UsageError
+from pumice.manifest.regular_file import named, read_regular
 from pumice.models.config import TextConfig
 
 LENGTH = 512
@@ -20,6 +21,8 @@ RANDOM_ROWS = 4
 """Drawn where there is no text: the moments of 2,048 tokens are as good as those of 8,192 (docs/decisions/int4.md)."""
 TEXT_ROWS = 32
 """Of a text at most."""
+_MOST_BYTES = 256 << 20
+"""Of a text, of which some ten thousand characters are used."""
 SAMPLE = Path(__file__).parent / "calibration.txt"
 """pumice's own text: several kinds and languages, written for it."""
 
@@ -60,9 +63,9 @@ def read_text(path_or_name: str | Path) -> str:
     Raises:
         UsageError: no such file, or not UTF-8.
     """
-    path = SAMPLE if str(path_or_name) == "text" else Path(path_or_name)
+    path = SAMPLE if str(path_or_name) == "text" else named(path_or_name)
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, _MOST_BYTES).decode().replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UsageError(f"cannot read the text {path}: {error.strerror}") from None
     except UnicodeDecodeError:

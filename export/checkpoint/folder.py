@@ -29,10 +29,14 @@ from pumice.export.checkpoint.support import (
 )
 from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
 from pumice.export.progress import Progress, Silent
+from pumice.manifest.regular_file import read_regular
 from pumice.models.tensor_names import canonical_name
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+MOST_BYTES = 512 << 20
+"""Of each file beside the weights; the largest tokenizers have a tenth."""
+_BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
 
 _LARGEST = torch.finfo(torch.float32).max
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -84,7 +88,7 @@ class Checkpoint:
     @property
     def config_sha256(self) -> str:
         """SHA-256 of the bytes of `config.json`, in lower-case hexadecimal."""
-        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(self.path / "config.json", MOST_BYTES)).hexdigest()
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the checkpoint's own dtype."""
@@ -143,6 +147,7 @@ def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = Non
         resolved = path.resolve()
         name = f"{resolved.parent.name}/{resolved.name}"
     _check_folder(path)
+    _check_small_files(path)
     config = _read_config(path)
     return Checkpoint(path=path, name=name, config=config, tensors=MappingProxyType(_read_headers(path)))
 
@@ -154,7 +159,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: missing, unreadable, not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, MOST_BYTES))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -170,6 +175,17 @@ def _check_fetched(path: Path) -> None:
     if "config.json" not in names:
         refuse_other_kinds(path, names, whole=False)
     _read_config(path)
+
+
+def _check_small_files(path: Path) -> None:
+    """transformers reads them by their names: no pipe to wait for, no device that never ends."""
+    for file in sorted(found for pattern in _BESIDE for found in path.glob(pattern)):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise CheckpointError(f"{file} is a pipe or a device: expected a regular file")
+        if file.is_file() and file.stat().st_size > MOST_BYTES:
+            raise CheckpointError(
+                f"{file} has {file.stat().st_size:,} bytes: expected {MOST_BYTES:,} at most"
+            )
 
 
 def _check_folder(path: Path) -> None:

@@ -8,6 +8,10 @@ Leaves: the same graph, where a matrix W [in, out] of `activations = "int8"` has
 
 Each row of x has a scale of its own, so that a token's result does not depend on the others it is read with; ONNX's
 DynamicQuantizeLinear would take one for all of them. Products of the same x share its rounding.
+
+Weights have a zero point, 0, that ONNX would take for granted: making them unsigned for processors without VNNI, ONNX
+Runtime before 1.30 writes to that input without looking whether it is there, and aborts the process. Every version
+refuses to do so twice with one zero point, so each matrix has its own.
 """
 
 from __future__ import annotations
@@ -118,6 +122,7 @@ def _multiply(graph: ir.Graph, node: ir.Node, weight: ir.Value, x: _Rounded, con
             constants.get("one", np.array(1, np.float32)),
             parts[1],
             constants.get("zero_point", np.array(128, np.uint8)),
+            constants.get(f"{weight.name}.zero_point", np.array(0, np.int8)),
         ],
         domain="com.microsoft",
         name=name.replace("/MatMul", "/MatMulIntegerToFloat"),

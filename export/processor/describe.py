@@ -8,6 +8,7 @@ its precedence among files, its older spellings). Leaves: the manifest's parts (
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, TypedDict
@@ -62,6 +63,7 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
     template = _template(processor)
     if template is not None:
         check_template(template, processor.tokenizer, checkpoint.path)
+    _warn_of_ids_beyond(processor.tokenizer, checkpoint.path, config.text.vocab_size)
     return Parts(
         image=describe_image_processor(processor.image_processor, checkpoint.path, config),
         image_tokens=_image_tokens(processor, checkpoint.path, config),
@@ -97,6 +99,17 @@ def nbytes(checkpoint: Checkpoint) -> int:
     if not (checkpoint.path / TOKENIZER_NAME).is_file() and pieces.is_file():
         total += _CONVERTED_GROWTH * pieces.stat().st_size
     return total
+
+
+def _warn_of_ids_beyond(tokenizer: Any, path: Path, rows: int) -> None:
+    """Tokens that the tokenizer can make and the table lacks: the model works without, so only such prompts fail."""
+    beyond = sorted((number, text) for text, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        logging.getLogger("pumice").warning(
+            "%s: the tokenizer has %d tokens beyond the %d rows of the embedding table, from %d (%r) on: "
+            "a prompt that has one is refused",
+            *(path, len(beyond), rows, *beyond[0]),
+        )
 
 
 def _image_tokens(processor: Any, path: Path, config: LlavaConfig) -> ImageTokens:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from pumice.errors import UsageError
+from pumice.manifest.regular_file import named, read_regular
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 
@@ -40,6 +41,8 @@ Activations = Literal["float", "int8"]
 Search = Literal["none", "k-quant", "activations"]
 SEARCHES: tuple[Search, ...] = ("none", "k-quant", "activations")
 
+_MOST_BYTES = 1 << 20
+"""Of a recipe's file."""
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 ACCURACY_LEVELS = range(5)
 _BITS: dict[Weights, int] = {"int8": 8, "int4": 4}
@@ -179,11 +182,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         UsageError: no such recipe, not TOML, or a key or value that is not understood; the message names both.
     """
     text = str(name_or_path)
-    path = FOLDER / f"{text}.toml" if text in NAMES else Path(name_or_path)
+    path = FOLDER / f"{text}.toml" if text in NAMES else named(name_or_path)
     if text not in NAMES and path.suffix != ".toml":
         raise UsageError(f"recipe is {text!r}, expected one of {', '.join(NAMES)}, or a .toml file")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_regular(path, _MOST_BYTES).decode())
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

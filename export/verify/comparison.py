@@ -31,6 +31,7 @@ from pumice.export.verify.probes import Probe
 from pumice.export.verify.text_comparison import TextReference, score_texts
 from pumice.export.verify.texts import Texts, Windows
 from pumice.manifest import FileEntry, Manifest, load_manifest
+from pumice.manifest.regular_file import named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ def verify_bundle(
         UsageError: a text is too short to be scored.
     """
     progress = progress or Silent()
+    bundle = named(bundle)
     manifest = load_manifest(bundle)
     windows = _windows(bundle, manifest, texts) if texts and texts.files else []
     opened = open_checkpoint(checkpoint, progress=progress)

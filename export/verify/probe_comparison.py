@@ -40,6 +40,7 @@ class _Answer:
     probe: Probe
     prepared: Prepared
     tokens: tuple[int, ...]
+    messages: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +131,12 @@ _LIKELIEST: Any = {
 def _answer(model: pumice.Model, probe: Probe, max_new_tokens: int) -> _Answer:
     raw = model.manifest.chat.template_file is None
     prompt: Any = probe.raw(model.manifest.image_tokens.token) if raw else list(probe.messages)
-    images = list(probe.images)
+    images = list(probe.images) if raw else []  # they stand in the messages
     prepared = model.prepare(prompt, images, raw=raw)
     limit = min(max_new_tokens, model.context_length)
     generation = model.generate(prompt, images=images, max_new_tokens=limit, raw=raw, **_LIKELIEST)
-    return _Answer(probe=probe, prepared=prepared, tokens=tuple(generation.token_ids))
+    messages = None if raw else tuple(model.pipeline.builder.messages(prompt, len(probe.images)))
+    return _Answer(probe=probe, prepared=prepared, tokens=tuple(generation.token_ids), messages=messages)
 
 
 def _expect(
@@ -145,7 +147,7 @@ def _expect(
     reference = Reference(checkpoint)
     pairs = []
     for answer in answers:
-        inputs = reference.inputs(answer.probe)
+        inputs = reference.inputs(answer.probe, answer.messages)
         expected = reference.run(inputs, answer.tokens)
         pairs.append(_Pair(answer=answer, inputs=inputs, expected=_turned(expected, manifest)))
         progress.advance()

@@ -13,7 +13,7 @@ the best logit: what `generation_config.json` may change about it (`repetition_p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,13 @@ class Reference:
         self.head = Head(self.model.lm_head.weight.shape, tensors)
         self.eos_ids = _eos_ids(checkpoint.path, self.model)
 
-    def inputs(self, probe: Probe) -> Inputs:
-        """A probe as the processor makes it, by the chat template where there is one."""
+    def inputs(self, probe: Probe, messages: Sequence[Mapping[str, Any]] | None = None) -> Inputs:
+        """A probe as the processor makes it, by the chat template where there is one.
+
+        A template that takes text alone is rendered from `messages`, whose texts have the images written in them.
+        """
         try:
-            made = self._processed(probe)
+            made = self._processed(probe, messages or probe.messages)
         except Exception as error:  # transformers raises whatever it raises
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
@@ -117,10 +120,18 @@ class Reference:
         pairs = np.asarray(sizes, np.int64).tolist()
         return tuple(image_size_to_num_patches(pair, pinpoints, side) for pair in pairs)
 
-    def _processed(self, probe: Probe) -> Any:
+    def _processed(self, probe: Probe, messages: Sequence[Mapping[str, Any]]) -> Any:
         if self.processor.chat_template is None:
             text = probe.raw(self.processor.image_token)
             return self.processor(images=list(probe.images) or None, text=text, return_tensors="np")
+        if any(isinstance(message["content"], str) for message in messages):
+            text = self.processor.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False
+            )
+            bos = self.processor.tokenizer.bos_token
+            begun = bool(bos) and text.startswith(bos)
+            images = list(probe.images) or None
+            return self.processor(images=images, text=text, add_special_tokens=not begun, return_tensors="np")
         return self.processor.apply_chat_template(
             list(probe.messages),
             add_generation_prompt=True,

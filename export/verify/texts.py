@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pumice import TextTokenizer
 from pumice.errors import UsageError
+from pumice.manifest.regular_file import named
 
 WINDOW, LIMIT = 1024, 8192
 """Tokens of a window, and of a file, unless others are asked for."""
@@ -76,6 +77,7 @@ def read_texts(paths: Sequence[Path], *, window: int = WINDOW, limit: int = LIMI
     for name, value in (("window", window), ("limit", limit)):
         if value < LEAST_WINDOW:
             raise UsageError(f"the text {name} is {value} tokens, expected {LEAST_WINDOW} or more")
+    paths = [named(path) for path in paths]
     names = [path.name for path in paths]
     files = [
         TextFile(
@@ -89,10 +91,14 @@ def read_texts(paths: Sequence[Path], *, window: int = WINDOW, limit: int = LIMI
 def _read(path: Path, characters: int) -> str:
     """Line ends stay as they are; a byte order mark does not."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{path} is a pipe or a device: expected a text file")
         with path.open(encoding="utf-8-sig", newline="") as file:
             content = file.read(characters)
     except OSError as error:
         raise UsageError(f"cannot read the text {path}: {error.strerror}") from None
+    except UsageError:
+        raise
     except ValueError:  # among them UnicodeDecodeError, and a path with a zero byte
         raise UsageError(f"{path} is not a text: expected UTF-8") from None
     if "\0" in content:

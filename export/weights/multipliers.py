@@ -5,10 +5,11 @@
     residual_multiplier r    what each branch adds to the stream is times r: output and down projections, and biases
     attention_multiplier     scores are times it instead of 1/√(head width): an attribute of attention, no weight
 
-A tied table is times m as a head too, so that the final norm's weight is divided by m there. Granite alone also divides
-logits by `logits_scaling`; transformers' LLaVA classes have a head of their own, which does not, nor do we. Enters: a config with
-`multipliers`, and a reader of stored rows. Leaves: the config without them, and a reader whose rows have taken them
-up. Formulas: transformers' `modeling_granite`.
+A tied table is times m as a head too, so that the final norm's weight is divided by m there. Granite by itself also
+divides logits by `logits_scaling`; transformers' LLaVA classes have a head of their own, which does not: nor do we.
+
+Enters: a config with `multipliers`, and a reader of stored rows. Leaves: the config without them, and a reader whose
+rows have taken them up. Formulas: transformers' `modeling_granite`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from pumice.machine.disk import sync
 from pumice.manifest import Manifest, encode_manifest
 
 _FORMAT = 1
+_MOST_BYTES = 64 << 20
 
 _REPORTS = ("parity.json", "PARITY.md")
 """What `pumice verify` writes into a bundle, beside its figures in the manifest."""

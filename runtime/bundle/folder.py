@@ -14,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pumice.bundle.onnx_file import external_tensors
+from pumice.bundle.onnx_file import OnnxFile, read_onnx
 from pumice.errors import BundleError
+from pumice.machine.cpu import saturates
 from pumice.manifest import FileEntry, GraphSpec, Manifest, load_manifest
+from pumice.manifest.operators import lowest_version, version_numbers
+from pumice.manifest.regular_file import named, read_regular
 
 _MAX_GRAPH_BYTES = 2**31
 """A protobuf message's limit."""
@@ -36,7 +39,7 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """The bytes of a (small) file of the manifest."""
         try:
-            return self.path(name).read_bytes()
+            return read_regular(self.path(name), self.manifest.files[name].size)
         except OSError as error:
             raise BundleError(f"cannot read {self.path(name)}: {error.strerror}") from None
 
@@ -44,7 +47,7 @@ class Bundle:
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder's resolved path. Raises BundleError where that cannot be had."""
     try:
-        return Path(folder).resolve()
+        return named(folder).resolve()
     except (ValueError, OSError, RuntimeError):
         raise BundleError(f"{os.fspath(folder)!r} is not a usable path") from None
 
@@ -69,19 +72,19 @@ def open_bundle(folder: str | os.PathLike[str], *, unchanged: Collection[str] = 
         for _ in pool.map(lambda item: _check_digest(bundle, *item), digested):
             pass
     for graph in bundle.manifest.graphs.all:
-        _check_graph(bundle, graph)
+        read = _check_graph(bundle, graph)
+        _check_onnxruntime(lowest_version(read.operators, makes_unsigned=saturates()), " on this processor")
     return bundle
 
 
-def _check_onnxruntime(required: str) -> None:
+def _check_onnxruntime(required: str, where: str = "") -> None:
+    """What the manifest asks for, and what its graphs do: those written before that was known promise too much."""
     import onnxruntime
 
-    def numbers(version: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-
-    if numbers(onnxruntime.__version__) < numbers(required):
+    installed: str = onnxruntime.__version__
+    if version_numbers(installed) < version_numbers(required):
         raise BundleError(
-            f"this bundle needs onnxruntime {required} or newer, installed is {onnxruntime.__version__}: upgrade it"
+            f"this bundle needs onnxruntime {required} or newer{where}, installed is {installed}: upgrade it"
         )
 
 
@@ -127,14 +130,14 @@ def _check_digest(bundle: Bundle, name: str, entry: FileEntry) -> None:
         )
 
 
-def _check_graph(bundle: Bundle, graph: GraphSpec) -> None:
+def _check_graph(bundle: Bundle, graph: GraphSpec) -> OnnxFile:
     """The graph reads its own external data files only, and no further than they reach."""
     path = bundle.path(graph.file)
     if not 0 < bundle.manifest.files[graph.file].size < _MAX_GRAPH_BYTES:
         raise BundleError(f"{path} is empty or larger than a graph can be")
     try:
         with path.open("rb") as file:
-            tensors = external_tensors(file.read())
+            found = read_onnx(file.read())
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None
     except BundleError as error:
@@ -145,7 +148,7 @@ def _check_graph(bundle: Bundle, graph: GraphSpec) -> None:
         for name in graph.external_data
         if Path(name).is_relative_to(beside)
     }
-    for tensor in tensors:
+    for tensor in found.tensors:
         if tensor.location not in allowed:
             raise BundleError(
                 f"{path} refers to {tensor.location[:80]!r}, which is not among its external data files"
@@ -155,3 +158,4 @@ def _check_graph(bundle: Bundle, graph: GraphSpec) -> None:
             raise BundleError(
                 f"{path} reads up to byte {tensor.offset + tensor.length:,} of {tensor.location!r}, which has {size:,}"
             )
+    return found

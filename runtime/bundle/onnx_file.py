@@ -1,7 +1,7 @@
-"""Which files an ONNX graph would read, found without ONNX Runtime and without the onnx package.
+"""Which files an ONNX graph would read and what it computes with, found without ONNX Runtime and the onnx package.
 
 Enters: the bytes of an `.onnx` file (a protobuf `ModelProto`). Leaves: every tensor's `external_data`, wherever a
-graph can hold a tensor: initializers, sparse initializers, attributes, subgraphs, functions.
+graph can hold a tensor: initializers, sparse initializers, attributes, subgraphs, functions; and its operators.
 
 Only the messages on the way to a tensor are known here; all else is stepped over. Of protobuf's liberties, those that
 let one reader see what another does not are refused: groups, repeated single fields, overlong numbers.
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pumice.errors import BundleError
+from pumice.manifest.operators import Operator
 
 _MAX_DEPTH = 40
 _MAX_FIELDS = 2_000_000
@@ -37,6 +38,8 @@ _MESSAGES: dict[str, dict[int, tuple[str, bool]]] = {
 _KEYS = {"location", "offset", "length", "checksum"}
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _EXTERNAL = 1
+_INPUT, _OP_TYPE, _DOMAIN = 1, 4, 7
+"""Of a node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,16 @@ class ExternalTensor:
     length: int
 
 
-def external_tensors(data: bytes | memoryview) -> list[ExternalTensor]:
-    """All tensors of a model that lie in other files.
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """Tensors that lie in other files, and each kind of node once."""
+
+    tensors: tuple[ExternalTensor, ...]
+    operators: frozenset[Operator]
+
+
+def read_onnx(data: bytes | memoryview) -> OnnxFile:
+    """What a model refers to, and what it computes with.
 
     Raises:
         BundleError: not a protobuf model, one made to be read in two ways, or an entry of an unknown kind.
@@ -58,14 +69,15 @@ def external_tensors(data: bytes | memoryview) -> list[ExternalTensor]:
     walker.walk("Model", memoryview(data), 0)
     if not walker.seen_graph:
         raise BundleError("it has no graph")
-    return walker.found
+    return OnnxFile(tensors=tuple(walker.found), operators=frozenset(walker.operators))
 
 
 class _Walker:
-    """Collects external tensors from nested messages."""
+    """Collects external tensors and operators from nested messages."""
 
     def __init__(self) -> None:
         self.found: list[ExternalTensor] = []
+        self.operators: set[Operator] = set()
         self.seen_graph = False
         self._fields = 0
 
@@ -77,14 +89,19 @@ class _Walker:
             self._tensor(data)
             return
         known, seen = _MESSAGES[message], set()
+        node = _Node() if message == "Node" else None
         for number, value in self._count(data):
             if number not in known:
+                if node is not None:
+                    node.take(number, value)
                 continue
             child, repeated = known[number]
             if not isinstance(value, memoryview) or (number in seen and not repeated):
                 raise BundleError(f"its field {message}.{number} is malformed or repeated")
             seen.add(number)
             self.walk(child, value, depth + 1)
+        if node is not None:
+            self.operators.add(node.operator())
 
     def _count(self, data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         for field in fields(data):
@@ -118,6 +135,28 @@ class _Walker:
                 except UnicodeDecodeError:
                     raise BundleError("its external data has a key or value that is not text") from None
         return strings[1], strings[2]
+
+
+class _Node:
+    """A node's own fields."""
+
+    def __init__(self) -> None:
+        self._names = {_OP_TYPE: b"", _DOMAIN: b""}
+        self._inputs = self._given = 0
+
+    def take(self, number: int, value: int | memoryview) -> None:
+        """A field; of a repeated one the last counts, as for every reader of protobuf."""
+        if number == _INPUT:
+            self._inputs += 1
+            if isinstance(value, memoryview) and len(value):  # an input left out has an empty name
+                self._given = self._inputs
+        elif number in self._names and isinstance(value, memoryview):
+            self._names[number] = bytes(value)
+
+    def operator(self) -> Operator:
+        """What kind of node it is."""
+        name, domain = (text.decode(errors="replace") for text in self._names.values())
+        return Operator(domain=domain, name=name, inputs=self._given)
 
 
 def _external_tensor(entries: dict[str, str]) -> ExternalTensor:

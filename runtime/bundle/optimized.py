@@ -30,6 +30,8 @@ import msgspec
 from pumice.errors import OptimizeError
 from pumice.machine.cpu import description
 from pumice.manifest import MANIFEST_NAME, GraphSpec, Manifest
+from pumice.manifest.file import MOST_BYTES
+from pumice.manifest.regular_file import read_regular
 
 FORMAT = 2
 """Of the folder, and of the options that graphs are optimised with."""
@@ -188,7 +190,7 @@ def copy_key(folder: Path) -> str:
     """The name of the copy of the bundle in `folder`, for this machine and this ONNX Runtime."""
     import onnxruntime
 
-    manifest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+    manifest = hashlib.sha256(read_regular(folder / MANIFEST_NAME, MOST_BYTES)).hexdigest()
     identity = [str(FORMAT), manifest, onnxruntime.__version__, onnxruntime.get_build_info(), *description()]
     return hashlib.sha256("\0".join(identity).encode()).hexdigest()[:40]
 
@@ -199,7 +201,7 @@ def read_record(place: Path) -> Record | None:
     foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
     if not stat.S_ISDIR(status.st_mode) or foreign or status.st_mode & 0o022:
         return None
-    record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+    record = msgspec.json.decode(read_regular(place / RECORD, MOST_BYTES), type=Record)
     names = {*record.graphs, *(f"{name}_data" for name in record.graphs)}
     expected = {*record.graphs, *record.data}
     plain = expected <= names and all(Path(name).name == name for name in names)
@@ -231,7 +233,7 @@ def copies(root: Path) -> Iterator[tuple[Path, Record]]:
     with contextlib.suppress(OSError):
         for place in sorted(path for path in root.iterdir() if not path.name.startswith(TEMPORARY)):
             with contextlib.suppress(OSError, msgspec.DecodeError):
-                yield place, msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+                yield place, msgspec.json.decode(read_regular(place / RECORD, MOST_BYTES), type=Record)
 
 
 def summary(found: Optimized | None) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ Enters: a parser, then its arguments. Leaves: the options that were given, by na
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from pumice.errors import UsageError
@@ -63,8 +62,10 @@ def _help(option: Option) -> str:
 
 
 def _read(path: str) -> str:
+    from pumice.manifest.regular_file import named, read_regular  # with it comes msgspec
+
     try:
-        return Path(path).read_text("utf-8")
+        return read_regular(named(path), 16 << 20).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the schema {path!r} cannot be read: {reason}") from None

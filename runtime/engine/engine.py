@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 from pumice.engine.metrics import EngineCounters
 from pumice.engine.streams import AsyncEngineStream, AsyncText, EngineStream, closed_early
@@ -46,6 +46,9 @@ class Engine:
         UsageError: a number outside its interval.
         InsufficientMemoryError: no memory for that many slots of that context.
     """
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("an engine cannot be pickled or copied: make one in each process")
 
     def __init__(
         self, model: Model, *, slots: int = 8, context: int | None = None, max_queue: int = 64

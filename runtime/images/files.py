@@ -28,6 +28,7 @@ from pumice.images.arrays import SupportsArray, as_array, levels, rgb_values
 from pumice.images.formats import other_format
 from pumice.images.passes import Turn
 from pumice.machine.memory import available_memory
+from pumice.manifest.regular_file import named
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | SupportsArray"
 
@@ -100,9 +101,9 @@ def decoded_image(source: ImageInput) -> tuple[Image.Image, Turn]:
         found = image_address(source)
         if isinstance(found, bytes):
             return _decode(found, "the image in the text")
-        return _decode(_read(found), f"the image {shown(source)}")
+        return _decode(_read(named(found)), f"the image {shown(source)}")
     if isinstance(source, os.PathLike):
-        path = Path(os.fsdecode(source))
+        path = named(Path(os.fsdecode(source)))
         return _decode(_read(path), f"the image {shown(path)}")
     raise ImageError(
         f"an image was given as {type(source).__name__}, "

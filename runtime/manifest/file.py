@@ -13,7 +13,11 @@ import msgspec
 from pumice.errors import BundleError, SchemaVersionError
 from pumice.manifest.defaults import GenerationDefaults as GenerationDefaults
 from pumice.manifest.images import layout_of
+from pumice.manifest.regular_file import named, read_regular
 from pumice.manifest.schema import MANIFEST_NAME, SCHEMA_VERSION, Manifest
+
+MOST_BYTES = 64 << 20
+"""Of a manifest, which has a few lines a file and a name a quantised matrix."""
 
 
 def load_manifest(bundle: Path) -> Manifest:
@@ -23,13 +27,14 @@ def load_manifest(bundle: Path) -> Manifest:
         BundleError: no manifest, not JSON, or fields missing or of the wrong type, or a file name leaving the bundle.
         SchemaVersionError: written for a newer schema than `SCHEMA_VERSION`.
     """
+    bundle = named(bundle)
     path = bundle / MANIFEST_NAME
     if not bundle.is_dir():
         raise BundleError(
             f"no bundle at {bundle}: expected a folder with {MANIFEST_NAME}; make one with `pumice export`"
         )
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         raise BundleError(
             f"{bundle} has no {MANIFEST_NAME}: not a pumice bundle, or its export did not finish"

@@ -305,6 +305,12 @@ class PromptBuilder:
             )
         if not ids:
             raise PromptError("the prompt is empty")
+        rows, highest = self._manifest.decoder.vocab_size, max(ids)
+        if highest >= rows:
+            raise PromptError(
+                f"the prompt has {self._tokenizer.token_text(highest)!r}, token {highest}, of which the model knows "
+                f"nothing: its table has ids 0 to {rows - 1}"
+            )
         context = self._manifest.decoder.context_length
         if len(ids) > context:
             raise ContextLengthError(

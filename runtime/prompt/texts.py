@@ -9,8 +9,12 @@ from pathlib import Path
 
 from pumice.errors import BundleError
 from pumice.manifest import Chat, ImageTokens, Manifest, Tokens
+from pumice.manifest.regular_file import read_regular
 from pumice.prompt.sealed import Span
 from pumice.prompt.tokenizer import PromptTokenizer
+
+_MOST_BYTES = 512 << 20
+"""Of a tokenizer; those of large vocabularies have a tenth."""
 
 
 class TextTokenizer:
@@ -27,9 +31,9 @@ class TextTokenizer:
         template = chat.template_file
         try:
             self._tokenizer = PromptTokenizer(
-                (folder / chat.tokenizer_file).read_bytes(),
+                read_regular(folder / chat.tokenizer_file, _MOST_BYTES),
                 reserved=[text for text in (*special, *images.special_texts) if text],
-                template="" if template is None else (folder / template).read_text(encoding="utf-8"),
+                template="" if template is None else read_regular(folder / template, _MOST_BYTES).decode(),
             )
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"the bundle's tokenizer cannot be read: {error}") from None

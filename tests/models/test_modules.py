@@ -79,7 +79,9 @@ def test_tiles(family: str, tmp_path: Path) -> None:
     assert wide[0] == side  # one row of tiles
     tiles = wide[1] // side
     pixels = torch.randn(1, 1 + tiles, 3, side, side)
-    factor = getattr(theirs.config.text_config, "embedding_multiplier", 1.0)  # a Granite's, of all that enters
+    factor = getattr(
+        theirs.config.text_config, "embedding_multiplier", 1.0
+    )  # a Granite's, of all that enters
     expected = factor * theirs.get_image_features(pixels, torch.tensor([wide])).pooler_output[0]
     count = ours.config.tokens_per_image or 0
     rows = ours.vision_encoder(pixels[0]).view(1 + tiles, count + 1, -1)

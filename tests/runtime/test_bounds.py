@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.bounds import EXPECTED, answers, pins
+from tests.bounds import EXPECTED, PRECISIONS, answers, pins
 from tests.without_export import bundles_folder
 
 
@@ -22,9 +22,10 @@ def test_what_is_installed_is_the_lower_bounds(pytestconfig: pytest.Config) -> N
         assert (installed + ".0.0").startswith(bound + "."), f"{name} is {installed}, its bound {bound}"
 
 
-def test_answers_are_those_of_the_newest(pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_answers_are_those_of_the_newest(pytestconfig: pytest.Config, precision: str) -> None:
     folder = bundles_folder(pytestconfig)
     assert folder is not None
-    expected = json.loads((folder / EXPECTED).read_text())
+    expected = json.loads((folder / EXPECTED).read_text())[precision]
     assert len(expected) > 10
-    assert answers(folder / "pebble-fp32") == expected
+    assert answers(folder / f"pebble-{precision}") == expected

@@ -26,6 +26,9 @@ from pumice.scheduler import scheduler
 from pumice.scheduler.scheduler import Scheduler
 from tests.runtime.scheduler.test_scheduler import Script, ids_of, job_of, run, step
 
+pytestmark = pytest.mark.export_extra
+"""Bundles of five kinds are exported for it."""
+
 ANSWER = [20, 31, 42]
 """What follows every prompt here, whatever its logits say."""
 LENGTHS = (1, 2, 3, 4, 33, 34, 35, 97, 129, 130, 131, 132, 161, 259)

@@ -20,7 +20,7 @@ from pumice.model import Model
 from pumice.sessions.runs import Cancellation
 
 LOGIT_TOLERANCE = 2e-4
-QUESTIONS = ("What is in this picture?", "How many shapes are there?", "Ünïcode 🙂 </s> <image>?")
+QUESTIONS = ("What is in this picture?", "How many shapes are there?", "Ünïcode 🙂 </s> <s>?")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,9 @@ def test_rows_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     rows = calibration_embeds(config, read, TOKENS, pixels)
     model = oracle.theirs(folder)
     with torch.no_grad():
-        factor = getattr(model.config.text_config, "embedding_multiplier", 1.0)  # a Granite's, of all that enters
+        factor = getattr(
+            model.config.text_config, "embedding_multiplier", 1.0
+        )  # a Granite's, of all that enters
         words = factor * model.get_input_embeddings()(torch.tensor(TOKENS))
         sizes = (
             {"image_sizes": torch.tensor([pixels.shape[2:]] * len(pixels))}

@@ -19,6 +19,13 @@ STORAGE = Storage(weights="int8", activations="int8")
 
 def session_of(matrices: list[torch.Tensor]) -> onnxruntime.InferenceSession:
     """x [N, T, in] times each of the matrices [out, in], as integer products."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(ir.to_proto(model_of(matrices)).SerializeToString(), options)
+
+
+def model_of(matrices: list[torch.Tensor]) -> ir.Model:
+    """The graph of it."""
     width = matrices[0].shape[1]
     x = ir.Value(name="x", shape=ir.Shape(("N", "T", width)), type=ir.TensorType(ir.DataType.FLOAT))
     weights, nodes = [], []
@@ -43,9 +50,7 @@ def session_of(matrices: list[torch.Tensor]) -> onnxruntime.InferenceSession:
             graph.inputs.remove(inputs[name])
             graph.register_initializer(inputs[name])
     assert [value.name for value in graph.inputs] == ["x"]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return model
 
 
 def expected(x: np.ndarray, matrix: torch.Tensor) -> np.ndarray:
@@ -82,6 +87,19 @@ def test_products_of_one_input_round_it_once() -> None:
         assert np.abs(found - x @ matrix.numpy().T).max() < 0.2
     model = session.get_modelmeta()
     assert model is not None
+
+
+def test_each_matrix_has_a_zero_point_of_its_own() -> None:
+    """0, as signed as the weights: without, versions before 1.30 abort on x86 without VNNI; all refuse a shared one."""
+    model = model_of([torch.randn(5, 16), torch.randn(9, 16), torch.randn(16, 16)])
+    products = [node for node in model.graph if node.op_type == "MatMulIntegerToFloat"]
+    zero_points = [node.inputs[5] for node in products]
+    assert len({value.name for value in zero_points if value is not None}) == len(products) == 3
+    for value in zero_points:
+        assert value is not None
+        assert value.const_value is not None
+        array = value.const_value.numpy()
+        assert (array.dtype, array.shape, array.item()) == (np.int8, (), 0)
 
 
 def test_rows_do_not_depend_on_each_other() -> None:

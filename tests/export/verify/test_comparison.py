@@ -123,6 +123,19 @@ def test_other_precisions_are_measured(made: tuple[Path, Path], tmp_path: Path) 
     assert report.summary.vision_encoder_max is not None
 
 
+def test_a_template_of_text(tmp_path: Path) -> None:
+    """Llama 3's own joins content to text: transformers gets the images written in it, as its users write them."""
+    checkpoint = make_checkpoint(
+        tmp_path / "checkpoint",
+        template="{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+    )
+    export_bundle(checkpoint, tmp_path / "bundle")
+    report = verify_bundle(tmp_path / "bundle", checkpoint, max_new_tokens=4).report
+    assert report.summary.passed
+    assert all(case.same_input_ids and case.same_pixel_values for case in report.cases)
+
+
 def test_without_chat_template(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", layout="saved")
     (checkpoint / "chat_template.jinja").unlink()

@@ -91,6 +91,41 @@ def test_a_newer_onnxruntime_is_asked_for(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "zero_point", "unsigned", "opens"),
+    [
+        ("1.29.1", False, True, False),
+        ("1.29.1", False, False, True),
+        ("1.29.1", True, True, True),
+        ("1.30.0", False, True, True),
+    ],
+)
+def test_products_that_would_end_the_process_are_refused_before_a_session(
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    zero_point: bool,
+    unsigned: bool,
+    opens: bool,
+) -> None:
+    """Bundles of earlier versions hold them, and promise onnxruntime 1.23."""
+    graph = onnx.load(bundle / "vision_encoder.onnx", load_external_data=False)
+    inputs = ["a", "b", "s", "t", "", *(["z"] if zero_point else [])]
+    graph.graph.node.append(
+        onnx.helper.make_node("MatMulIntegerToFloat", inputs, ["y"], domain="com.microsoft")
+    )
+    replace_file(bundle, "vision_encoder.onnx", graph.SerializeToString())
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    monkeypatch.setattr("pumice.bundle.folder.saturates", lambda: unsigned)
+    if opens:
+        open_bundle(bundle)
+        return
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("a session was made"))
+    told = refused(bundle)
+    assert "needs onnxruntime 1.30.0 or newer on this processor" in told
+    assert "installed is 1.29.1" in told
+
+
+@pytest.mark.parametrize(
     "name", ["../outside", "/etc/hostname", "a/../../outside", "a\\b", "", ".", "C:x", "a//b"]
 )
 def test_names_that_leave_the_bundle_are_refused(bundle: Path, name: str) -> None:

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from pumice.bundle.onnx_file import ExternalTensor, external_tensors
+from pumice.bundle.onnx_file import ExternalTensor, read_onnx
 from pumice.errors import BundleError
+from pumice.manifest.operators import Operator
+
+
+def external_tensors(data: bytes) -> list[ExternalTensor]:
+    return list(read_onnx(data).tensors)
 
 
 def tensor(name: str = "w", **entries: str) -> TensorProto:
@@ -235,3 +240,23 @@ def locations(graph: onnx.GraphProto) -> set[str]:
             for inner in [attribute.g, *attribute.graphs]:
                 result |= locations(inner)
     return result
+
+
+def test_operators_are_found_wherever_a_node_can_be() -> None:
+    product = helper.make_node(
+        "MatMulIntegerToFloat", ["a", "b", "s", "t", "z"], ["y"], domain="com.microsoft"
+    )
+    with_zero = helper.make_node("MatMulInteger", ["a", "b", "", "z"], ["y"])
+    without = helper.make_node("MatMulInteger", ["a", "b", "", ""], ["y"])
+    inner = graph(nodes=(product, product))
+    branching = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=graph(nodes=(without,)))
+    called = helper.make_function("own", "F", [], [], [with_zero], [helper.make_opsetid("", 21)])
+    found = read_onnx(
+        helper.make_model(graph(nodes=(branching,)), functions=[called]).SerializeToString()
+    ).operators
+    assert found == {
+        Operator(domain="", name="If", inputs=1),
+        Operator(domain="com.microsoft", name="MatMulIntegerToFloat", inputs=5),
+        Operator(domain="", name="MatMulInteger", inputs=4),
+        Operator(domain="", name="MatMulInteger", inputs=2),
+    }

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import pumice
@@ -22,6 +23,7 @@ from pumice.bundle.folder import bundle_folder, open_bundle
 from pumice.bundle.optimized import RECORD, TEMPORARY, find, remove
 from pumice.cli.main import main
 from pumice.errors import BundleError, OptimizeError
+from pumice.manifest.operators import version_numbers
 from pumice.sessions.optimize import make
 
 IMAGE = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
@@ -198,6 +200,10 @@ def test_weights_are_digested_where_it_is_asked_for(
     assert f"{data} was changed" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(
+    version_numbers(onnxruntime.__version__) < (1, 32),
+    reason="onnxruntime 1.23 writes no packed 4-bit weights into a copy, and only 1.32 compares them",
+)
 def test_packed_weights_that_changed_are_noticed_by_onnxruntime(
     bundle: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

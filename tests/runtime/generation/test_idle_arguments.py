@@ -14,6 +14,16 @@ from pumice.generation.idle_arguments import IDLE
 from pumice.generation.options import NAMES
 from tests.runtime.generation.reference import options, refused
 
+
+class Something:
+    """An object of the caller's, with a name that is the same in every process."""
+
+    def __repr__(self) -> str:
+        return "something"
+
+
+SOMETHING = Something()
+
 TAKEN: list[tuple[str, Any]] = [
     ("pad_token_id", 0),
     ("pad_token_id", np.int64(5)),
@@ -24,7 +34,7 @@ TAKEN: list[tuple[str, Any]] = [
     ("generation_config", {}),
     ("assistant_model", None),
     ("skip_special_tokens", True),
-    ("tokenizer", object()),
+    ("tokenizer", SOMETHING),
     ("synced_gpus", False),
     ("output_scores", False),
     ("streamer", None),
@@ -45,12 +55,12 @@ TAKEN: list[tuple[str, Any]] = [
 REFUSED: list[tuple[str, Any, str]] = [
     ("use_cache", False, "KV cache"),
     ("use_cache", 1, "expected True"),
-    ("assistant_model", object(), "one model"),
+    ("assistant_model", SOMETHING, "one model"),
     ("skip_special_tokens", False, "token_ids has them"),
     ("synced_gpus", True, "one device"),
     ("output_scores", True, "logprobs"),
     ("output_attentions", True, "logits only"),
-    ("streamer", object(), "stream"),
+    ("streamer", SOMETHING, "stream"),
     ("logits_processor", [len], "no code"),
     ("stopping_criteria", [len], "stop_strings"),
     ("num_beam_groups", 2, "group"),
