@@ -11,6 +11,7 @@ from pumice.export.calibration.embeds import calibration_embeds
 from pumice.export.calibration.moments import Calibration
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
+from pumice.export.weights.multipliers import fold_multipliers
 from pumice.export.weights.rotation import Rotation, rotate
 from pumice.models.config import LlavaConfig
 from pumice.models.weights import Read
@@ -22,7 +23,7 @@ TOKENS = [[1, *range(3, 40)], [1, *range(60, 97)]]
 
 def opened(folder: Path) -> tuple[LlavaConfig, Read]:
     checkpoint = open_checkpoint(folder)
-    return read_config(checkpoint.config), checkpoint.read_canonical
+    return fold_multipliers(read_config(checkpoint.config), checkpoint.read_canonical)
 
 
 def calibrated(config: LlavaConfig, read: Read, *, full: bool = False) -> Calibration:
