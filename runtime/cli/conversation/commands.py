@@ -83,7 +83,7 @@ def _system(conversation: Conversation, argument: str) -> Said:
     done = "the system prompt is set" if chat.system else "there is no system prompt any more"
     if not conversation.questions:
         return done
-    return f"{done}, from the beginning of the conversation: what was said stays, and is read again under it"
+    return f"{done}, from the beginning of the conversation: what was said stays, and is prefilled again under it"
 
 
 def _set(conversation: Conversation, argument: str) -> Said:
