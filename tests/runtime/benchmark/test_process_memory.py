@@ -8,13 +8,13 @@ import pytest
 from pumice.benchmark import process_memory as module
 from pumice.benchmark.process_memory import process_memory
 
+SIZE = 64 << 20
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not tell")
 def test_memory_that_is_written_is_resident_and_private() -> None:
     before = process_memory()
-    block = mmap.mmap(
-        -1, SIZE
-    )  # pages of its own, where the allocator might have some left from earlier tests
+    block = mmap.mmap(-1, SIZE)  # new pages: the allocator might have some left of earlier tests
     np.frombuffer(block, np.uint8)[:] = 1
     after = process_memory()
     for name in ("resident memory", "of it private"):
