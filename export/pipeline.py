@@ -22,7 +22,7 @@ from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.checkpoint.support import adapter_hint
-from pumice.export.config.llava import limit_context, model_types, read_config
+from pumice.export.config.llava import limit_context, limit_tiles, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
     Graph,
@@ -89,6 +89,7 @@ def export_bundle(
     search: Search | None = None,
     calibrate: str | Path | None = None,
     context_length: int | None = None,
+    max_tiles: int | None = None,
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -107,6 +108,8 @@ def export_bundle(
         calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
             random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
+        max_tiles: of a model that cuts images into tiles (LLaVA-NeXT), most of them for an image: grids of more
+            are left out. Fewer tiles are fewer tokens and less detail.
         overwrite: replace a bundle that is there already, if nobody has put anything else into its folder.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
         quiet: show no progress on stderr.
@@ -118,7 +121,7 @@ def export_bundle(
         CheckpointError: the checkpoint cannot be read or is not supported.
         ExportError: the destination exists, the disk is full, or a graph could not be made.
         UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, a
-            text for a recipe that does not calibrate, or a context that the checkpoint does not have.
+            text for a recipe that does not calibrate, a context that the checkpoint does not have, or tiles likewise.
     """
     chosen = _recipe(recipe, precision).with_storage(
         block_size=block_size, symmetric=symmetric, search=search
@@ -136,7 +139,7 @@ def export_bundle(
         keep_apart(destination, opened.path)
         config = as_stored(read_config(opened.config), opened)
         _check_tensors(config, opened)
-        config = limit_context(config, context_length)
+        config = limit_tiles(limit_context(config, context_length), max_tiles)
         config, read = fold_multipliers(*add_norm_offset(config, opened.read_canonical))
         config, read = pad_heads(config, read)
         config, read = rotate(config, read) if chosen.rotate else (config, read)

@@ -87,7 +87,8 @@ class LlavaConfig:
     `vision_feature_layers` are hidden states of the tower, counted from 0 (its embeddings), in the order in which they
     are concatenated; `default` drops the class token, or whatever comes first. `projector_layer_norm_eps` is of
     ViP-LLaVA's projector, None where there is no norm. `image_grid_pinpoints` are the (height, width) in pixels that
-    a LLaVA-NeXT fits images into, None where images are not cut into tiles. `rotated`: the residual stream is turned by
+    a LLaVA-NeXT fits images into, None where images are not cut into tiles; those of more than `max_tiles` are left
+    out of a bundle. `rotated`: the residual stream is turned by
     `pumice.export.weights.rotation`.
     """
 
@@ -101,7 +102,15 @@ class LlavaConfig:
     image_token_id: int
     tie_word_embeddings: bool
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
+    max_tiles: int | None = None
     rotated: bool = False
+
+    @property
+    def pinpoints(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of what images are fitted into in the bundle, in order; none where they are not cut."""
+        most = float("inf") if self.max_tiles is None else self.max_tiles
+        given, tile = self.image_grid_pinpoints or (), self.vision.image_size**2
+        return tuple(pair for pair in given if pair[0] * pair[1] // tile <= most)
 
     @property
     def vision_layers(self) -> int:

@@ -193,3 +193,22 @@ def limit_context(config: LlavaConfig, context_length: int | None) -> LlavaConfi
         raise UsageError(f"context length is {context_length}, expected 1 to {own} (the checkpoint's)")
     context = min(own, LONGEST) if context_length is None else context_length
     return replace(config, text=replace(config.text, max_position_embeddings=context))
+
+
+def limit_tiles(config: LlavaConfig, max_tiles: int | None) -> LlavaConfig:
+    """The config in which an image is cut into `max_tiles` at most, by default into as many as the checkpoint says.
+
+    Raises:
+        UsageError: images are not cut into tiles, or there is no grid of so few.
+    """
+    if max_tiles is None:
+        return config
+    if config.image_grid_pinpoints is None:
+        raise UsageError("there is a limit to tiles, but this model does not cut images into tiles")
+    tile = config.vision.image_size**2
+    counts = [height * width // tile for height, width in config.image_grid_pinpoints]
+    if max_tiles < min(counts):
+        raise UsageError(
+            f"at most {max_tiles} tiles were asked for, expected {min(counts)} or more (the smallest grid)"
+        )
+    return replace(config, max_tiles=max_tiles)

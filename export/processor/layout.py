@@ -128,7 +128,7 @@ def _tiles_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, A
             f"but config.json has {list(config.image_grid_pinpoints or ())}",
         )
     steps = {"resize_shortest_edge": None, "resize_to": tile, "crop_to": None, "size": tile}
-    return {**steps, "tiles": {"pinpoints": pinpoints}}
+    return {**steps, "tiles": {"pinpoints": config.pinpoints}}
 
 
 def _resized(size: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:

@@ -30,7 +30,7 @@ from pumice.export.verify.parity import Case, Floats, GraphError, LogitError, co
 from pumice.export.verify.probes import Probe, default_probes
 from pumice.export.verify.reference import Expected, Head, Inputs, Reference
 from pumice.export.weights.rotation import Rotation
-from pumice.manifest import Manifest
+from pumice.manifest import Manifest, Tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,8 @@ def _expect(
 ) -> _Oracle:
     """transformers' results, turned as the bundle's weights are; its model is gone afterwards."""
     progress.stage("verify: transformers", steps=len(answers))
-    reference = Reference(checkpoint)
+    tiled = manifest.layout if isinstance(manifest.layout, Tiles) else None
+    reference = Reference(checkpoint, pinpoints=tiled.pinpoints if tiled else ())
     pairs = []
     for answer in answers:
         inputs = reference.inputs(answer.probe, answer.messages)

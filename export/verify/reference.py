@@ -74,19 +74,36 @@ class Expected:
 class Reference:
     """transformers' processor and model of a checkpoint.
 
+    `pinpoints` are those that a bundle keeps of a LLaVA-NeXT's, in place of all: both do with them alone.
+
     Raises:
         CheckpointError: transformers cannot load the checkpoint.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        pinpoints: Sequence[tuple[int, int]] = (),
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self.processor = load_processor(checkpoint.path, read_config(checkpoint.config))
         self.model = build_without_weights(checkpoint.path)
         tensors = FloatTensors(checkpoint, tied=bool(self.model.config.tie_word_embeddings))
         stream_weights(self.model, tensors, kept_bytes=kept_bytes)
+        self._keep_pinpoints(pinpoints)
         text = self.model.config.get_text_config()
         self._embedding_multiplier = float(getattr(text, "embedding_multiplier", 1.0))
         self.head = Head(self.model.lm_head.weight.shape, tensors)
         self.eos_ids = _eos_ids(checkpoint.path, self.model)
+
+    def _keep_pinpoints(self, kept: Sequence[tuple[int, int]]) -> None:
+        """Both do with those alone, if they are the checkpoint's own, in its order; others would be a difference."""
+        own = [tuple(pair) for pair in getattr(self.model.config, "image_grid_pinpoints", None) or ()]
+        if kept and [pair for pair in own if pair in kept] == list(kept):
+            pairs = [list(pair) for pair in kept]
+            self.model.config.image_grid_pinpoints = pairs
+            self.processor.image_processor.image_grid_pinpoints = pairs
 
     def inputs(self, probe: Probe, messages: Sequence[Mapping[str, Any]] | None = None) -> Inputs:
         """A probe as the processor makes it, by the chat template where there is one.

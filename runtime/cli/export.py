@@ -48,6 +48,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "tokens that a prompt and its answer may have (the checkpoint's context, up to 131,072)"
     )
     parser.add_argument(
+        "--max-tiles",
+        type=int,
+        metavar="N",
+        help="most tiles of an image, where the model cuts images into tiles (the checkpoint's)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a bundle that is there already, if nobody put other files into it",
@@ -84,6 +90,7 @@ def run_export(args: argparse.Namespace) -> int:
         search=args.search,
         calibrate=args.calibrate,
         context_length=args.context_length,
+        max_tiles=args.max_tiles,
         overwrite=args.overwrite,
         verify=args.verify,
         quiet=args.quiet,

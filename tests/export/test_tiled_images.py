@@ -15,8 +15,12 @@ from PIL import Image
 
 import pumice
 from pumice.engine import Engine
+from pumice.errors import UsageError
 from pumice.export.calibration.drawn import drawn_image
+from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
+from pumice.manifest import Tiles
 from tests.export.test_families import NEW_TOKENS, TOLERANCE, Exported, export
 from tests.factory import FAMILIES, TILED
 
@@ -119,3 +123,27 @@ def test_recipes_are_verified_and_answer(family: str, recipe: str, tmp_path: Pat
     if recipe.startswith("cpu"):
         model = pumice.load(tmp_path / "bundle", device="cpu")
         assert len(model.generate("what is it?", [image("1 to 3")], max_new_tokens=4).token_ids) <= 4
+
+
+@pytest.mark.parametrize("family", TILED)
+def test_fewer_tiles_are_what_transformers_makes_of_fewer_grids(family: str, tmp_path: Path) -> None:
+    """Verification compares under the same grids; ids, pixels and answers are equal."""
+    FAMILIES[family](tmp_path / "checkpoint")
+    whole = read_config(open_checkpoint(tmp_path / "checkpoint").config)
+    manifest = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", max_tiles=3, verify=True)
+    assert manifest.parity is not None
+    assert manifest.parity["passed"]
+    layout = manifest.layout
+    assert isinstance(layout, Tiles)
+    assert max(rows * columns for rows, columns in layout.grids) == 3
+    assert set(layout.pinpoints) < set(whole.image_grid_pinpoints or ())
+
+
+def test_limits_that_cannot_be(tmp_path: Path) -> None:
+    FAMILIES["llava-next"](tmp_path / "tiled")
+    with pytest.raises(UsageError, match="at most 1 tiles were asked for, expected 2 or more"):
+        export_bundle(tmp_path / "tiled", tmp_path / "bundle", max_tiles=1)
+    FAMILIES["llava-1.5"](tmp_path / "whole")
+    with pytest.raises(UsageError, match="does not cut images into tiles"):
+        export_bundle(tmp_path / "whole", tmp_path / "bundle", max_tiles=4)
+    assert not (tmp_path / "bundle").exists()
