@@ -73,6 +73,8 @@ def ways(bundle: Path, folder: Path) -> dict[str, tuple[list[str], set[str]]]:
                 str(IMAGE.parent),
                 "-o",
                 str(out),
+                "--prompt",
+                "What is this?",
                 "--max-new-tokens",
                 "2",
             ],
