@@ -197,14 +197,16 @@ class _Tag:
         return left
 
     def _unary(self) -> _Operand:
-        if self._is("-", "+"):
-            signs = []
-            while self._is("-", "+"):
-                signs.append(self._take())
-            return _Operand(text="".join(signs) + self._unary().text)
+        signs = ""
+        while self._is("-", "+"):
+            signs += self._take()
         operand = self._postfixed(self._primary())
+        if signs:
+            operand = _Operand(text=signs + operand.text)
         while self._is("|", "is"):
             test = self._is("is")
+            if test and signs:  # `-7 is number` asks of -7
+                operand, signs = _Operand(text=f" ({operand.text})"), ""
             text = operand.text + self._filter_or_test()
             operand = _Operand(text=f" ({text})" if test else text)
         return operand

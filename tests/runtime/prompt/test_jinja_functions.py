@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2.defaults
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pumice.errors import PromptError
@@ -272,6 +272,7 @@ OPERATORS = st.sampled_from([" + ", " ~ ", " % ", " == ", " and ", " or ", " in 
     first=OPERANDS,
     rest=st.lists(st.tuples(OPERATORS, OPERANDS, st.sampled_from(["", " | length", " is string", ".count('a')"])), max_size=4),
 )  # fmt: skip
+@example(first="7", rest=[(" - -", "7", " is string")])
 def test_operators_in_any_order(first: str, rest: list[tuple[str, str, str]]) -> None:
     source = "{% set m = messages[0] %}{{ [" + first + "".join("".join(piece) for piece in rest) + "] }}"
     expected = oracle(source, MESSAGES)
