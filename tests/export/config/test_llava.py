@@ -157,7 +157,11 @@ def test_sliding_windows(raw: dict[str, Any]) -> None:
             "dinov2",
             "vision model of type 'dinov2'.*supported: clip_vision_model, siglip",
         ),
-        ("text_config.model_type", "gemma", "text model of type 'gemma'.*supported: llama, mistral, granite, qwen2"),
+        (
+            "text_config.model_type",
+            "gemma",
+            "text model of type 'gemma'.*supported: llama, mistral, granite, qwen2",
+        ),
         ("model_type", "llava_onevision", "whole model of type 'llava_onevision'"),
         ("text_config.model_type", ["llama"], r"text model of type \['llama'\]"),
         ("text_config.hidden_act", "prelu", "hidden_act is 'prelu'; supported: silu"),
