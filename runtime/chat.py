@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, Unpack
 
 from pumice.decoder.kv_cache import KVCache
-from pumice.errors import PromptError, UsageError
+from pumice.errors import UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.images.files import ImageInput, image_list
 from pumice.images.prepared import PromptImage
 from pumice.pipeline import Pipeline
+from pumice.prompt.conversation import apart, image_count, message_text
 from pumice.prompt.message_images import gathered
 from pumice.result import Generation
 from pumice.scheduler.request import Request
@@ -138,13 +139,13 @@ class Chat:
             ImageError: an image cannot be read.
         """
         with self._alone():
-            system, spoken = _apart(messages)
+            system, spoken = apart(messages)
             prepared = tuple(self.pipeline.builder.images(images))
             turns, used = [], 0
             for question, answer in zip(spoken[::2], spoken[1::2], strict=True):
-                count = _images_of(question)
+                count = image_count(question)
                 own = prepared[used : used + count]
-                turns.append(_Turn(content=_text(question), images=own, answer=_text(answer)))
+                turns.append(_Turn(content=message_text(question), images=own, answer=message_text(answer)))
                 used += count
             if turns or system is not None:
                 before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
@@ -290,64 +291,6 @@ def _question(text: Content, images: int) -> dict[str, Any]:
 
 def _system_messages(text: str | None) -> list[dict[str, Any]]:
     return [] if text is None else [{"role": "system", "content": [{"type": "text", "text": text}]}]
-
-
-def _apart(messages: Sequence[Mapping[str, Any]]) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
-    """The system prompt, and the questions with their answers.
-
-    Raises:
-        PromptError: something else.
-    """
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or message.keys() != {"role", "content"}:
-            raise PromptError(f"message {index} of the conversation is no dict of role and content alone")
-    begins = 1 if messages and messages[0]["role"] == "system" else 0
-    spoken = messages[begins:]
-    for index, message in enumerate(spoken):
-        expected = ("user", "assistant")[index % 2]
-        _text(message)
-        if message["role"] != expected:
-            raise PromptError(
-                f"message {index + begins} of the conversation has the role {message['role']!r:.40}, expected "
-                f"{expected!r}: a chat has questions, each with its answer, behind a system prompt or none"
-            )
-        if index % 2 and _images_of(message):
-            raise PromptError(f"message {index + begins} of the conversation is an answer with an image")
-    if len(spoken) % 2:
-        raise PromptError(
-            "the conversation ends with a question that has no answer: leave it out, and ask it anew"
-        )
-    return (_text(messages[0]) if begins else None), spoken
-
-
-def _images_of(message: Mapping[str, Any]) -> int:
-    content = message["content"]
-    return 0 if isinstance(content, str) else len(content) - 1
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    """A message's text, which stands behind its images.
-
-    Raises:
-        PromptError: another form.
-    """
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    parts = [*content] if isinstance(content, (list, tuple)) else []
-    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
-    if (
-        kinds
-        and kinds[-1] == "text"
-        and set(kinds[:-1]) <= {"image"}
-        and isinstance(parts[-1].get("text"), str)
-    ):
-        text: str = parts[-1]["text"]
-        return text
-    raise PromptError(
-        f"a message of the conversation from {message['role']!r} has another form than a chat's: expected text, or a "
-        "list of its images and then one text"
-    )
 
 
 def _whole(stream: TextStream) -> Generation:

@@ -64,7 +64,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """transformers' results: `features` [M, D], `embeds` [1, T, D], and `hidden` [T, D], before the head."""
+    """transformers' results: `features` [M, D], `embeds` [1, T, D], and `hidden` [T, D], before the head.
+
+    Features and embeds are times a Granite's `embedding_multiplier`, as they are in a bundle.
+    """
 
     features: Floats
     embeds: Floats

@@ -18,17 +18,18 @@ from pumice.bulk.record import Record, from_row, to_row
 from pumice.errors import BatchError
 
 COLUMNS = (
-    *(
-        "index",
-        "id",
-        "text",
-        "finish_reason",
-        "prompt_tokens",
-        "image_tokens",
-        "completion_tokens",
-        "seconds",
-    ),
-    *("logprobs", "answers", "error_type", "error_message"),
+    "index",
+    "id",
+    "text",
+    "finish_reason",
+    "prompt_tokens",
+    "image_tokens",
+    "completion_tokens",
+    "seconds",
+    "logprobs",
+    "answers",
+    "error_type",
+    "error_message",
 )
 _NESTED = ("logprobs", "answers")
 _NUMBERS = ("index", "prompt_tokens", "image_tokens", "completion_tokens", "seconds")

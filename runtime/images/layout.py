@@ -32,18 +32,17 @@ def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[
         ImageError: the image cannot be read, or is too large or too thin.
         BundleError: the steps of `spec` do not make the size that the layout has.
     """
-    if isinstance(layout, Fixed) and (known := spec.crop_to or spec.resize_to):
-        _check_fixed(layout, known)  # before an image is made of a size that no memory holds
-    if isinstance(layout, Tiles):
-        return tiled(image, layout, spec)
-    (pixels_CHW,) = preprocess([image], spec)
-    height, width = pixels_CHW.shape[1:]
     match layout:
-        case Fixed():
-            _check_fixed(layout, pixels_CHW.shape[1:])
+        case Tiles():
+            return tiled(image, layout, spec)
         case Rows():
-            pass
-    return pixels_CHW, (height, width)
+            (pixels_CHW,) = preprocess([image], spec)
+        case Fixed():
+            if known := spec.crop_to or spec.resize_to:
+                _check_fixed(layout, known)  # before an image is made of a size that no memory holds
+            (pixels_CHW,) = preprocess([image], spec)
+            _check_fixed(layout, pixels_CHW.shape[1:])
+    return pixels_CHW, pixels_CHW.shape[1:]
 
 
 def _check_fixed(layout: Fixed, made: tuple[int, ...]) -> None:
