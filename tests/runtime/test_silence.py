@@ -20,6 +20,11 @@ ROOT = Path(__file__).parents[2]
 IMAGE = ROOT / "pebble" / "heldout" / "stop-sign.png"
 PHONES = version_numbers(onnxruntime.__version__) >= (1, 30)
 """Whether onnxruntime has telemetry on Linux; that of 1.23 has none."""
+SIGNS_OF_CI = (
+    *("CI", "TF_BUILD", "GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "TRAVIS", "JENKINS_URL"),
+    *("CODEBUILD_BUILD_ID", "BUILDKITE", "TEAMCITY_VERSION", "APPVEYOR", "BITBUCKET_BUILD_NUMBER"),
+)
+"""Where one of these is set, onnxruntime itself sends nothing; a user's machine has none of them."""
 needs_filters = pytest.mark.skipif(
     not silent_process.SUPPORTED, reason="the socket filter is Linux's, on x86-64 and 64-bit ARM"
 )
@@ -41,7 +46,8 @@ def run(
     for name in ("home", "work", "temporary"):
         (folder / name).mkdir()
     given = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
-    for key in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "PUMICE_CACHE_DIR"):
+    folders = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "PUMICE_CACHE_DIR")
+    for key in (*folders, *SIGNS_OF_CI):
         given.pop(key, None)
     given |= {"HOME": str(home), "TMPDIR": str(folder / "temporary"), "PYTHONDONTWRITEBYTECODE": "1"}
     if telemetry is not None:
