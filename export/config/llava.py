@@ -75,10 +75,13 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
 
 def model_types(raw: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """What `config.json` calls the whole, its vision tower and its text model, or what transformers takes them for."""
+    whole = raw.get("model_type", "llava")
+    onevision = whole == "llava_onevision"
+    vision, text = ("siglip_vision_model", "qwen2") if onevision else ("clip_vision_model", "llama")
     return (
-        raw.get("model_type", "llava"),
-        _section(raw, "vision_config").get("model_type", "clip_vision_model"),
-        _section(raw, "text_config").get("model_type", "llama"),
+        whole,
+        _section(raw, "vision_config").get("model_type", vision),
+        _section(raw, "text_config").get("model_type", text),
     )
 
 

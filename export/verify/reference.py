@@ -42,15 +42,15 @@ class Inputs:
 
     `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W], with tiles [N, 1 + tiles, 3, H, W], or None;
     `image_sizes` int64 [N, 2], (height, width) of each image where they vary, else None. `tiles` is how many arrays
-    each image has, the whole among them, where images are cut into tiles. `together` is how many images a prompt has,
-    int64 [1], where one that is beside others is not cut.
+    each image has, the whole among them, where images are cut into tiles. `batch_num_images`, int64 [1], is how many
+    images the prompt has, where one that is beside others is not cut.
     """
 
     input_ids: NDArray[np.int64]
     pixel_values: Floats | None
     image_sizes: NDArray[np.int64] | None
     tiles: tuple[int, ...] | None = None
-    together: NDArray[np.int64] | None = None
+    batch_num_images: NDArray[np.int64] | None = None
 
     @property
     def images(self) -> list[Floats]:
@@ -121,13 +121,13 @@ class Reference:
                 f"transformers' processor fails on the prompt {probe.name!r}: {reason}"
             ) from None
         pixels, sizes = made.get("pixel_values"), made.get("image_sizes")
-        together = made.get("batch_num_images")
+        counts = made.get("batch_num_images")
         return Inputs(
             input_ids=np.asarray(made["input_ids"], np.int64),
             pixel_values=None if pixels is None else np.asarray(pixels, np.float32),
             image_sizes=None if sizes is None else np.asarray(sizes, np.int64),
-            tiles=self._tiles(sizes, cut=together is None or len(probe.images) == 1),
-            together=None if together is None else np.asarray(together, np.int64),
+            tiles=self._tiles(sizes, cut=counts is None or len(probe.images) == 1),
+            batch_num_images=None if counts is None else np.asarray(counts, np.int64),
         )
 
     def _tiles(self, sizes: Any, *, cut: bool) -> tuple[int, ...] | None:
@@ -207,7 +207,7 @@ class Reference:
         return hidden_TD
 
     def _features(self, inputs: Inputs) -> torch.Tensor:
-        given = {"image_sizes": inputs.image_sizes, "batch_num_images": inputs.together}
+        given = {"image_sizes": inputs.image_sizes, "batch_num_images": inputs.batch_num_images}
         sizes = {name: torch.from_numpy(values) for name, values in given.items() if values is not None}
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.pixel_values))
         outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)

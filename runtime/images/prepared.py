@@ -62,8 +62,8 @@ class PreparedImage:
 
     `values` is float32 [3, *size]; or, where images are cut into tiles, the whole and the tiles, [1 + tiles, 3, height,
     width], and `size` is the image's own, (height, width). `tokens` are the image tokens that it has in a prompt, one
-    for each row of its features. `alone` and `beside` are as in `ImageFeatures`; an image that is not alone has `values`
-    [1, 3, height, width].
+    for each row of its features. `alone` and `beside` are as in `ImageFeatures`: an image that is not alone has
+    `values` [1, 3, height, width].
     """
 
     values: Pixels

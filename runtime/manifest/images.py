@@ -220,8 +220,8 @@ class Tiles:
             lines, width = rows * self.side, columns * self.side
             yield self.shrunk(lines, width)
             if self.shrink_to is not None:
-                yield from (self.shrunk(lines - border, width) for border in range(2, lines, 2))
-                yield from (self.shrunk(lines, width - border) for border in range(2, width, 2))
+                yield from (self.shrunk(lines - border, width) for border in range(2, lines + 1, 2))
+                yield from (self.shrunk(lines, width - border) for border in range(2, width + 1, 2))
 
     @property
     def most_rows(self) -> int:
