@@ -118,6 +118,11 @@ class Fixed:
         return self.tokens
 
     @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder."""
+        return 1
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return True
@@ -148,6 +153,11 @@ class Rows:
         return self.most_tokens
 
     @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder."""
+        return 1
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return False
@@ -173,6 +183,11 @@ class Squares:
     def most_rows(self) -> int:
         """Rows of features of the largest array that enters the encoder."""
         return self.tokens
+
+    @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder."""
+        return 1
 
     @property
     def stackable(self) -> bool:
@@ -227,6 +242,11 @@ class Tiles:
     def most_rows(self) -> int:
         """Rows of features of the largest array that enters the encoder."""
         return self.side**2 + 1
+
+    @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder: the whole, and the tiles of the largest grid."""
+        return 1 + max(rows * columns for rows, columns in self.grids)
 
     @property
     def stackable(self) -> bool:

@@ -111,6 +111,7 @@ def test_the_largest_image() -> None:
     assert feature_count(made, (1407, 1152)) == 8765  # no other was found with more, of all of some widths
     assert made.most_tokens == 8829  # of a grid with borders that no image leaves
     assert made.most_rows == 730
+    assert (made.most_arrays, LAYOUT.most_arrays, SQUARES.most_arrays) == (37, 17, 1)
     assert described(made).endswith("730 tokens each beside others")
 
 
