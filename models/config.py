@@ -88,7 +88,8 @@ class LlavaConfig:
     are concatenated; `default` drops the class token, or whatever comes first. `projector_layer_norm_eps` is of
     ViP-LLaVA's projector, None where there is no norm. `image_grid_pinpoints` are the (height, width) in pixels that
     a LLaVA-NeXT fits images into, None where images are not cut into tiles; those of more than `max_tiles` are left
-    out of a bundle. `rotated`: the residual stream is turned by
+    out of a bundle. `anyres_max` is a LLaVA-OneVision's: the features of more than so many tiles are shrunk, and images
+    of a prompt with several are not cut; None in others. `rotated`: the residual stream is turned by
     `pumice.export.weights.rotation`.
     """
 
@@ -103,6 +104,7 @@ class LlavaConfig:
     tie_word_embeddings: bool
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     max_tiles: int | None = None
+    anyres_max: int | None = None
     rotated: bool = False
 
     @property

@@ -16,6 +16,7 @@ NAMES = (
     "llava-interleave",
     "llava-llama-3-llama3",
     "llava-next",
+    "llava-onevision",
     "vip-llava",
     "pixtral",
 )

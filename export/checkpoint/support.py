@@ -14,8 +14,13 @@ from typing import Any
 
 from pumice.errors import CheckpointError
 
-SUPPORTED_MODEL_TYPES = {"llava": "LLaVA", "vipllava": "ViP-LLaVA", "llava_next": "LLaVA-NeXT"}
-"""By `model_type`, what people call it."""
+SUPPORTED_MODEL_TYPES = {
+    "llava": "LLaVA",
+    "vipllava": "ViP-LLaVA",
+    "llava_next": "LLaVA-NeXT",
+    "llava_onevision": "LLaVA-OneVision",
+}
+"""By `model_type`, what people call it. `architectures` is not asked: the first OneVisions have LLaVA-NeXT's there."""
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
 SUPPORTED = "supported are " + ", ".join(f"{said} ({name})" for name, said in SUPPORTED_MODEL_TYPES.items())
 
@@ -42,7 +47,6 @@ _QUANTISED_TENSORS = {
 _ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
 _RELATIVES = {
     "llava_next_video": "LLaVA-NeXT-Video",
-    "llava_onevision": "LLaVA-OneVision, which cuts images into tiles",
     "video_llava": "Video-LLaVA",
     "mistral3": "Mistral 3, which merges patches",
 }

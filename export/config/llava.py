@@ -7,11 +7,12 @@ in one message with their places and values; those that change nothing are liste
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from transformers import CONFIG_MAPPING, LlavaNextConfig, VipLlavaConfig
+from transformers import CONFIG_MAPPING, LlavaNextConfig, LlavaOnevisionConfig, VipLlavaConfig
 
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
@@ -38,11 +39,12 @@ _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
 """Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
 MOST_TILES = 256
 """Of one image."""
+_ANYRES_MAX = re.compile(r"anyres_max_([1-9][0-9]{0,4})")
 _Row = TypeVar("_Row")
 
 
 def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
-    """Check the parsed `config.json` of a LLaVA, ViP-LLaVA or LLaVA-NeXT and normalise it.
+    """Check the parsed `config.json` of a LLaVA, ViP-LLaVA, LLaVA-NeXT or LLaVA-OneVision and normalise it.
 
     Raises:
         CheckpointError: an unsupported vision or text model, a value outside what is supported, or an unknown key.
@@ -54,7 +56,8 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         "default" if vip else one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
     )
     _check_selection(vision, strategy, vip)
-    pinpoints = _pinpoints(config, vision, strategy) if isinstance(config, LlavaNextConfig) else None
+    onevision = isinstance(config, LlavaOnevisionConfig)
+    tiled = onevision or isinstance(config, LlavaNextConfig)
     return LlavaConfig(
         vision=vision,
         text=text,
@@ -65,16 +68,20 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         projector_layer_norm_eps=require_epsilon(config, "", "projector_layernorm_eps") if vip else None,
         image_token_id=_image_token(config),
         tie_word_embeddings=require_flag(config, "", "tie_word_embeddings"),
-        image_grid_pinpoints=pinpoints,
+        image_grid_pinpoints=_pinpoints(config, vision, strategy) if tiled else None,
+        anyres_max=_anyres_max(config, vision, strategy) if onevision else None,
     )
 
 
 def model_types(raw: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """What `config.json` calls the whole, its vision tower and its text model, or what transformers takes them for."""
+    whole = raw.get("model_type", "llava")
+    onevision = whole == "llava_onevision"
+    vision, text = ("siglip_vision_model", "qwen2") if onevision else ("clip_vision_model", "llama")
     return (
-        raw.get("model_type", "llava"),
-        _section(raw, "vision_config").get("model_type", "clip_vision_model"),
-        _section(raw, "text_config").get("model_type", "llama"),
+        whole,
+        _section(raw, "vision_config").get("model_type", vision),
+        _section(raw, "text_config").get("model_type", text),
     )
 
 
@@ -121,7 +128,7 @@ def _pinpoints(config: Any, vision: VisionConfig, strategy: str) -> tuple[tuple[
     if vision.tower == "siglip" and strategy == "default":
         raise CheckpointError(
             "vision_feature_select_strategy 'default' drops a patch of a SigLIP tower's tiles: "
-            "expected 'full' in a llava_next"
+            f"expected 'full' in a {config.model_type}"
         )
     tile, given = vision.image_size, config.image_grid_pinpoints
     pairs = (
@@ -139,6 +146,22 @@ def _pinpoints(config: Any, vision: VisionConfig, strategy: str) -> tuple[tuple[
             f"image_grid_pinpoints cuts an image into {tiles} tiles, expected at most {MOST_TILES}"
         )
     return tuple((height, width) for height, width in pairs)
+
+
+def _anyres_max(config: Any, vision: VisionConfig, strategy: str) -> int:
+    """How many tiles' features a LLaVA-OneVision keeps of an image, about."""
+    if vision.tower == "clip" and strategy == "full":
+        raise CheckpointError(
+            "vision_feature_select_strategy 'full' keeps the class token of a CLIP tower's tiles: "
+            "expected 'default' in a llava_onevision"
+        )
+    given = config.vision_aspect_ratio
+    found = _ANYRES_MAX.fullmatch(given) if isinstance(given, str) else None
+    if found is None:
+        raise CheckpointError(
+            f"vision_aspect_ratio is {given!r:.80}, expected anyres_max_9 or another number"
+        )
+    return int(found[1])
 
 
 def _feature_layers(given: object, layers: int) -> tuple[int, ...]:

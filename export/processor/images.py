@@ -1,4 +1,4 @@
-"""transformers' image processors as the manifest's steps: CLIP's, SigLIP's, LLaVA's and Pixtral's.
+"""transformers' image processors as the manifest's steps: CLIP's, SigLIP's, LLaVA's of all kinds and Pixtral's.
 
 Enters: an image processor with a checkpoint's settings, and the model's config. Leaves: `ImageProcessing`.
 """
@@ -37,6 +37,7 @@ _HARMLESS = {
     "tokenizer_class",
     "transformers_version",
     "video_token",
+    "vision_aspect_ratio",
     "vision_feature_select_strategy",
 }
 """Names of classes and versions, what the whole processor reads from its own file and from the model's config, and what

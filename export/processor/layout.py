@@ -33,7 +33,9 @@ class LayoutSource:
 
 def layout_source(config: LlavaConfig) -> LayoutSource:
     """That of a model's images."""
-    return _SOURCES[config.vision.tower] if config.image_grid_pinpoints is None else _TILES
+    if config.image_grid_pinpoints is None:
+        return _SOURCES[config.vision.tower]
+    return _TILES if config.anyres_max is None else _TILES_OR_SQUARES
 
 
 def _fixed_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, Any]:
@@ -131,6 +133,21 @@ def _tiles_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, A
     return {**steps, "tiles": {"pinpoints": config.pinpoints}}
 
 
+def _tiles_or_squares_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, Any]:
+    """As `_tiles_steps` for an image that is alone in its prompt; beside others it is padded to a square."""
+    steps = _tiles_steps(processor, path, config)
+    if not processor.do_resize:
+        raise refused(path, "has do_resize false: several images could not be given")
+    mean = processor.image_mean
+    fill = [int(channel * 255) for channel in mean] if isinstance(mean, list | tuple) else []
+    if len(fill) != 3 or not all(0 <= level <= 255 for level in fill):
+        raise refused(
+            path, f"has image_mean {mean}: expected three numbers from 0 to 1, the colour of borders"
+        )
+    tiles = {**steps["tiles"], "shrink_to": config.anyres_max, "square_fill": tuple(fill)}
+    return {**steps, "tiles": tiles}
+
+
 def _resized(size: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:
     """(shortest edge, None) or (None, (height, width)), in pixels."""
     given = _given(size)
@@ -161,5 +178,8 @@ _FIXED = LayoutSource(
 )
 _ROWS = LayoutSource(processors=("PixtralImageProcessor",), steps=_rows_steps, tokens=_rows_tokens)
 _TILES = LayoutSource(processors=("LlavaNextImageProcessor",), steps=_tiles_steps, tokens=_fixed_tokens)
+_TILES_OR_SQUARES = LayoutSource(
+    processors=("LlavaOnevisionImageProcessor",), steps=_tiles_or_squares_steps, tokens=_fixed_tokens
+)
 _SOURCES = {"clip": _FIXED, "siglip": _FIXED, "pixtral": _ROWS}
 """By vision tower, where images are not cut into tiles."""

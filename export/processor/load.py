@@ -1,7 +1,7 @@
 """A checkpoint's processor, as transformers has it: the reference for what enters the graphs.
 
-Enters: a checkpoint's JSON and tokenizer files. Leaves: a `LlavaProcessor` or a `PixtralProcessor` that resizes with
-Pillow, loaded from local files and without code of the checkpoint's.
+Enters: a checkpoint's JSON and tokenizer files. Leaves: a `LlavaProcessor`, a relative of it or a `PixtralProcessor`
+that resizes with Pillow, loaded from local files and without code of the checkpoint's.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _PANIC = "PanicException"
 """What Rust raises through pyo3 for a fault of its own: no Exception, and of no module that could be imported."""
 _PROCESSORS = {"clip": "LlavaProcessor", "siglip": "LlavaProcessor", "pixtral": "PixtralProcessor"}
 """By vision tower, where images are not cut into tiles."""
+_ONEVISION = "LlavaOnevisionProcessor"
 _COUNTING = ("LlavaProcessor", "LlavaNextProcessor")
 _TORCHVISION = (
     "torchvision",
@@ -57,6 +58,8 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
     name = type(processor).__name__
     tiled = config.image_grid_pinpoints is not None
     expected = "LlavaNextProcessor" if tiled else _PROCESSORS[config.vision.tower]
+    if config.anyres_max is not None:
+        expected = _ONEVISION
     if name != expected:
         raise CheckpointError(
             f"{path} has a {name}: only {expected} is supported for this model "
@@ -66,9 +69,26 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
         processor.patch_size = config.vision.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1 if config.vision.tower == "clip" else 0
+    elif name == _ONEVISION:
+        _count_as_onevision(processor, path, config)
     elif processor_settings(path).get("patch_size") is None:
         processor.patch_size = config.vision.patch_size
     return processor
+
+
+def _count_as_onevision(processor: Any, path: Path, config: LlavaConfig) -> None:
+    """Let it count as the model does; raises CheckpointError where its file has another `vision_aspect_ratio`."""
+    own, given = f"anyres_max_{config.anyres_max}", processor_settings(path).get("vision_aspect_ratio")
+    if given not in (None, own):
+        raise CheckpointError(
+            f"{path} has vision_aspect_ratio {given!r:.80} in processor_config.json and {own!r} in config.json: "
+            "transformers counts tokens by the one and makes features by the other"
+        )
+    processor.vision_aspect_ratio = own
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    # of which it subtracts one again where the strategy is `default`
+    dropped = 1 if config.vision_feature_select_strategy == "default" else 0
+    processor.num_image_tokens = config.vision.num_patches + dropped
 
 
 def read_processor(path: Path) -> Any:
@@ -80,7 +100,7 @@ def read_processor(path: Path) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # advice about torchvision, for people who call transformers
     try:
-        loader = pixtral_processor() if _class_name(path) == "PixtralProcessor" else AutoProcessor
+        loader = _LOADERS.get(_class_name(path) or "", lambda: AutoProcessor)()
         return loader.from_pretrained(path, backend="pil", trust_remote_code=False, local_files_only=True)
     except BaseException as error:  # transformers and tokenizers raise whatever they raise
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
@@ -109,12 +129,15 @@ def image_processor_settings(path: Path) -> dict[str, Any]:
 
 
 def _class_name(path: Path) -> str | None:
-    """The processor's class, from the first file that names it, in transformers' order."""
+    """The processor's class, from the first file that names it, in transformers' order; else by the model's type."""
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         named = read_json(path / name).get("processor_class") if (path / name).is_file() else None
         if named is not None:
             return str(named)
-    return None
+    model_type = (
+        read_json(path / "config.json").get("model_type") if (path / "config.json").is_file() else None
+    )
+    return _ONEVISION if model_type == "llava_onevision" else None
 
 
 def pixtral_processor() -> Any:
@@ -137,6 +160,23 @@ def pixtral_processor() -> Any:
         for name in stand_ins:
             del sys.modules[name]
     return module.PixtralProcessor
+
+
+def onevision_processor() -> Any:
+    """transformers' `LlavaOnevisionProcessor` for images: videos are for another, which needs torchvision."""
+    from transformers import LlavaOnevisionProcessor
+
+    class ForImages(LlavaOnevisionProcessor):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    ForImages.__name__ = ForImages.__qualname__ = _ONEVISION  # transformers and messages go by it
+    return ForImages
+
+
+_LOADERS = {"PixtralProcessor": pixtral_processor, _ONEVISION: onevision_processor}
+"""Of classes that transformers' `AutoProcessor` loads only where torchvision is installed."""
 
 
 def _check_files(path: Path) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pumice.errors import BundleError
 from pumice.export.verify.parity import Floats
-from pumice.images.layout import join
-from pumice.manifest import DecoderShape, GraphSpec, Manifest, Tiles
+from pumice.images.layout import among, join
+from pumice.manifest import DecoderShape, GraphSpec, ImageLayout, Manifest, Tiles
 from pumice.manifest.tensors import (
     ATTENTION_MASK,
     IMAGE_FEATURES,
@@ -107,14 +107,15 @@ class VisionGraph:
         Together where they may be stacked, else one by one; `sizes` are the images' (height, width) where they vary.
         """
         if isinstance(self._layout, Tiles):
-            found = [self._tiled(image, size) for image, size in zip(images, sizes or (), strict=True)]
-            return np.concatenate(found)
+            layout = among(self._layout, alone=len(images) == 1)
+            pairs = zip(images, sizes or (), strict=True)
+            return np.concatenate([self._tiled(layout, image, size) for image, size in pairs])
         batches = [images] if self._layout.stackable else [[image] for image in images]
         return np.concatenate([self._encoded(np.stack(batch)) for batch in batches])
 
-    def _tiled(self, tiles: Floats, size: tuple[int, int]) -> Floats:
+    def _tiled(self, layout: ImageLayout, tiles: Floats, size: tuple[int, int]) -> Floats:
         parts = [self._encoded(tile[None]) for tile in tiles]
-        return join(self._layout, size, parts)
+        return join(layout, size, parts)
 
     def _encoded(self, pixels_NCHW: Floats) -> Floats:
         part = _run(self._session, IMAGE_FEATURES, {PIXEL_VALUES: pixels_NCHW})

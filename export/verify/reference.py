@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import Checkpoint
@@ -41,13 +42,15 @@ class Inputs:
 
     `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W], with tiles [N, 1 + tiles, 3, H, W], or None;
     `image_sizes` int64 [N, 2], (height, width) of each image where they vary, else None. `tiles` is how many arrays
-    each image has, the whole among them, where images are cut into tiles.
+    each image has, the whole among them, where images are cut into tiles. `batch_num_images`, int64 [1], is how many
+    images the prompt has, where one that is beside others is not cut.
     """
 
     input_ids: NDArray[np.int64]
     pixel_values: Floats | None
     image_sizes: NDArray[np.int64] | None
     tiles: tuple[int, ...] | None = None
+    batch_num_images: NDArray[np.int64] | None = None
 
     @property
     def images(self) -> list[Floats]:
@@ -121,19 +124,23 @@ class Reference:
                 f"transformers' processor fails on the prompt {probe.name!r}: {reason}"
             ) from None
         pixels, sizes = made.get("pixel_values"), made.get("image_sizes")
+        counts = made.get("batch_num_images")
         return Inputs(
             input_ids=np.asarray(made["input_ids"], np.int64),
             pixel_values=None if pixels is None else np.asarray(pixels, np.float32),
             image_sizes=None if sizes is None else np.asarray(sizes, np.int64),
-            tiles=self._tiles(sizes),
+            tiles=self._tiles(sizes, cut=counts is None or len(probe.images) == 1),
+            batch_num_images=None if counts is None else np.asarray(counts, np.int64),
         )
 
-    def _tiles(self, sizes: Any) -> tuple[int, ...] | None:
-        """How many arrays transformers' model takes of each image, where it cuts them into tiles."""
+    def _tiles(self, sizes: Any, *, cut: bool) -> tuple[int, ...] | None:
+        """How many arrays transformers' model takes of each image, where it cuts them into tiles; of all or of none."""
         config = self.model.config
         pinpoints = getattr(config, "image_grid_pinpoints", None)
         if pinpoints is None or sizes is None:
             return None
+        if not cut:
+            return (1,) * len(sizes)
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         side = config.vision_config.image_size
@@ -143,14 +150,14 @@ class Reference:
     def _processed(self, probe: Probe, messages: Sequence[Mapping[str, Any]]) -> Any:
         if self.processor.chat_template is None:
             text = probe.raw(self.processor.image_token)
-            return self.processor(images=list(probe.images) or None, text=text, return_tensors="np")
+            return self.processor(images=_of_one_prompt(probe), text=text, return_tensors="np")
         if any(isinstance(message["content"], str) for message in messages):
             text = self.processor.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
             bos = self.processor.tokenizer.bos_token
             begun = bool(bos) and text.startswith(bos)
-            images = list(probe.images) or None
+            images = _of_one_prompt(probe)
             return self.processor(images=images, text=text, add_special_tokens=not begun, return_tensors="np")
         return self.processor.apply_chat_template(
             list(probe.messages),
@@ -203,10 +210,16 @@ class Reference:
         return hidden_TD
 
     def _features(self, inputs: Inputs) -> torch.Tensor:
-        sizes = {} if inputs.image_sizes is None else {"image_sizes": torch.from_numpy(inputs.image_sizes)}
+        given = {"image_sizes": inputs.image_sizes, "batch_num_images": inputs.batch_num_images}
+        sizes = {name: torch.from_numpy(values) for name, values in given.items() if values is not None}
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.pixel_values))
         outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)
         return torch.cat(list(outputs.pooler_output))
+
+
+def _of_one_prompt(probe: Probe) -> list[list[Image.Image]] | None:
+    """The images as `apply_chat_template` hands them on: a list for each prompt."""
+    return [list(probe.images)] if probe.images else None
 
 
 class Head:

@@ -102,7 +102,16 @@ def vision_activation_bytes(manifest: Manifest) -> int:
     stored = _stored(manifest, manifest.graphs.vision_encoder)
     values = stored / (_float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
     width = math.cbrt(3.6 * values)  # 12·width² a layer, and about width / 43 layers
-    return int(4 * _VISION_FLOATS * manifest.layout.most_rows * width)
+    return int(4 * _VISION_FLOATS * manifest.layout.most_rows * width) + _tiles_bytes(manifest)
+
+
+def _tiles_bytes(manifest: Manifest) -> int:
+    """Pixels and features of all tiles of the largest image, and what the features are joined to."""
+    layout, hidden = manifest.layout, manifest.decoder.hidden_size
+    if layout.most_arrays == 1 or not manifest.image.size:
+        return 0
+    pixels = 3 * math.prod(manifest.image.size)
+    return 4 * (layout.most_arrays * (pixels + layout.most_rows * hidden) + layout.most_tokens * hidden)
 
 
 def decoder_activation_bytes(shape: DecoderShape) -> int:

@@ -6,6 +6,7 @@ Nobody else asks which layout a model has: a new one is a case more in each func
     Fixed    <image>  →  <image><image>…                                         `tokens` times
     Rows     [IMG]    →  [IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]       2 rows of 3 patches
     Tiles    <image>  →  <image><image>…           as many as `images/tiles.py` counts for the image's own size
+    Squares  <image>  →  <image><image>…                                         `tokens` times
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ from numpy.typing import NDArray
 from pumice.errors import BundleError
 from pumice.images import tiles
 from pumice.images.files import ImageInput
-from pumice.images.preprocess import Pixels, Size, preprocess, tiled
-from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows, Tiles
+from pumice.images.preprocess import Opened, Pixels, Size, preprocess, squared, tiled
+from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows, Squares, Tiles
 
 
-def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[Pixels, Size]:
+def among(layout: ImageLayout, *, alone: bool) -> ImageLayout:
+    """The layout of an image that is the only one of its prompt, or of one beside others, in a model of `layout`."""
+    match layout:
+        case Tiles(beside=Squares() as beside) if not alone:
+            return beside
+        case _:
+            return layout
+
+
+def cut(layout: ImageLayout, image: ImageInput | Opened, spec: ImageProcessing) -> tuple[Pixels, Size]:
     """What enters the encoder for one image, and the image's size, by which its tokens are counted.
 
     float32 [3, height, width], of which the size is that; with tiles [1 + tiles, 3, height, width], and the size is
-    the image's own.
+    the image's own; with squares [1, 3, height, width], and the size is the image's own too.
 
     Raises:
         ImageError: the image cannot be read, or is too large or too thin.
@@ -35,6 +45,8 @@ def cut(layout: ImageLayout, image: ImageInput, spec: ImageProcessing) -> tuple[
     match layout:
         case Tiles():
             return tiled(image, layout, spec)
+        case Squares():
+            return squared(image, layout, spec)
         case Rows():
             (pixels_CHW,) = preprocess([image], spec)
         case Fixed():
@@ -61,6 +73,8 @@ def is_shape(layout: ImageLayout, shape: tuple[int, ...], size: Size) -> bool:
         case Tiles():
             rows, columns = tiles.grid_of(layout, size)
             return shape == (1 + rows * columns, 3, *layout.size)
+        case Squares():
+            return shape == (1, 3, *layout.size)
 
 
 def arrays(values: Pixels) -> tuple[Pixels, ...]:
@@ -71,7 +85,7 @@ def arrays(values: Pixels) -> tuple[Pixels, ...]:
 def join(layout: ImageLayout, size: Size, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The features of one image of `size`, float32 [tokens, D], of those of its `arrays` in order."""
     match layout:
-        case Fixed() | Rows():
+        case Fixed() | Rows() | Squares():
             (features_TD,) = parts
             return features_TD
         case Tiles():
@@ -83,7 +97,7 @@ def common_size(layout: ImageLayout) -> Size | None:
     match layout:
         case Fixed(size=size):
             return size
-        case Rows() | Tiles():
+        case Rows() | Tiles() | Squares():
             return None
 
 
@@ -98,7 +112,7 @@ def is_size(layout: ImageLayout, size: object) -> bool:
                 and len(size) == 2
                 and all(type(side) is int and side > 0 and side % patch == 0 for side in size)
             )
-        case Tiles():
+        case Tiles() | Squares():
             return (
                 isinstance(size, tuple)
                 and len(size) == 2
@@ -113,14 +127,14 @@ def sizes_text(layout: ImageLayout) -> str:
             return str(size)
         case Rows(patch_size=patch):
             return f"(height, width) in multiples of {patch}"
-        case Tiles():
+        case Tiles() | Squares():
             return "(height, width)"
 
 
 def feature_count(layout: ImageLayout, size: Size) -> int:
     """Rows of image features that an image of `size` gives, and so image tokens in the ids."""
     match layout:
-        case Fixed(tokens=tokens):
+        case Fixed(tokens=tokens) | Squares(tokens=tokens):
             return tokens
         case Rows():
             rows, columns = _patches(layout, size)
@@ -132,7 +146,7 @@ def feature_count(layout: ImageLayout, size: Size) -> int:
 def token_count(layout: ImageLayout, size: Size) -> int:
     """All tokens that stand for an image of `size`, those between its rows included."""
     match layout:
-        case Fixed(tokens=tokens):
+        case Fixed(tokens=tokens) | Squares(tokens=tokens):
             return tokens
         case Rows():
             rows, columns = _patches(layout, size)
@@ -144,7 +158,7 @@ def token_count(layout: ImageLayout, size: Size) -> int:
 def image_text(layout: ImageLayout, token: str, size: Size) -> str:
     """The text that stands for an image of `size`, which tokenises into its tokens; `token` takes a feature each."""
     match layout:
-        case Fixed(tokens=tokens):
+        case Fixed(tokens=tokens) | Squares(tokens=tokens):
             return token * tokens
         case Rows():
             rows, columns = _patches(layout, size)
@@ -162,10 +176,13 @@ def described(layout: ImageLayout) -> str:
             return f"up to {longest} pixels a side, a token for {patch} × {patch} pixels and one for each row"
         case Tiles(size=(height, width), side=side, grids=grids):
             most = max(rows * columns for rows, columns in grids)
+            beside = "" if layout.beside is None else f"; {layout.beside.tokens:,} tokens each beside others"
             return (
                 f"whole and in up to {most} tiles of {width} × {height} pixels, "
-                f"{side**2:,} to {layout.most_tokens:,} tokens each"
+                f"{side**2:,} to {layout.most_tokens:,} tokens each{beside}"
             )
+        case Squares(size=(height, width), tokens=tokens):
+            return f"within a square of {width} × {height} pixels, {tokens} tokens each"
 
 
 def _patches(layout: Rows, size: Size) -> tuple[int, int]:

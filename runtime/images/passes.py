@@ -76,6 +76,24 @@ def resized_rgb(image: Image.Image, turn: Turn, resized: tuple[int, int], resamp
     return halfway.resize(resized, by)
 
 
+def squared_rgb(
+    image: Image.Image, turn: Turn, fill: tuple[int, int, int], resized: tuple[int, int], resample: int
+) -> Image.Image:
+    """The image turned, made RGB and in the middle of a square of the colour `fill`, resized to (width, height).
+
+    The square is never there as a whole: lines of one colour stay so in a pass. An odd line goes below or right.
+    """
+    (width, height), by = turned_size(image.size, turn), Image.Resampling(resample)
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    halfway = Image.new("RGB", (resized[0], side), fill)
+    for _, upper, _, lower in _lying_bands((side, height)):
+        band = Image.new("RGB", (side, lower - upper), fill)
+        band.paste(rgb_part(image, turn, (0, upper, width, lower)), (left, 0))
+        halfway.paste(band.resize((resized[0], band.height), by), (0, top + upper))
+    return halfway.resize(resized, by)
+
+
 def rgb_part(image: Image.Image, turn: Turn, box: Box) -> Image.Image:
     """A part of the turned image in RGB, with anything transparent laid on white."""
     part = image.crop(_before(image.size, turn, box))

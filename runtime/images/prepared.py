@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pumice.errors import UsageError
 from pumice.images.files import ImageInput
-from pumice.images.layout import arrays, cut, feature_count, is_shape, is_size, sizes_text
-from pumice.images.preprocess import Pixels, Size
+from pumice.images.layout import among, arrays, cut, feature_count, is_shape, is_size, sizes_text
+from pumice.images.preprocess import Opened, Pixels, Size, opened
 from pumice.manifest import Manifest
 
 DIGEST_BYTES = 32
@@ -33,12 +33,17 @@ class ImageFeatures:
     was cut into tiles; `digest` (32 bytes) tells the
     image and the model apart from all others: other features under the same digest are taken for these. Of use to
     the model that made it, and to no other. May be pickled.
+
+    Where images beside others are prepared otherwise than one that is `alone` in its prompt (LLaVA-OneVision),
+    `beside` is how this one is then.
     """
 
     features: NDArray[np.float32]
     size: Size
     digest: bytes
     model: bytes
+    alone: bool = True
+    beside: PreparedImage | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As it was before pickling, which forgets that an array is not to be written to."""
@@ -57,13 +62,16 @@ class PreparedImage:
 
     `values` is float32 [3, *size]; or, where images are cut into tiles, the whole and the tiles, [1 + tiles, 3, height,
     width], and `size` is the image's own, (height, width). `tokens` are the image tokens that it has in a prompt, one
-    for each row of its features.
+    for each row of its features. `alone` and `beside` are as in `ImageFeatures`: an image that is not alone has
+    `values` [1, 3, height, width].
     """
 
     values: Pixels
     size: Size
     digest: bytes
     tokens: int
+    alone: bool = True
+    beside: PreparedImage | None = None
 
     @property
     def arrays(self) -> tuple[Pixels, ...]:
@@ -90,16 +98,50 @@ def image_digest(values: Pixels, size: Size, model: bytes) -> bytes:
     return digest.digest()
 
 
-def prepare_image(image: ImageInput, manifest: Manifest, model: bytes) -> PreparedImage:
-    """An image as the vision encoder of the model with this key takes it; raises as `cut`."""
-    values, size = cut(manifest.layout, image, manifest.image)
+def prepare_image(
+    image: ImageInput, manifest: Manifest, model: bytes, *, alone: bool = True
+) -> PreparedImage:
+    """An image as the vision encoder of the model with this key takes it; raises as `cut`.
+
+    One that is alone may be given beside others later, so that it is prepared for that as well, where it makes a
+    difference.
+    """
+    if among(manifest.layout, alone=False) is manifest.layout:
+        return _prepared(image, manifest, model, alone=True)
+    if not alone:
+        return _prepared(image, manifest, model, alone=False)
+    found = opened(image)
+    beside = _prepared(found, manifest, model, alone=False)
+    return replace(_prepared(found, manifest, model, alone=True), beside=beside)
+
+
+def _prepared(image: ImageInput | Opened, manifest: Manifest, model: bytes, *, alone: bool) -> PreparedImage:
+    layout = among(manifest.layout, alone=alone)
+    values, size = cut(layout, image, manifest.image)
     values.flags.writeable = False
     return PreparedImage(
         values=values,
         size=size,
         digest=image_digest(values, size, model),
-        tokens=feature_count(manifest.layout, size),
+        tokens=feature_count(layout, size),
+        alone=alone,
     )
+
+
+def given_among(image: PromptImage, manifest: Manifest, *, alone: bool) -> PromptImage:
+    """A prepared image as it is in a prompt where it is alone, or beside others.
+
+    Raises:
+        UsageError: it was prepared in a prompt with others, and is alone in this one.
+    """
+    if among(manifest.layout, alone=False) is manifest.layout or image.alone == alone:
+        return image
+    if alone or image.beside is None:
+        raise UsageError(
+            f"an image that was prepared {'beside others' if alone else 'alone'} was given "
+            f"{'alone' if alone else 'beside others'}, which this model sees otherwise: give the image itself"
+        )
+    return image.beside
 
 
 def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptImage:
@@ -114,7 +156,7 @@ def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptI
 
 
 def _pixels(image: PreparedImage, manifest: Manifest, model: bytes) -> PreparedImage:
-    values, layout = image.values, manifest.layout
+    values, layout = image.values, among(manifest.layout, alone=image.alone)
     if _is_array(values) and is_size(layout, image.size) and is_shape(layout, values.shape, image.size):
         frozen = _frozen(values)
         image = image if frozen is values else replace(image, values=frozen)
@@ -135,11 +177,12 @@ def _features(image: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFe
         raise _not_as_made(
             f"image features have the digest {image.digest!r:.80}, expected {DIGEST_BYTES} bytes"
         )
-    if not is_size(manifest.layout, image.size):
-        expected_sizes = sizes_text(manifest.layout)
+    layout = among(manifest.layout, alone=image.alone)
+    if not is_size(layout, image.size):
+        expected_sizes = sizes_text(layout)
         raise _not_as_made(f"image features have the size {image.size!r:.80}, expected {expected_sizes}")
     features = image.features
-    expected = (feature_count(manifest.layout, image.size), manifest.decoder.hidden_size)
+    expected = (feature_count(layout, image.size), manifest.decoder.hidden_size)
     if not _is_array(features) or features.shape != expected:
         raise _not_as_made(f"image features are {_told(features)}, expected float32 {list(expected)}")
     frozen = _frozen(features)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,9 +21,9 @@ from pumice.errors import BundleError, ImageError
 from pumice.images import tiles
 from pumice.images.arrays import RGB, as_array, levels, rgb_values, unstretched
 from pumice.images.files import MAX_PIXELS, ImageInput, check_array, decoded_image
-from pumice.images.passes import Turn, resized_rgb, rgb_part, turned_size
+from pumice.images.passes import Turn, resized_rgb, rgb_part, squared_rgb, turned_size
 from pumice.images.resample import FILTERS, enlarge_window
-from pumice.manifest import ImageProcessing, Tiles
+from pumice.manifest import ImageProcessing, Squares, Tiles
 
 RGB8: TypeAlias = NDArray[np.uint8]
 """Shape = (height, width, 3)."""
@@ -35,7 +36,25 @@ _MAX_ENLARGED = 16_000_000
 """Pixels of a whole enlarged image above which only the part that the crop keeps is computed."""
 
 
-def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[Pixels]:
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An image, decoded, which is prepared in more ways than one.
+
+    `turn` is how it is to be turned, `stretched` whether it is an array of values that were stretched over 0 … 255.
+    """
+
+    image: Image.Image
+    turn: Turn
+    stretched: bool
+
+    @property
+    def size(self) -> Size:
+        """After turning."""
+        width, height = turned_size(self.image.size, self.turn)
+        return height, width
+
+
+def preprocess(images: Iterable[ImageInput | Opened], spec: ImageProcessing) -> Iterator[Pixels]:
     """Each image as float32 [3, height, width], as the steps of `spec` make it.
 
     An image is opened when it is asked for.
@@ -46,34 +65,52 @@ def preprocess(images: Iterable[ImageInput], spec: ImageProcessing) -> Iterator[
     """
     tables = _tables(spec)
     for source in images:
-        array = as_array(source)
+        array = None if isinstance(source, Opened) else as_array(source)
         if array is not None and not _resizes(spec):
             yield _unresized(rgb_values(check_array(array)), spec)
             continue
-        image, turn, stretched = _decoded(source)
-        yield _looked_up(_window(image, turn, spec), tables[stretched])
+        found = opened(source)
+        yield _looked_up(_window(found.image, found.turn, spec), tables[found.stretched])
 
 
-def tiled(source: ImageInput, layout: Tiles, spec: ImageProcessing) -> tuple[Pixels, Size]:
-    """An image whole and in tiles, float32 [1 + tiles, 3, height, width], and its own size; raises as `preprocess`."""
-    image, turn, stretched = _decoded(source)
-    width, height = turned_size(image.size, turn)
+def tiled(source: ImageInput | Opened, layout: Tiles, spec: ImageProcessing) -> tuple[Pixels, Size]:
+    """An image whole and in tiles, float32 [1 + tiles, 3, height, width], and its own size; raises as `preprocess`.
+
+    Raises ImageError too where nothing is left of a thin image when its features are shrunk.
+    """
+    found = opened(source)
+    if tiles.is_lost(layout, found.size):
+        height, width = found.size
+        raise ImageError(
+            f"an image of {width} × {height} is too thin: nothing is left of its shrunk features"
+        )
 
     def resize(size: Size) -> RGB8:
-        return _resized(image, turn, (size[1], size[0]), spec.resample)
+        return _resized(found.image, found.turn, (size[1], size[0]), spec.resample)
 
-    table_CV = _tables(spec)[stretched]
-    parts = [_looked_up(part_HWC, table_CV) for part_HWC in tiles.cut(layout, (height, width), resize)]
-    return np.stack(parts), (height, width)
+    table_CV = _tables(spec)[found.stretched]
+    parts = [_looked_up(part_HWC, table_CV) for part_HWC in tiles.cut(layout, found.size, resize)]
+    return np.stack(parts), found.size
 
 
-def _decoded(source: ImageInput) -> tuple[Image.Image, Turn, bool]:
-    """An image, how it is to be turned, and whether it is an array of values that were stretched over 0 … 255."""
+def squared(source: ImageInput | Opened, layout: Squares, spec: ImageProcessing) -> tuple[Pixels, Size]:
+    """An image within a square, float32 [1, 3, height, width], and its own size; raises as `preprocess`."""
+    found, (height, width) = opened(source), layout.size
+    with _convertible(found.image):
+        square = squared_rgb(found.image, found.turn, layout.fill, (width, height), spec.resample)
+    return _looked_up(np.asarray(square), _tables(spec)[found.stretched])[None], found.size
+
+
+def opened(source: ImageInput | Opened) -> Opened:
+    """An image, decoded; raises as `preprocess`."""
+    if isinstance(source, Opened):
+        return source
     array = as_array(source)
     if array is None:
-        return *decoded_image(source), False
+        image, turn = decoded_image(source)
+        return Opened(image=image, turn=turn, stretched=False)
     pixels_HWC, stretched = levels(rgb_values(check_array(array)))
-    return Image.fromarray(pixels_HWC), None, stretched
+    return Opened(image=Image.fromarray(pixels_HWC), turn=None, stretched=stretched)
 
 
 def _tables(spec: ImageProcessing) -> dict[bool, NDArray[np.float32]]:

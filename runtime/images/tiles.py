@@ -1,4 +1,4 @@
-"""Images cut into tiles, and their features joined again: LLaVA-NeXT's anyres, bit for bit as transformers does it.
+"""Images cut into tiles, and their features joined again: anyres, bit for bit as transformers does it.
 
 Enters: what resizes an image, or the features of its tiles, and a `Tiles`. Leaves: uint8 arrays of one size, or the
 features that stand for the image.
@@ -8,6 +8,8 @@ features that stand for the image.
 
     features of the whole, [n², D] ─┐
     of the tiles, on one grid ─borders off─▶ [H, W, D], a newline behind each of H lines ─┴▶ [n² + H·(W + 1), D]
+
+LLaVA-OneVision shrinks a large grid, without its borders, before the newlines come (`images/shrink.py`): within 5e-7.
 
 Sizes are (height, width). Formulas: transformers' `image_processing_utils.select_best_resolution` and
 `get_patch_output_size`, and `modeling_llava_next.unpad_image` and `pack_image_features`.
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.images.shrink import shrunk_lines
 from pumice.manifest import Tiles
 
 Size = tuple[int, int]
@@ -46,10 +49,20 @@ def grid_of(layout: Tiles, size: Size) -> Size:
 
 
 def lines_of(layout: Tiles, size: Size) -> Size:
-    """(lines, features in each) of an image's tiles without their borders; either may be 0 for a very thin image."""
+    """(lines, features in each) of an image's tiles, of which either may be 0 for a very thin image."""
+    return layout.shrunk(*_covered(layout, size))
+
+
+def _covered(layout: Tiles, size: Size) -> Size:
+    """(lines, features in each) of an image's tiles without their borders, before they are shrunk."""
     top, left = _border(layout, size)
     rows, columns = grid_of(layout, size)
     return rows * layout.side - 2 * top, columns * layout.side - 2 * left
+
+
+def is_lost(layout: Tiles, size: Size) -> bool:
+    """Whether shrinking leaves nothing of an image's tiles: transformers fails there."""
+    return 0 in lines_of(layout, size) and 0 not in _covered(layout, size)
 
 
 def feature_count(layout: Tiles, size: Size) -> int:
@@ -72,25 +85,44 @@ def cut(layout: Tiles, size: Size, resize: Callable[[Size], Bytes]) -> Iterator[
 
 def join(layout: Tiles, size: Size, parts: Sequence[Floats]) -> Floats:
     """The features of an image of `size`, float32 [T, D], of those of its arrays, [n² + 1, D] each: whole and tiles."""
-    side, (rows, columns) = layout.side, grid_of(layout, size)
-    (top, left), (lines, width) = _border(layout, size), lines_of(layout, size)
+    lines, width = lines_of(layout, size)
     whole, newline_D = parts[0][:-1], parts[0][-1]
     features = np.empty((len(whole) + lines * (width + 1), len(newline_D)), np.float32)
     features[: len(whole)] = whole
     lines_LWD = features[len(whole) :].reshape(lines, width + 1, len(newline_D))
     lines_LWD[:, width] = newline_D
-    for number, part in enumerate(parts[1 : 1 + rows * columns]):
+    if (lines, width) == _covered(layout, size):
+        _lay(layout, size, parts[1:], lines_LWD[:, :width])
+    else:
+        covered = _covered(layout, size)
+        shrunk_lines(lambda line: _line(layout, size, parts[1:], line), covered, lines_LWD[:, :width])
+    return features
+
+
+def _line(layout: Tiles, size: Size, parts: Sequence[Floats], line: int) -> Floats:
+    """A line of the tiles' features without their borders, [W, D]."""
+    side, (_, columns), (top, left) = layout.side, grid_of(layout, size), _border(layout, size)
+    grid_row, row = divmod(top + line, side)
+    tiles = parts[grid_row * columns : (grid_row + 1) * columns]
+    whole_WD = np.concatenate([part[row * side : (row + 1) * side] for part in tiles])
+    return whole_WD[left : left + _covered(layout, size)[1]]
+
+
+def _lay(layout: Tiles, size: Size, parts: Sequence[Floats], lines_LWD: Floats) -> None:
+    """Write the tiles' features, without their borders, into [L, W, D]."""
+    side, (rows, columns) = layout.side, grid_of(layout, size)
+    (top, left), (lines, width, depth) = _border(layout, size), lines_LWD.shape
+    for number, part in enumerate(parts[: rows * columns]):
         grid_row, grid_column = divmod(number, columns)
         above, before = grid_row * side - top, grid_column * side - left
         kept_rows = slice(max(0, -above), min(side, lines - above))
         kept_columns = slice(max(0, -before), min(side, width - before))
         if kept_rows.start < kept_rows.stop and kept_columns.start < kept_columns.stop:
-            tile_HWD = part[:-1].reshape(side, side, len(newline_D))[kept_rows, kept_columns]
+            tile_HWD = part[:-1].reshape(side, side, depth)[kept_rows, kept_columns]
             lines_LWD[
                 above + kept_rows.start : above + kept_rows.stop,
                 before + kept_columns.start : before + kept_columns.stop,
             ] = tile_HWD
-    return features
 
 
 def _border(layout: Tiles, size: Size) -> Size:

@@ -8,12 +8,15 @@ follows from a layout stands in `images/layout.py`.
     image.resize_longest_edge, .multiple_of; image_tokens.patch_size,
     .break_token, .end_token                                         ─▶ Rows     each keeps its aspect
     image.size, image.tiles; image_tokens.per_image                  ─▶ Tiles    each is cut into tiles of one size
+    image.tiles.square_fill                                          ─▶ Squares  within Tiles: of one beside others
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -22,6 +25,10 @@ from pumice.errors import BundleError
 from pumice.manifest.defaults import NonNegative, Positive
 
 MOST_PINPOINTS = 256
+SHRUNK_ABOVE = 1.1
+"""How many times too long and too wide a grid is that is shrunk."""
+
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +36,16 @@ class TileGrids:
     """Where images are cut into tiles: `pinpoints` are the (height, width) that an image may be fitted into.
 
     Each is a multiple of `image.size`, which is a tile's. Before the tiles comes the whole image, in a tile's size.
+    The last two are absent where they do not apply.
     """
 
     pinpoints: Annotated[
         tuple[tuple[Positive, Positive], ...], msgspec.Meta(min_length=1, max_length=MOST_PINPOINTS)
     ]
+    shrink_to: Positive | msgspec.UnsetType = msgspec.UNSET
+    """The features of a larger grid are made as many as those of so many tiles, about."""
+    square_fill: tuple[Byte, Byte, Byte] | msgspec.UnsetType = msgspec.UNSET
+    """Images of a prompt with several are not cut: each is made a square by borders of this colour, RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +118,11 @@ class Fixed:
         return self.tokens
 
     @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder."""
+        return 1
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return True
@@ -136,6 +153,43 @@ class Rows:
         return self.most_tokens
 
     @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder."""
+        return 1
+
+    @property
+    def stackable(self) -> bool:
+        """Whether several images may enter the encoder as one batch, without padding."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """An image is made a square by borders of the colour `fill`, and enters the encoder in one `size` (height, width).
+
+    So are images beside others in a prompt of a LLaVA-OneVision, and have `tokens` image tokens each.
+    """
+
+    size: tuple[int, int]
+    tokens: int
+    fill: tuple[int, int, int]
+
+    @property
+    def most_tokens(self) -> int:
+        """All tokens of the largest image."""
+        return self.tokens
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of features of the largest array that enters the encoder."""
+        return self.tokens
+
+    @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder."""
+        return 1
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return False
@@ -146,12 +200,16 @@ class Tiles:
     """An image enters the encoder whole in one `size` (height, width), and again in tiles of that size (LLaVA-NeXT).
 
     The tiles are of the image fitted into one of the `grids` (rows, columns). Each has `side` × `side` features, and
-    a row of features that ends a line of a grid's: the encoder gives it behind each tile's.
+    a row of features that ends a line of a grid's: the encoder gives it behind each tile's. Larger grids are shrunk
+    to about the features of `shrink_to` tiles. `beside` is the layout of an image that is not alone in its prompt,
+    where that is another (LLaVA-OneVision).
     """
 
     size: tuple[int, int]
     side: int
     grids: tuple[tuple[int, int], ...]
+    shrink_to: int | None = None
+    beside: Squares | None = None
 
     @property
     def pinpoints(self) -> tuple[tuple[int, int], ...]:
@@ -159,11 +217,26 @@ class Tiles:
         height, width = self.size
         return tuple((rows * height, columns * width) for rows, columns in self.grids)
 
-    @property
+    def shrunk(self, lines: int, width: int) -> tuple[int, int]:
+        """(lines, features in each) that are left of a grid without its borders."""
+        if self.shrink_to is None:
+            return lines, width
+        ratio = math.sqrt(lines * width / (self.shrink_to * self.side**2))
+        return (int(lines // ratio), int(width // ratio)) if ratio > SHRUNK_ABOVE else (lines, width)
+
+    @cached_property
     def most_tokens(self) -> int:
-        """All tokens of an image that fills the largest grid."""
-        lines = ((rows * self.side, columns * self.side) for rows, columns in self.grids)
-        return self.side**2 + max(height * (width + 1) for height, width in lines)
+        """No image has more tokens: those of a grid that is filled, or just not shrunk."""
+        return self.side**2 + max(lines * (width + 1) for lines, width in self._fillings())
+
+    def _fillings(self) -> Iterator[tuple[int, int]]:
+        """(lines, features in each) of full grids; where they are shrunk, of those with borders too."""
+        for rows, columns in self.grids:
+            lines, width = rows * self.side, columns * self.side
+            yield self.shrunk(lines, width)
+            if self.shrink_to is not None:
+                yield from (self.shrunk(lines - border, width) for border in range(2, lines + 1, 2))
+                yield from (self.shrunk(lines, width - border) for border in range(2, width + 1, 2))
 
     @property
     def most_rows(self) -> int:
@@ -171,12 +244,17 @@ class Tiles:
         return self.side**2 + 1
 
     @property
+    def most_arrays(self) -> int:
+        """Arrays of one image that enter the encoder: the whole, and the tiles of the largest grid."""
+        return 1 + max(rows * columns for rows, columns in self.grids)
+
+    @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
         return False
 
 
-ImageLayout: TypeAlias = "Fixed | Rows | Tiles"
+ImageLayout: TypeAlias = "Fixed | Rows | Tiles | Squares"
 
 
 def layout_of(image: ImageProcessing, tokens: ImageTokens, where: str) -> ImageLayout:
@@ -215,7 +293,14 @@ def _tiles(size: tuple[int, int], per_image: int, tiles: TileGrids, where: str) 
             "expected a square number of features, and pinpoints that are multiples of a tile"
         )
     grids = tuple((rows // height, columns // width) for rows, columns in tiles.pinpoints)
-    return Tiles(size=size, side=side, grids=grids)
+    fill, shrink_to = tiles.square_fill, tiles.shrink_to
+    return Tiles(
+        size=size,
+        side=side,
+        grids=grids,
+        shrink_to=None if shrink_to is msgspec.UNSET else shrink_to,
+        beside=None if fill is msgspec.UNSET else Squares(size=size, tokens=side**2 + 1, fill=fill),
+    )
 
 
 def version_for(image: ImageProcessing) -> int:

@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 
 from pumice.errors import ContextLengthError, PromptError, UsageError
 from pumice.images.files import ImageInput
-from pumice.images.layout import common_size, feature_count, token_count
+from pumice.images.layout import among, common_size, feature_count, token_count
 from pumice.images.prepared import (
     ImageFeatures,
     PreparedImage,
     PromptImage,
+    given_among,
     model_key,
     prepare_image,
     revalidated,
 )
 from pumice.images.preprocess import Pixels, Size, padded_together
-from pumice.manifest import Manifest
+from pumice.manifest import ImageLayout, Manifest
 from pumice.prompt.content_form import ContentForms
 from pumice.prompt.message_images import gathered
 from pumice.prompt.messages import Message, as_messages, question
@@ -162,26 +163,31 @@ class PromptBuilder:
         if not raw:
             prompt, images = gathered(prompt, images)
         ending = _Ending.of(prompt, raw, add_generation_prompt, continue_final_message)
-        size = common_size(self._manifest.layout)
+        layout = among(self._manifest.layout, alone=len(images) == 1)
+        size = common_size(layout)
         if size is not None:
             sizes = [size] * len(images)
-            self._check_room(len(sizes), self._tokens(sizes))
-            ids = self._ids(self._draft(prompt, len(sizes), raw, ending), sizes)
+            self._check_room(len(sizes), _tokens(layout, sizes))
+            ids = self._ids(self._draft(prompt, len(sizes), raw, ending), layout, sizes)
             prepared = tuple(self.images(images))
         else:
             draft = self._draft(prompt, len(images), raw, ending)
-            prepared = self._varied_images(images)
+            prepared = self._varied_images(layout, images)
             sizes = [image.size for image in prepared]
-            ids = self._ids(draft, sizes)
+            ids = self._ids(draft, layout, sizes)
         return Prepared(
             input_ids=np.array([ids], np.int64),
             images=prepared,
-            image_tokens=self._features(sizes),
+            image_tokens=_features(layout, sizes),
             size=size,
         )
 
-    def images(self, images: Iterable[ImageInput | PromptImage]) -> Iterator[PromptImage]:
+    def images(
+        self, images: Iterable[ImageInput | PromptImage], *, alone: bool = True
+    ) -> Iterator[PromptImage]:
         """Images as the vision encoder takes them, one by one; what was prepared already stays as it is.
+
+        An image that is not `alone` may be prepared so that it can be given beside others only.
 
         Raises:
             ImageError: an image cannot be read.
@@ -191,15 +197,23 @@ class PromptBuilder:
             if isinstance(image, PreparedImage | ImageFeatures):
                 yield revalidated(image, self._manifest, self._model_key)
             else:
-                yield prepare_image(image, self._manifest, self._model_key)
+                yield prepare_image(image, self._manifest, self._model_key, alone=alone)
 
-    def _varied_images(self, images: Sequence[ImageInput | PromptImage]) -> tuple[PromptImage, ...]:
-        """The images; none is opened once those before it have filled the context."""
+    def _varied_images(
+        self, layout: ImageLayout, images: Sequence[ImageInput | PromptImage]
+    ) -> tuple[PromptImage, ...]:
+        """The images of a prompt; none is opened once those before it have filled the context."""
         prepared: list[PromptImage] = []
-        tokens = 0
-        for image in self.images(images):
+        tokens, alone = 0, len(images) == 1
+        given = (
+            given_among(image, self._manifest, alone=alone)
+            if isinstance(image, PreparedImage | ImageFeatures)
+            else image
+            for image in images
+        )
+        for image in self.images(given, alone=alone):
             prepared.append(image)
-            tokens += self._tokens([image.size])
+            tokens += _tokens(layout, [image.size])
             self._check_room(len(prepared), tokens)
         return tuple(prepared)
 
@@ -209,12 +223,6 @@ class PromptBuilder:
             raise ContextLengthError(
                 f"{images} images of the prompt have {tokens:,} tokens, but the model's context is {context:,}"
             )
-
-    def _tokens(self, sizes: Sequence[Size]) -> int:
-        return sum(token_count(self._manifest.layout, size) for size in sizes)
-
-    def _features(self, sizes: Sequence[Size]) -> int:
-        return sum(feature_count(self._manifest.layout, size) for size in sizes)
 
     def question(self, text: str, images: int) -> Message:
         """A question about images, as `prepare` takes a plain one: the last of several messages, for example.
@@ -261,15 +269,15 @@ class PromptBuilder:
         )
         return _Draft(spans=spans, raw=False)
 
-    def _ids(self, draft: _Draft, sizes: Sequence[Size]) -> list[int]:
-        spans = insert_images(draft.spans, self._manifest.image_tokens.token, self._manifest.layout, sizes)
+    def _ids(self, draft: _Draft, layout: ImageLayout, sizes: Sequence[Size]) -> list[int]:
+        spans = insert_images(draft.spans, self._manifest.image_tokens.token, layout, sizes)
         if draft.raw:
             ids = self._tokenizer.encode(spans[0].text)
         else:
             bos, first = self._manifest.tokens.bos_token, draft.spans[:1]
             starts_with_bos = bool(bos and first and first[0].trusted and first[0].text.startswith(bos))
             ids = self._tokenizer.encode_spans(spans, add_special_tokens=not starts_with_bos)
-        return self._checked(ids, sizes)
+        return self._checked(ids, _features(layout, sizes))
 
     def _check_texts(self, texts: Sequence[str]) -> None:
         """Before any work is done: not so long that no tokenizer could make it fit, and Unicode."""
@@ -296,9 +304,9 @@ class PromptBuilder:
                 "they must be equal in number"
             )
 
-    def _checked(self, ids: list[int], sizes: Sequence[Size]) -> list[int]:
+    def _checked(self, ids: list[int], features: int) -> list[int]:
         """The ids, once it is certain that each image's features have a place and that all fit the context."""
-        found, features = ids.count(self._manifest.image_tokens.token_id), self._features(sizes)
+        found = ids.count(self._manifest.image_tokens.token_id)
         if found != features:
             raise PromptError(
                 f"the prompt has {found} image tokens after tokenisation, but its images have {features} features"
@@ -317,3 +325,13 @@ class PromptBuilder:
                 f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
             )
         return ids
+
+
+def _tokens(layout: ImageLayout, sizes: Sequence[Size]) -> int:
+    """All tokens of images of these sizes."""
+    return sum(token_count(layout, size) for size in sizes)
+
+
+def _features(layout: ImageLayout, sizes: Sequence[Size]) -> int:
+    """Rows of features of images of these sizes."""
+    return sum(feature_count(layout, size) for size in sizes)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import GenerationError
-from pumice.images.layout import join
+from pumice.images.layout import among, join
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, model_key
 from pumice.machine.pages import Range, release
 from pumice.manifest import Manifest
@@ -89,7 +89,14 @@ class ImageEncoder:
                 if features is not None:
                     known[digest] = features
         return [
-            ImageFeatures(features=known[p.digest], size=p.size, digest=p.digest, model=self.model)
+            ImageFeatures(
+                features=known[p.digest],
+                size=p.size,
+                digest=p.digest,
+                model=self.model,
+                alone=p.alone,
+                beside=p.beside,
+            )
             for p in images
         ]
 
@@ -149,7 +156,7 @@ class ImageEncoder:
                     "counted from 0): export the model again with another precision"
                 )
             # copied: a batch's output is not kept for one of its images
-            features = np.array(join(self._layout, image.size, parts))
+            features = np.array(join(among(self._layout, alone=image.alone), image.size, parts))
             features.flags.writeable = False
             found[image.digest] = features
             self._cache.put(image.digest, features)
@@ -162,13 +169,14 @@ class ImageEncoder:
     ) -> Iterator[Sequence[Floats]]:
         """For each image the features of its arrays, [T, D] each; several images have one array each."""
         if len(images) > 1 or len(images[0].arrays) == 1:
-            features_NTD = self._features([image.values for image in images], images, cancellation)
+            arrays = [array for image in images for array in image.arrays]
+            features_NTD = self._features(arrays, images, cancellation)
             yield from ([features_TD] for features_TD in features_NTD)
             return
         parts: list[Floats] = []
-        arrays = images[0].arrays
-        for start in range(0, len(arrays), BATCH):
-            parts.extend(self._features(arrays[start : start + BATCH], (), cancellation))
+        tiles = images[0].arrays
+        for start in range(0, len(tiles), BATCH):
+            parts.extend(self._features(tiles[start : start + BATCH], (), cancellation))
         yield parts
 
     def _features(

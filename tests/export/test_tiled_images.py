@@ -1,4 +1,4 @@
-"""LLaVA-NeXT as a user runs it, on images of all shapes. Oracle: transformers' processor and model, and a fresh prompt.
+"""LLaVA-NeXT and its kin as users run them, on images of all shapes. Oracle: transformers, and a fresh prompt.
 
 Ids and pixels are equal, logits within 2e-4, greedy tokens equal.
 """

@@ -10,6 +10,12 @@ from tests.factory.parts import Dtype, Llava, Text, Vision
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 ARCHITECTURES["granite"] = "GraniteForCausalLM"
+MODEL_TYPES = {
+    "Llava": "llava",
+    "VipLlava": "vipllava",
+    "LlavaNext": "llava_next",
+    "LlavaOnevision": "llava_onevision",
+}
 VISION_TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "pixtral": "pixtral"}
 
 
@@ -18,8 +24,8 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     words, layer = model.vocabulary, model.feature_layer
     given = list(layer) if isinstance(layer, tuple) else layer
     config: dict[str, Any] = {
-        "architectures": [f"{_class(model)}ForConditionalGeneration"],
-        "model_type": {"Llava": "llava", "VipLlava": "vipllava", "LlavaNext": "llava_next"}[_class(model)],
+        "architectures": [f"{_architecture(model, old)}ForConditionalGeneration"],
+        "model_type": MODEL_TYPES[_class(model)],
         "image_token_index" if old else "image_token_id": tokenizer.token_to_id(words.image),
         "image_seq_length": model.tokens_per_image,
         "pad_token_id": tokenizer.token_to_id(words.pad),
@@ -36,6 +42,9 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     if model.pinpoints is not None:
         config |= {"image_grid_pinpoints": [list(pair) for pair in model.pinpoints]}
         config |= {"use_image_newline_parameter": True} if old else {}
+    if model.anyres_max is not None:
+        del config["image_seq_length"]
+        config |= {"vision_aspect_ratio": f"anyres_max_{model.anyres_max}", "video_token_index": 5}
     return config | {
         "vision_feature_layer": given,
         "vision_feature_select_strategy": model.strategy,
@@ -44,7 +53,14 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
 
 
 def _class(model: Llava) -> str:
-    return "VipLlava" if model.vip else "Llava" if model.pinpoints is None else "LlavaNext"
+    if model.pinpoints is None:
+        return "VipLlava" if model.vip else "Llava"
+    return "LlavaNext" if model.anyres_max is None else "LlavaOnevision"
+
+
+def _architecture(model: Llava, old: bool) -> str:
+    """What the first releases of LLaVA-OneVision say is another class."""
+    return "LlavaNext" if old and model.anyres_max is not None else _class(model)
 
 
 def generation_config(model: Llava, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -103,6 +103,24 @@ def _interleave(seed: int, **text: Any) -> Family:
     )
 
 
+def _onevision(seed: int) -> Family:
+    """With 9 features a tile, of which no more than two tiles' are kept."""
+    return _family(
+        vision=Vision(**(vars(SIGLIP) | {"image_size": 42})),
+        text=Text(
+            kind="qwen2", rope_theta=1e6, eps=1e-6, tied=True, spare_rows=8, width=112, heads=7, kv_heads=1
+        ),
+        vocabulary=QWEN_WORDS,
+        template=CHATML,
+        feature_layer=-1,
+        strategy="full",
+        pinpoints=tuple((42 * rows, 42 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3)),
+        anyres_max=2,
+        dtype="bfloat16",
+        seed=seed,
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "llava-1.5": _family(text=Text(kv_heads=4), dtype="float16", seed=1),
     "bakllava": _family(text=Text(kind="mistral", sliding_window=24), seed=13),
@@ -154,6 +172,13 @@ FAMILIES: dict[str, Family] = {
         dtype="bfloat16",
         seed=3,
     ),
+    "llava-onevision": _onevision(seed=1),
+    "llava-onevision-clip": _family(
+        text=Text(kv_heads=4),
+        pinpoints=tuple((56 * rows, 56 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3)),
+        anyres_max=2,
+        seed=2,
+    ),
     "pixtral": _family(
         vision=PIXTRAL,
         text=Text(kind="mistral", width=80, heads=4, kv_heads=2, head_dim=32, rope_theta=1e9),
@@ -167,5 +192,5 @@ FAMILIES: dict[str, Family] = {
 }
 """name → function(folder, **overrides) → folder."""
 
-TILED = ("llava-next", "llava-next-siglip", "granite-vision")
+TILED = ("llava-next", "llava-next-siglip", "granite-vision", "llava-onevision", "llava-onevision-clip")
 """Families whose images are cut into tiles, and joined outside the vision encoder."""

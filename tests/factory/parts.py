@@ -82,7 +82,8 @@ BILLION = Text(width=2048, layers=19, heads=16, kv_heads=8, mlp=5632, vocab_size
 class Llava:
     """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector.
 
-    `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles.
+    `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles; with
+    `anyres_max`, a LLaVA-OneVision.
     """
 
     vision: Vision = Vision()
@@ -91,6 +92,7 @@ class Llava:
     template: str = CHAT_TEMPLATE
     vip: bool = False
     pinpoints: tuple[tuple[int, int], ...] | None = None
+    anyres_max: int | None = None
     feature_layer: int | tuple[int, ...] = -2
     strategy: Literal["default", "full"] = "default"
     projector_act: str = "gelu"

@@ -12,9 +12,13 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
     """By file name. `old` releases have a file for images and a template in two places, newer ones one file."""
     pixtral = model.vision.tower == "pixtral"
-    kind = "PixtralProcessor" if pixtral else "LlavaNextProcessor" if model.pinpoints else "LlavaProcessor"
-    processor = {"processor_class": kind, "patch_size": model.vision.patch_size}
-    processor |= _pixtral_tokens() if pixtral else _llava_tokens(model)
+    kind = _class(model)
+    processor: dict[str, Any] = {"processor_class": kind}
+    if model.anyres_max is not None:
+        processor |= _onevision_tokens(model, old)
+    else:
+        processor |= {"patch_size": model.vision.patch_size}
+        processor |= _pixtral_tokens() if pixtral else _llava_tokens(model)
     settings: dict[str, Any] = {
         **model.vocabulary.named,
         "model_max_length": model.text.context,
@@ -36,6 +40,25 @@ def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
         "processor_config.json": processor,
         "chat_template.json": {"chat_template": model.template},
     }
+
+
+def _class(model: Llava) -> str:
+    if model.vision.tower == "pixtral":
+        return "PixtralProcessor"
+    if model.pinpoints is None:
+        return "LlavaProcessor"
+    return "LlavaNextProcessor" if model.anyres_max is None else "LlavaOnevisionProcessor"
+
+
+def _onevision_tokens(model: Llava, old: bool) -> dict[str, Any]:
+    """Releases leave `vision_aspect_ratio` out, which is 9 then."""
+    own = {} if old and model.anyres_max == 9 else {"vision_aspect_ratio": f"anyres_max_{model.anyres_max}"}
+    return {
+        "image_token": model.vocabulary.image,
+        "video_token": "<video>",
+        "num_image_tokens": model.vision.patches + (1 if model.strategy == "default" else 0),
+        "vision_feature_select_strategy": model.strategy,
+    } | own
 
 
 def _llava_tokens(model: Llava) -> dict[str, Any]:
@@ -83,12 +106,8 @@ def _next_image_processor(model: Llava, common: dict[str, Any]) -> dict[str, Any
     if v.tower == "clip":
         size = {"size": {"shortest_edge": v.image_size}}
         size |= {"image_mean": list(OPENAI_MEAN), "image_std": list(OPENAI_STD)}
-    return {
-        "image_processor_type": "LlavaNextImageProcessor",
-        **common,
-        **size,
-        "do_center_crop": True,
-        "crop_size": square,
-        "do_pad": True,
-        "image_grid_pinpoints": [list(pair) for pair in model.pinpoints or ()],
-    }
+    tiles = {"do_pad": True, "image_grid_pinpoints": [list(pair) for pair in model.pinpoints or ()]}
+    if model.anyres_max is not None:
+        return {"image_processor_type": "LlavaOnevisionImageProcessor", **common, **size, **tiles}
+    crop = {"do_center_crop": True, "crop_size": square}
+    return {"image_processor_type": "LlavaNextImageProcessor", **common, **size, **crop, **tiles}

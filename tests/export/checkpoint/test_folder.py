@@ -269,7 +269,7 @@ def test_shards_without_index(shards):
     [
         "llama",
         "llava_next_video",
-        "llava_onevision",
+        "mistral3",
         "qwen2_vl",
         "clip",
         "llava_llama",
@@ -282,7 +282,7 @@ def test_shards_without_index(shards):
 def test_other_architectures(copy, model_type):
     message = refused(change_config(copy, model_type=model_type))
     assert f"model_type {model_type!r}" in message
-    assert "supported are LLaVA (llava), ViP-LLaVA (vipllava), LLaVA-NeXT (llava_next)" in message
+    assert "supported are LLaVA (llava), ViP-LLaVA (vipllava), LLaVA-NeXT (llava_next), LLaVA-OneV" in message
 
 
 @pytest.mark.parametrize(
@@ -535,9 +535,9 @@ def test_hub_ids_are_fetched(whole, tmp_path, monkeypatch):
 
 
 def test_unsupported_hub_models_are_refused_before_their_weights(copy, tmp_path, monkeypatch):
-    fake = Hub(change_config(copy, model_type="llava_onevision"), tmp_path / "cache")
+    fake = Hub(change_config(copy, model_type="mistral3"), tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
-    assert "llava_onevision" in refused("some-org/some-model")
+    assert "mistral3" in refused("some-org/some-model")
     assert len(fake.patterns) == 1
     assert not list(fake.cache.glob("*.safetensors"))
 

@@ -149,6 +149,42 @@ def test_sliding_windows(raw: dict[str, Any]) -> None:
     assert not read_config(qwen).text.o_bias
 
 
+def test_llava_onevision_leaves_most_to_defaults() -> None:
+    """Those of its own class: another tower and another text model than LLaVA's."""
+    config = read_config(
+        {"model_type": "llava_onevision", "vision_config": {"image_size": 384}, "text_config": {}}
+    )
+    assert (config.vision.tower, config.vision_feature_select_strategy) == ("siglip", "full")
+    whole = read_config(
+        {"model_type": "llava_onevision", "architectures": ["LlavaNextForConditionalGeneration"]}
+    )
+    assert (whole.vision.image_size, whole.vision.patch_size, whole.vision.num_hidden_layers) == (384, 14, 26)
+    assert whole.vision_feature_layers == (26,)
+    assert (len(whole.image_grid_pinpoints or ()), whole.anyres_max, whole.tokens_per_image) == (36, 9, 729)
+    assert whole.text.qkv_bias
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vision_aspect_ratio": "anyres"}, "vision_aspect_ratio is 'anyres', expected anyres_max_9"),
+        ({"vision_aspect_ratio": "anyres_max_0"}, "'anyres_max_0', expected"),
+        ({"vision_aspect_ratio": "anyres_max_9_a"}, "'anyres_max_9_a', expected"),
+        ({"vision_aspect_ratio": "pad"}, "'pad', expected"),
+        ({"vision_aspect_ratio": 9}, "."),
+        ({"vision_feature_select_strategy": "default"}, "expected 'full' in a llava_onevision"),
+        (
+            {"vision_config": {"model_type": "clip_vision_model", "image_size": 384}},
+            "'full' keeps the class token .* expected 'default'",
+        ),
+        ({"image_grid_pinpoints": [[384, 400]]}, "multiples of the tower's 384 pixels"),
+    ],
+)
+def test_refused_of_a_llava_onevision(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        read_config({"model_type": "llava_onevision", **changes})
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -162,7 +198,7 @@ def test_sliding_windows(raw: dict[str, Any]) -> None:
             "gemma",
             "text model of type 'gemma'.*supported: llama, mistral, granite, qwen2",
         ),
-        ("model_type", "llava_onevision", "whole model of type 'llava_onevision'"),
+        ("model_type", "mistral3", "whole model of type 'mistral3'"),
         ("text_config.model_type", ["llama"], r"text model of type \['llama'\]"),
         ("text_config.hidden_act", "prelu", "hidden_act is 'prelu'; supported: silu"),
         ("vision_config.hidden_act", "tanhshrink", "vision_config.hidden_act is 'tanhshrink'"),

@@ -37,7 +37,7 @@ def whole_model(folder: Path) -> Any:
 def as_arguments(inputs: Inputs) -> dict[str, torch.Tensor]:
     ids = torch.from_numpy(inputs.input_ids)
     arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    for name in ("pixel_values", "image_sizes"):
+    for name in ("pixel_values", "image_sizes", "batch_num_images"):
         if (value := getattr(inputs, name)) is not None:
             arguments[name] = torch.from_numpy(value)
     return arguments

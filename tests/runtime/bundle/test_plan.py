@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from msgspec import UNSET
 
 from pumice.bundle import plan as planning
 from pumice.bundle.footprint import image_tokens, position_bytes
@@ -20,7 +21,7 @@ from pumice.bundle.plan import (
 )
 from pumice.cli.main import main
 from pumice.errors import GenerationError, InsufficientMemoryError, UsageError
-from pumice.manifest import DecoderShape, Manifest, load_manifest
+from pumice.manifest import DecoderShape, Manifest, TileGrids, decode_manifest, load_manifest
 from tests.manifest_examples import FOLDER
 
 MIB = 2**20
@@ -40,8 +41,6 @@ LLAMA = DecoderShape(
 @pytest.fixture
 def manifest() -> Manifest:
     """A tiny LLaVA's, with a large decoder."""
-    from pumice.manifest import decode_manifest
-
     found = decode_manifest((FOLDER / "llava-1.5.json").read_bytes(), "example")
     return replace(found, decoder=LLAMA)
 
@@ -179,10 +178,22 @@ def test_a_copy_leaves_packed_weights_in_its_files(pebble_bundle_int4: Path) -> 
     assert plan(manifest, optimized=True, low_memory=True).total == copied.total
 
 
-@pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "bakllava"])
-def test_every_family_can_be_planned(name: str) -> None:
-    from pumice.manifest import decode_manifest
+def test_a_plan_counts_all_tiles_of_the_largest_image() -> None:
+    """Of the released LLaVA-OneVision's grids: pixels, features of the 37 arrays, and those of the image."""
+    found = decode_manifest((FOLDER / "llava-onevision.json").read_bytes(), "example")
+    wide = replace(found, decoder=replace(found.decoder, hidden_size=896))
+    pinpoints = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
+    tiles = TileGrids(pinpoints=pinpoints, shrink_to=9)
+    image = replace(found.image, size=(384, 384), resize_to=(384, 384), tiles=tiles)
+    large = replace(wide, image=image, image_tokens=replace(found.image_tokens, per_image=729))
+    alone = replace(large, image=replace(image, tiles=UNSET))
+    more = plan(large).answering["vision activations"] - plan(alone).answering["vision activations"]
+    tiled = 4 * (37 * (3 * 384**2 + 730 * 896) + 8829 * 896)
+    assert tiled <= more < 1.05 * tiled
 
+
+@pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "bakllava", "llava-onevision"])
+def test_every_family_can_be_planned(name: str) -> None:
     found = plan(decode_manifest((FOLDER / f"{name}.json").read_bytes(), name))
     assert all(size > 0 for name, size in (found.loaded | found.answering).items() if name not in NOT_ALWAYS)
 
