@@ -18,6 +18,7 @@ from pumice.manifest.images import (
 from pumice.manifest.schema import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    AppliedAdapter,
     Chat,
     DecoderShape,
     FileEntry,
@@ -34,6 +35,7 @@ from pumice.manifest.schema import (
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "AppliedAdapter",
     "Chat",
     "DecoderShape",
     "FileEntry",
