@@ -66,6 +66,10 @@ def open_adapters(adapters: Sequence[str | Path | Adapter], progress: Progress) 
         CheckpointError: missing, damaged, not safetensors, or of a kind that cannot be merged.
         UsageError: a scale that is no finite number.
     """
+    if isinstance(adapters, str | Path):
+        raise UsageError(
+            f"adapters is the path {str(adapters)!r}, expected a list of paths: [{str(adapters)!r}]"
+        )
     return tuple(_open(a if isinstance(a, Adapter) else Adapter(path=a), progress) for a in adapters)
 
 

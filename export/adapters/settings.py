@@ -102,7 +102,7 @@ def _refuse_others(where: Path, config: Mapping[str, Any]) -> None:
                 "expected plain LoRA, rsLoRA or DoRA (docs/adapters.md)"
             )
     start = config.get("init_lora_weights", True)
-    if not isinstance(start, bool) and start not in _PLAIN_STARTS:
+    if start is not None and not isinstance(start, bool) and start not in _PLAIN_STARTS:
         raise CheckpointError(
             f"{where} has init_lora_weights {start!r}, which changes the base's weights before training: save the "
             "adapter converted (PEFT: save_pretrained with path_initial_model_for_weight_conversion)"

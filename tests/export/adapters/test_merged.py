@@ -346,3 +346,30 @@ def test_folders_that_are_none(base: Path, save: Save, tmp_path: Path) -> None:
         merged(base, adapter)
     with pytest.raises(UsageError, match="scale inf"):
         merged(base, Adapter(path=adapter, scale=float("inf")))
+
+
+def test_a_list_is_wanted(base: Path) -> None:
+    with pytest.raises(UsageError, match="expected a list of paths"):
+        merge_adapters(open_checkpoint(base), open_adapters("folder", Silent()), tied=False)
+
+
+def test_hub_ids(base: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are looked at before weights are fetched."""
+    adapter = save(target_modules=["q_proj"])
+    asked: list[list[str]] = []
+
+    def fake(_hub_id: str, *, dry_run: bool = False, allow_patterns: list[str], **_: Any) -> Any:
+        if dry_run:
+            return []
+        asked.append(allow_patterns)
+        return str(adapter)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
+    (opened,) = open_adapters(["some-org/some-adapter"], Silent())
+    assert (opened.name, opened.path) == ("some-org/some-adapter", adapter)
+    assert len(asked) == 2
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_qalora": True}))
+    with pytest.raises(CheckpointError, match="use_qalora"):
+        open_adapters(["some-org/some-adapter"], Silent())
+    assert len(asked) == 3
