@@ -16,6 +16,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 MODEL     ?= pebble/checkpoint
 PRECISION ?= fp32
 RECIPE    ?=
+ADAPTER   ?=
 OUT       ?= bundles/pebble-$(if $(RECIPE),$(basename $(notdir $(RECIPE))),$(PRECISION))
 ARGS      ?=
 
@@ -72,8 +73,8 @@ lock: ## pin the newest versions of everything in constraints.txt (TORCH=torch==
 	mv build/constraints.txt constraints.txt
 	rm -rf build/lock
 
-export: $(EXPORTING) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder>: write a bundle
-	$(BIN)/pumice export $(MODEL) $(OUT) $(if $(RECIPE),--recipe $(RECIPE),--precision $(PRECISION)) $(ARGS)
+export: $(EXPORTING) ## MODEL=<folder or hub id> PRECISION=fp32|int8|int4|… or RECIPE=<name or file> OUT=<folder> ADAPTER=<LoRA folders>: write a bundle
+	$(BIN)/pumice export $(MODEL) $(OUT) $(if $(RECIPE),--recipe $(RECIPE),--precision $(PRECISION)) $(ADAPTER:%=--adapter %) $(ARGS)
 
 run: $(EXPORTING) $(DEMO)/manifest.json ## the first answer: what exporting needs into .venv, the bundled model exported, and asked
 	$(BIN)/pumice run $(DEMO) -i $(IMAGE) "$(QUESTION)" $(ARGS)

@@ -6,15 +6,18 @@ open_checkpoint → read_config → check_names → trace ×3 → write weights 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import torch
 
 from pumice.errors import CheckpointError, UsageError
+from pumice.export.adapters.folder import Adapter, OpenedAdapter, open_adapters
+from pumice.export.adapters.merged import merge_adapters
 from pumice.export.bundle.destination import check_destination, keep_apart, resolved
 from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
@@ -76,6 +79,7 @@ class Plan:
     recipe: Recipe
     form: WeightStorage
     inputs: LayerInputs | None = None
+    adapters: tuple[OpenedAdapter, ...] = ()
 
 
 def export_bundle(
@@ -90,6 +94,7 @@ def export_bundle(
     calibrate: str | Path | None = None,
     context_length: int | None = None,
     max_tiles: int | None = None,
+    adapters: Sequence[str | Path | Adapter] = (),
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -110,6 +115,8 @@ def export_bundle(
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
         max_tiles: of a model that cuts images into tiles (LLaVA-NeXT), most of them for an image: grids of more
             are left out. Fewer tiles are fewer tokens and less detail.
+        adapters: LoRA adapters of PEFT's, folders or hub ids, merged in this order while weights are read
+            (docs/adapters.md); an `Adapter` has a scale, too.
         overwrite: replace a bundle that is there already, if nobody has put anything else into its folder.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
         quiet: show no progress on stderr.
@@ -118,7 +125,7 @@ def export_bundle(
         The manifest as written.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or is not supported.
+        CheckpointError: the checkpoint or an adapter cannot be read or is not supported.
         ExportError: the destination exists, the disk is full, or a graph could not be made.
         UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, a
             text for a recipe that does not calibrate, a context that the checkpoint does not have, or tiles likewise.
@@ -136,9 +143,12 @@ def export_bundle(
     check_destination(destination, overwrite)  # before hours of work; once more when it is moved into place
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
-        keep_apart(destination, opened.path)
+        merged = open_adapters(adapters, progress)
+        for path in (opened.path, *(adapter.path for adapter in merged)):
+            keep_apart(destination, path)
         config = as_stored(read_config(opened.config), opened)
         _check_tensors(config, opened)
+        opened = merge_adapters(opened, merged, tied=config.tie_word_embeddings)
         config = limit_tiles(limit_context(config, context_length), max_tiles)
         config, read = fold_multipliers(*add_norm_offset(config, opened.read_canonical))
         config, read = pad_heads(config, read)
@@ -146,7 +156,15 @@ def export_bundle(
         form = storage_of(chosen, config)
         read, inputs = _calibrated(chosen, config, read, opened, text)
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
-        plan = Plan(checkpoint=opened, config=config, read=read, recipe=chosen, form=form, inputs=inputs)
+        plan = Plan(
+            checkpoint=opened,
+            config=config,
+            read=read,
+            recipe=chosen,
+            form=form,
+            inputs=inputs,
+            adapters=merged,
+        )
         return _export(plan, destination, overwrite, verify, progress)
 
 
@@ -214,7 +232,8 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
         if verify:
             from pumice.export.verify.comparison import verify_bundle  # loads transformers' models
 
-            manifest = verify_bundle(folder, plan.checkpoint.path, progress=progress).manifest
+            used = [Adapter(path=adapter.path, scale=adapter.scale) for adapter in plan.adapters]
+            manifest = verify_bundle(folder, plan.checkpoint.path, adapters=used, progress=progress).manifest
     return manifest
 
 
@@ -281,6 +300,7 @@ def _source(plan: Plan) -> Source:
         text_model_type=text,
         dtype=plan.checkpoint.dtype,
         config_sha256=plan.checkpoint.config_sha256,
+        adapters=tuple(adapter.applied() for adapter in plan.adapters) or msgspec.UNSET,
     )
 
 

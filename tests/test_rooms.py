@@ -35,6 +35,7 @@ graphs | verify
 passes
 config < calibration < weights | processor
 recipes | trace
+adapters
 bundle | checkpoint
 progress
 """

@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -49,13 +49,15 @@ class Checkpoint:
     """A checkpoint whose weights stay on disk until they are asked for.
 
     `name` is the hub id or the folder's name; `config` is `config.json` as it stands; `tensors` has every
-    tensor of every shard under the checkpoint's own names.
+    tensor of every shard under the checkpoint's own names. `changes` has what adapters make of some tensors' rows
+    start … stop, by the same names (`pumice.export.adapters`).
     """
 
     path: Path
     name: str
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
+    changes: Mapping[str, Callable[[torch.Tensor, int, int], torch.Tensor]] = field(default_factory=dict)
 
     @property
     def dtype(self) -> str:
@@ -96,23 +98,23 @@ class Checkpoint:
         return math.prod(info.shape) * DTYPES[info.dtype].itemsize
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor in its own dtype and shape, in memory of its own (the file is closed again).
+        """The tensor in its own dtype and shape, in memory of its own (the file is closed again); changed, in float32.
 
         Raises:
             CheckpointError: no such tensor, values that float32 does not hold, or a file removed or damaged meanwhile.
         """
         info = self._info(name)
         tensor = read_whole(info)
-        _check_values(tensor, name, info)
-        return tensor
+        check_values(tensor, name, info)
+        return self.changes[name](tensor, 0, info.shape[0]) if name in self.changes else tensor
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` up to `stop` (along the first axis) of a large tensor; otherwise as `read`."""
         info = self._info(name)
         assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
         rows = read_rows(info, start, stop)
-        _check_values(rows, name, info)
-        return rows
+        check_values(rows, name, info)
+        return self.changes[name](rows, start, stop) if name in self.changes else rows
 
     def read_canonical(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows as `read_rows` gives them, of the tensor with this canonical name: a `pumice.models.weights.Read`."""
@@ -152,14 +154,14 @@ def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = Non
     return Checkpoint(path=path, name=name, config=config, tensors=MappingProxyType(_read_headers(path)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """A JSON file of `most` bytes or fewer that holds an object.
 
     Raises:
         CheckpointError: missing, unreadable, not JSON, or not an object.
     """
     try:
-        content = json.loads(read_regular(path, MOST_BYTES))
+        content = json.loads(read_regular(path, most))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -280,7 +282,7 @@ def _read_shards(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:
+def check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:
     """NaN, infinity, or more than float32 holds would only show in what the bundle answers."""
     if tensor.numel() == 0:
         return

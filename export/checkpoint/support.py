@@ -26,7 +26,10 @@ SUPPORTED = "supported are " + ", ".join(f"{said} ({name})" for name, said in SU
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
-_MERGE = "merge it into its base model first (peft: merge_and_unload(), then save_pretrained of model and processor)"
+_MERGE = (
+    "merge it into its base model first (peft: merge_and_unload(), then save_pretrained of model and processor), "
+    "or export the base model with --adapter"
+)
 _QUANTISED_FILES = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ",

@@ -20,8 +20,13 @@ from typing import Any
 import msgspec
 
 from pumice import TextTokenizer
+from pumice.errors import UsageError
+from pumice.export.adapters.folder import Adapter, open_adapters
+from pumice.export.adapters.merged import merge_adapters
 from pumice.export.bundle.writing import replace_in_bundle
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
+from pumice.export.config.llava import read_config
+from pumice.export.config.tying import as_stored
 from pumice.export.progress import Progress, Silent
 from pumice.export.verify.bundle_graphs import BundleGraphs
 from pumice.export.verify.parity import Report, TextCase, summarize
@@ -46,6 +51,7 @@ def verify_bundle(
     bundle: Path,
     checkpoint: str | Path,
     *,
+    adapters: Sequence[str | Path | Adapter] = (),
     probes: Sequence[Probe] = (),
     texts: Texts | None = None,
     max_new_tokens: int = 32,
@@ -57,6 +63,7 @@ def verify_bundle(
     Args:
         bundle: a bundle made by `export_bundle`.
         checkpoint: the folder, or hub id, that it was made from.
+        adapters: those that were merged into it, as `export_bundle` was given them.
         probes: prompts and images to compare on; some of our own where none are given.
         texts: texts to score as well, by which the bundle then is judged.
         max_new_tokens: greedy tokens to compare for each probe.
@@ -69,13 +76,13 @@ def verify_bundle(
         CheckpointError: transformers cannot load the checkpoint.
         DeviceError: `device` is not usable.
         PromptError: a probe does not fit the model.
-        UsageError: a text is too short to be scored.
+        UsageError: a text is too short to be scored, or the adapters are not those of the bundle.
     """
     progress = progress or Silent()
     bundle = named(bundle)
     manifest = load_manifest(bundle)
     windows = _windows(bundle, manifest, texts) if texts and texts.files else []
-    opened = open_checkpoint(checkpoint, progress=progress)
+    opened = _merged(open_checkpoint(checkpoint, progress=progress), manifest, adapters, progress)
     cases, used = compare_probes(
         bundle, manifest, opened, probes, max_new_tokens=max_new_tokens, device=device, progress=progress
     )
@@ -90,6 +97,28 @@ def verify_bundle(
         text=together,
     )
     return Verified(report=report, manifest=_store(bundle, manifest, report))
+
+
+def _merged(
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    adapters: Sequence[str | Path | Adapter],
+    progress: Progress,
+) -> Checkpoint:
+    """The checkpoint with the bundle's adapters, which are looked for where the caller says."""
+    opened = open_adapters(adapters, progress)
+    wanted = manifest.source.adapters or ()
+    if tuple(adapter.applied() for adapter in opened) != wanted:
+        raise UsageError(
+            f"the bundle was exported with {_told([(a.adapter, a.scale) for a in wanted])}, and given are "
+            f"{_told([(a.name, a.scale) for a in opened])}: give the same files in the same order (--adapter DIR)"
+        )
+    tied = as_stored(read_config(checkpoint.config), checkpoint).tie_word_embeddings
+    return merge_adapters(checkpoint, opened, tied=tied)
+
+
+def _told(adapters: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"the adapter {name} (scale {scale:g})" for name, scale in adapters) or "no adapters"
 
 
 def _windows(bundle: Path, manifest: Manifest, texts: Texts) -> list[Windows]:

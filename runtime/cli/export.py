@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pumice.cli import vocabulary
 from pumice.cli.terminal import json_lines, printable, printable_lines
 from pumice.errors import UsageError
 from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES, load_recipe
+
+if TYPE_CHECKING:
+    from pumice.export.adapters.folder import Adapter
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,9 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|text",
         help="int4: measure activations on this text, or on pumice's own, and feed rounding errors back (GPTQ); "
         "slower and nearer than by random tokens",
+    )
+    vocabulary.add_adapter(
+        parser, "LoRA adapter to merge, a folder or hub id (docs/adapters.md); repeatable, in order"
     )
     vocabulary.add_context_length(
         parser, "tokens that a prompt and its answer may have (the checkpoint's context, up to 131,072)"
@@ -80,6 +86,7 @@ def run_export(args: argparse.Namespace) -> int:
     keep_freed_memory()
     from pumice.export.pipeline import export_bundle
 
+    adapters = named_adapters(args.adapters)
     manifest = export_bundle(
         args.checkpoint,
         args.bundle,
@@ -91,6 +98,7 @@ def run_export(args: argparse.Namespace) -> int:
         calibrate=args.calibrate,
         context_length=args.context_length,
         max_tiles=args.max_tiles,
+        adapters=adapters,
         overwrite=args.overwrite,
         verify=args.verify,
         quiet=args.quiet,
@@ -118,6 +126,9 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice verify BUNDLE CHECKPOINT …`."""
     vocabulary.add_bundle(parser, "bundle to check; the figures are stored in it", type=Path)
     vocabulary.add_checkpoint(parser, "checkpoint folder, or hub id, that it was exported from")
+    vocabulary.add_adapter(
+        parser, "adapter that was merged at export, with the same --adapter-scale; repeatable"
+    )
     add_asked_arguments(parser, "a question to compare on instead of the built-in ones; repeatable")
     add_text_arguments(parser)
     vocabulary.add_json(parser)
@@ -164,6 +175,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     probes = own_probes(questions)
     texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+    adapters = named_adapters(args.adapters)
     import msgspec  # and torch with what follows, which takes seconds
 
     from pumice.export.progress import showing
@@ -174,6 +186,7 @@ def run_verify(args: argparse.Namespace) -> int:
         report = verify_bundle(
             args.bundle,
             args.checkpoint,
+            adapters=adapters,
             probes=probes,
             texts=texts,
             max_new_tokens=args.max_new_tokens,
@@ -185,6 +198,25 @@ def run_verify(args: argparse.Namespace) -> int:
     else:
         print(printable_lines(text_table(report)))
     return 0 if report.summary.passed else 1
+
+
+def named_adapters(given: list[str | float]) -> list[Adapter]:
+    """Each `--adapter` with the `--adapter-scale` that follows it, or 1."""
+    from pumice.export.adapters.folder import Adapter
+
+    adapters: list[Adapter] = []
+    free = False
+    for item in given:
+        if isinstance(item, str):
+            adapters.append(Adapter(path=item))
+        elif free:
+            adapters[-1] = Adapter(path=adapters[-1].path, scale=item)
+        else:
+            raise UsageError(
+                f"--adapter-scale {item:g} has no --adapter before it: give the adapter, then its scale"
+            )
+        free = isinstance(item, str)
+    return adapters
 
 
 def asked_questions(args: argparse.Namespace) -> list[tuple[str, list[Path]]]:

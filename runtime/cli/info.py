@@ -117,6 +117,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
             "source",
             f"{source.checkpoint} ({source.vision_model_type} + {source.text_model_type}, {source.dtype})",
         ),
+        *(("adapter", f"{a.adapter} × {a.scale:g}") for a in source.adapters or ()),
         ("precision", stored),
         ("image", described(manifest.layout)),
         (

@@ -25,6 +25,19 @@ def add_checkpoint(parser: argparse.ArgumentParser, help: str = CHECKPOINT) -> N
     parser.add_argument("checkpoint", help=help)
 
 
+def add_adapter(parser: argparse.ArgumentParser, help: str) -> None:
+    """`--adapter DIR --adapter-scale X …`: a list of paths, each with a scale behind it or none."""
+    together: dict[str, Any] = {"dest": "adapters", "action": "append", "default": []}
+    parser.add_argument("--adapter", metavar="DIR", help=help, **together)
+    parser.add_argument(
+        "--adapter-scale",
+        type=float,
+        metavar="X",
+        help="times this much, for the --adapter before it (1)",
+        **together,
+    )
+
+
 def add_image(parser: argparse.ArgumentParser, help: str, **how: Any) -> None:
     """`-i FILE`, `--image FILE`."""
     parser.add_argument("-i", "--image", metavar="FILE", help=help, **how)

@@ -19,6 +19,7 @@ from pumice.manifest.images import (
 from pumice.manifest.schema import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    AppliedAdapter,
     Chat,
     DecoderShape,
     FileEntry,
@@ -35,6 +36,7 @@ from pumice.manifest.schema import (
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "AppliedAdapter",
     "Chat",
     "DecoderShape",
     "FileEntry",

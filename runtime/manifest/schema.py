@@ -108,6 +108,16 @@ class Chat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AppliedAdapter:
+    """An adapter that was merged at export: folder name or hub id, what it was scaled by, and which files it was."""
+
+    adapter: str
+    scale: float
+    config_sha256: Sha256
+    weights_sha256: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """What was exported: names and versions, for people; nothing here changes behaviour."""
 
@@ -117,6 +127,8 @@ class Source:
     text_model_type: str
     dtype: str
     config_sha256: Sha256
+    adapters: tuple[AppliedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Merged into the checkpoint's weights, in this order; absent where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)

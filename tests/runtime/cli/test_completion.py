@@ -113,6 +113,7 @@ def test_every_path_is_completed() -> None:
         if action.option_strings and path_kind(action)
     }
     assert kinds == {
+        "--adapter": "folder",
         "--calibrate": "file",
         "--json-schema": "file",
         "--recipe": "file",
