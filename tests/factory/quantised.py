@@ -1,0 +1,152 @@
+"""Checkpoints quantised by the formats' definitions, and the float ones that they stand for.
+
+A `Packing` makes of one matrix what its format stores and what that stands for in float32; `quantise` does so with
+every matrix of a checkpoint's text layers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+LAYER_MATRIX = re.compile(r"\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight$")
+
+Packed = tuple[dict[str, Tensor], Tensor]
+"""Tensors by the last part of their names, and float32 values [out, in]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """One format: its config, what it makes of a matrix, and files that it puts beside."""
+
+    config: Mapping[str, Any]
+    pack: Callable[[Tensor], Packed]
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+def quantise(
+    source: Path, folder: Path, packing: Packing, *, matrices: re.Pattern[str] = LAYER_MATRIX
+) -> tuple[Path, Path]:
+    """Two copies of the checkpoint `source` beneath `folder`: quantised, and float32 of the same values."""
+    quantised, plain = (Path(shutil.copytree(source, folder / name)) for name in ("quantised", "plain"))
+    tensors = load_file(source / "model.safetensors")
+    stored, values = {}, {}
+    for name, tensor in tensors.items():
+        if "vision_tower" not in name and matrices.search(name):
+            parts, values[name] = packing.pack(tensor.float())
+            stored |= {f"{name.removesuffix('weight')}{part}": kept for part, kept in parts.items()}
+        else:
+            stored[name] = values[name] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, quantised / "model.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in values.items()}, plain / "model.safetensors")
+    config = json.loads((source / "config.json").read_text()) | {"quantization_config": packing.config}
+    for name, content in {"config.json": config, **packing.files}.items():
+        (quantised / name).write_text(json.dumps(content))
+    return quantised, plain
+
+
+def scaled(
+    config: Mapping[str, Any],
+    block: tuple[int, int],
+    *,
+    part: str = "weight_scale",
+    shape: Callable[[Tensor], Tensor] = lambda grid: grid,
+    dtype: torch.dtype = torch.float32,
+    numbers: torch.dtype = torch.float8_e4m3fn,
+    others: Mapping[str, Tensor] = {},
+) -> Packing:
+    """8-bit numbers with a scale for each block of rows × columns; 0 are all of them."""
+    most = 127.0 if numbers == torch.int8 else LARGEST
+
+    def pack(matrix: Tensor) -> Packed:
+        rows, columns = matrix.shape
+        high, wide = block[0] or rows, block[1] or columns
+        q, value = torch.empty(matrix.shape, dtype=numbers), torch.empty(matrix.shape)
+        grid = torch.empty(-(-rows // high), -(-columns // wide), dtype=dtype)
+        for i in range(grid.shape[0]):
+            for j in range(grid.shape[1]):
+                at = slice(i * high, (i + 1) * high), slice(j * wide, (j + 1) * wide)
+                grid[i, j] = matrix[at].abs().max() / most
+                ratio = (matrix[at] / grid[i, j].float()).clamp(-most, most)
+                q[at] = (ratio.round() if numbers == torch.int8 else ratio).to(numbers)
+                value[at] = q[at].float() * grid[i, j].float()
+        return {"weight": q, part: shape(grid), **{n: t.clone() for n, t in others.items()}}, value
+
+    return Packing(config=config, pack=pack)
+
+
+def compressed(form: str, **weights: Any) -> dict[str, Any]:
+    """The config that llm-compressor writes."""
+    own = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "group_size": None}
+    group = {
+        "targets": ["Linear"],
+        "weights": own | weights,
+        "input_activations": None,
+        "output_activations": None,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "lm_head"],
+        "kv_cache_scheme": None,
+        "sparsity_config": {},
+        "transform_config": {},
+    }
+
+
+ONE = torch.tensor(0.5)
+EIGHT_BITS = {
+    "fp8 per tensor": scaled(
+        {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
+        (0, 0),
+        part="weight_scale_inv",
+        shape=lambda grid: grid.view(()),
+        dtype=torch.bfloat16,
+        others={"activation_scale": ONE},
+    ),
+    "fp8 blocks": scaled(
+        {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 32]},
+        (16, 32),
+        part="weight_scale_inv",
+    ),
+    "fp8 blocks cut off": scaled(
+        {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [24, 24]},
+        (24, 24),
+        part="weight_scale_inv",
+    ),
+    "fbgemm": scaled(
+        {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
+        (1, 0),
+        others={"input_scale_ub": ONE},
+    ),
+    "float-quantized channel": scaled(compressed("float-quantized"), (1, 0), dtype=torch.bfloat16),
+    "float-quantized vector": scaled(compressed("float-quantized"), (1, 0), shape=lambda grid: grid.view(-1)),
+    "float-quantized tensor": scaled(
+        compressed("float-quantized", strategy="tensor"),
+        (0, 0),
+        shape=lambda grid: grid.view(1),
+        others={"input_scale": ONE},
+    ),
+    "float-quantized blocks": scaled(
+        compressed("float-quantized", strategy="block", block_structure=[16, 32]), (16, 32)
+    ),
+    "float-quantized groups": scaled(
+        compressed("float-quantized", strategy="group", group_size=32), (1, 32), dtype=torch.float16
+    ),
+    "int-quantized channel": scaled(
+        compressed("int-quantized", type="int"), (1, 0), numbers=torch.int8, dtype=torch.bfloat16
+    ),
+}
+"""By what a test is called."""
