@@ -21,11 +21,13 @@ import torch
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.hub import fetch, is_hub_id
+from pumice.export.checkpoint.integer_matrix import ByColumns, ByRows, IntegerMatrix
 from pumice.export.checkpoint.quantised import StoredMatrix, quantization_config, stored_matrices
 from pumice.export.checkpoint.support import (
     FLOAT_INSTEAD,
     refuse_other_architectures,
     refuse_other_kinds,
+    refuse_other_quantisers,
     refuse_other_tensors,
 )
 from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
@@ -90,6 +92,15 @@ class Checkpoint:
             twice = canonical_name(next(name for name in self.tensors if name not in own))
             raise CheckpointError(f"the checkpoint has the tensor {twice} twice, under different prefixes")
         return {canonical: self.tensors[name].shape for canonical, name in self.names.items()}
+
+    @cached_property
+    def integers(self) -> Mapping[str, IntegerMatrix]:
+        """The matrices whose integers can be had as they are, by canonical name."""
+        return {
+            canonical_name(name): matrix
+            for name, matrix in self.quantised.items()
+            if isinstance(matrix, ByRows | ByColumns)
+        }
 
     @property
     def config_sha256(self) -> str:
@@ -246,6 +257,8 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     """`config.json` of a whole that is supported, in float weights, without code of its own."""
     config = read_json(path / "config.json")
+    if quantization_config(config) is None:
+        refuse_other_quantisers(path, [entry.name for entry in path.iterdir()])
     refuse_other_architectures(path / "config.json", config)
     return config
 

@@ -5,6 +5,8 @@ have in a float checkpoint (`….weight`), the tensors with those in place of th
 
     float8    weight F8_E4M3, weight_scale or weight_scale_inv    fp8, fbgemm_fp8, compressed-tensors (float-quantized)
     int8      weight I8, weight_scale                             compressed-tensors (int-quantized)
+    int4      weight_packed, weight_scale, weight_shape           compressed-tensors (pack-quantized)
+              qweight, qzeros, scales                             awq (gemm), gptq
 
 Only weights are read so: activations, which some of these methods quantise too, stay float here.
 """
@@ -18,11 +20,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from pumice.errors import CheckpointError
+from pumice.export.checkpoint.integer_layouts import awq, by_rows, gptq
+from pumice.export.checkpoint.integer_matrix import Recent
 from pumice.export.checkpoint.scaled_matrix import KINDS, scaled_matrix
 from pumice.export.checkpoint.tensor_file import TensorInfo
 
-READ = "read are fp8, fbgemm_fp8, and compressed-tensors' float-quantized, int-quantized and naive-quantized"
-_FORMATS = ("float-quantized", "int-quantized", "naive-quantized")
+READ = (
+    "read are fp8, fbgemm_fp8, awq (4 bits, gemm), gptq (4 bits), "
+    "and compressed-tensors' float-, int-, naive- and pack-quantized"
+)
+_FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
 """Of compressed-tensors."""
 _SCALES = ("weight_scale_inv", "weight_scale")
 _OF_ACTIVATIONS = (
@@ -33,6 +40,12 @@ _OF_ACTIVATIONS = (
     "k_scale",
     "v_scale",
 )
+
+_EXPECTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "awq": {"bits": (4,), "version": ("gemm", "GEMM", None), "zero_point": (True, None)},
+    "gptq": {"bits": (4,), "checkpoint_format": ("gptq", "gptq_v2", None), "dynamic": (None, {})},
+}
+"""What `quantization_config` may say, by method; None are keys that are missing."""
 
 
 class StoredMatrix(Protocol):
@@ -64,8 +77,11 @@ def refuse_other_methods(where: Path, config: Mapping[str, Any], instead: str, *
     said = quantization_config(config)
     method = said.get("quant_method") if said is not None else None
     told = f"{where} says that the weights are quantised ({method or 'unknown method'})"
-    if not whole or said is None or method not in ("fp8", "fbgemm_fp8", "compressed-tensors"):
+    if not whole or said is None or method not in ("fp8", "fbgemm_fp8", "compressed-tensors", *_EXPECTED):
         raise CheckpointError(f"{told}: {READ}; {instead}")
+    for key, expected in _EXPECTED.get(method, {}).items():
+        if said.get(key) not in expected:
+            raise CheckpointError(f"{told} with {key} {said.get(key)!r}: {READ}; {instead}")
     if method == "fp8" and said.get("scale_fmt", "float") != "float":
         raise CheckpointError(f"{told} with scales in {said['scale_fmt']!r}: {READ}; {instead}")
     if method == "compressed-tensors":
@@ -96,26 +112,45 @@ def stored_matrices(
     Raises:
         CheckpointError: parts that do not fit each other.
     """
-    block = _block_size(quantization_config(config) or {})
+    said = quantization_config(config) or {}
     matrices: dict[str, StoredMatrix] = {}
-    parts: set[str] = set()
+    used: set[str] = set()
+    recent, block = Recent(), _block_size(said)
     for name, info in tensors.items():
-        if info.dtype in KINDS and name.endswith(".weight"):
-            scales = next((_beside(name, s) for s in _SCALES if _beside(name, s) in tensors), None)
-            if scales is None:
-                raise CheckpointError(
-                    f"{info.file}: tensor {name!r} is {info.dtype} and has no {_SCALES[1]} beside it"
-                )
-            if _beside(name, "weight_zero_point") in tensors:
-                raise CheckpointError(
-                    f"{info.file}: tensor {name!r} has zero points: expected symmetric {info.dtype}"
-                )
-            matrices[name] = scaled_matrix(name, info, tensors[scales], block)
-            parts |= {scales}
-        elif name.rpartition(".")[2] in _OF_ACTIVATIONS:
-            parts.add(name)
-    whole = {name: info for name, info in tensors.items() if name not in parts}
+        made: tuple[StoredMatrix, tuple[str, ...]]
+        module, _, part = name.rpartition(".")
+        if part == "weight" and info.dtype in KINDS:
+            made = _scaled(name, tensors, block)
+        elif part == "weight_packed":
+            made = by_rows(name, tensors)
+        elif part == "qweight" and said.get("quant_method") == "awq":
+            made = awq(name, tensors, recent)
+        elif part == "qweight":
+            made = gptq(name, tensors, said, recent)
+        else:
+            used |= {name} if part in _OF_ACTIVATIONS else set()
+            continue
+        matrices[f"{module}.weight"] = made[0]
+        used |= {f"{module}.{part}" for part in made[1]}
+    whole = {name: info for name, info in tensors.items() if name not in used}
     return whole | {name: matrix.info for name, matrix in matrices.items()}, matrices
+
+
+def _scaled(
+    name: str, tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None
+) -> tuple[StoredMatrix, tuple[str, ...]]:
+    """A matrix in 8 bits, and what its scales are called."""
+    info = tensors[name]
+    scales = next((part for part in _SCALES if _beside(name, part) in tensors), None)
+    if scales is None:
+        raise CheckpointError(
+            f"{info.file}: tensor {name!r} is {info.dtype} and has no {_SCALES[1]} beside it"
+        )
+    if _beside(name, "weight_zero_point") in tensors:
+        raise CheckpointError(
+            f"{info.file}: tensor {name!r} has zero points: expected symmetric {info.dtype}"
+        )
+    return scaled_matrix(name, info, tensors[_beside(name, scales)], block), (scales,)
 
 
 def _beside(name: str, part: str) -> str:

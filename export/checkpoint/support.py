@@ -71,6 +71,10 @@ def refuse_other_kinds(path: Path, names: Collection[str], whole: bool) -> None:
             path,
             ", ".join(adapters),
         )
+
+
+def refuse_other_quantisers(path: Path, names: Collection[str]) -> None:
+    """Folders whose config says nothing of it, and that a quantiser's file lies in; raises CheckpointError."""
     for name, method in _QUANTISED_FILES.items():
         if name in names:
             raise CheckpointError(f"{path} has {method}-quantised weights ({name}): {FLOAT_INSTEAD}")

@@ -150,3 +150,104 @@ EIGHT_BITS = {
     ),
 }
 """By what a test is called."""
+
+
+def four_bits(
+    config: Mapping[str, Any],
+    group: int,
+    store: Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]],
+    *,
+    symmetric: bool,
+    dtype: torch.dtype = torch.float16,
+    least: int = 0,
+    files: Mapping[str, Any] = {},
+) -> Packing:
+    """Integers [out, in], scales and zero points [out, groups] of at least `least`, as `store` has them.
+
+    A group of 0 is a whole row.
+    """
+
+    def pack(matrix: Tensor) -> Packed:
+        rows, columns = matrix.shape
+        groups = matrix.view(rows, -1, group or columns)
+        if symmetric:
+            scales = (groups.abs().amax(2) / 7.5).to(dtype)
+            points = torch.full(scales.shape, 8.0)
+        else:
+            low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
+            scales = ((high - low) / 15).to(dtype)
+            points = (-low / scales.float()).round().clamp(least, 15)
+        q = (groups / scales.float()[:, :, None] + points[:, :, None]).round().clamp(0, 15)
+        value = (q - points[:, :, None]) * scales.float()[:, :, None]
+        parts = store(q.view(rows, columns).int(), scales, None if symmetric else points.int())
+        return parts, value.view(rows, columns)
+
+    return Packing(config=config, pack=pack, files=files)
+
+
+def words(values: Tensor, axis: int, order: tuple[int, ...] = tuple(range(8))) -> Tensor:
+    """Eight 4-bit values along an axis in an int32, the first of `order` in the lowest bits; padded with 0."""
+    values = values.movedim(axis, 0).long()
+    values = torch.cat([values, values.new_zeros(-len(values) % 8, *values.shape[1:])])
+    made = torch.zeros(len(values) // 8, *values.shape[1:], dtype=torch.int64)
+    for place, column in enumerate(order):
+        made += values[column::8] << (4 * place)
+    made = torch.where(made >= 1 << 31, made - (1 << 32), made)
+    return made.to(torch.int32).movedim(0, axis).contiguous()
+
+
+def _by_rows(q: Tensor, scales: Tensor, points: Tensor | None) -> dict[str, Tensor]:
+    parts = {"weight_packed": words(q, 1), "weight_scale": scales, "weight_shape": torch.tensor(q.shape)}
+    return parts if points is None else parts | {"weight_zero_point": words(points, 0)}
+
+
+def _awq(q: Tensor, scales: Tensor, points: Tensor | None) -> dict[str, Tensor]:
+    assert points is not None
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+    return {"qweight": words(q.T, 1, order), "qzeros": words(points.T, 1, order), "scales": scales.T}
+
+
+def _gptq(offset: int) -> Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]:
+    def store(q: Tensor, scales: Tensor, points: Tensor | None) -> dict[str, Tensor]:
+        zeros = torch.full(scales.shape, 8) if points is None else points
+        columns = q.shape[1]
+        return {
+            "qweight": words(q.T, 0),
+            "qzeros": words(zeros.T - offset, 1),
+            "scales": scales.T,
+            "g_idx": (torch.arange(columns) // (columns // scales.shape[1])).int(),
+        }
+
+    return store
+
+
+_PACKED = {"num_bits": 4, "type": "int"}
+_AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
+FOUR_BITS = {
+    "pack-quantized symmetric": four_bits(
+        compressed("pack-quantized", **_PACKED, strategy="group", group_size=32),
+        32,
+        _by_rows,
+        symmetric=True,
+        dtype=torch.bfloat16,
+    ),
+    "pack-quantized asymmetric": four_bits(
+        compressed("pack-quantized", **_PACKED, strategy="group", group_size=16, symmetric=False),
+        16,
+        _by_rows,
+        symmetric=False,
+    ),
+    "pack-quantized rows": four_bits(
+        compressed("pack-quantized", **_PACKED, strategy="channel"), 0, _by_rows, symmetric=True
+    ),
+    "awq": four_bits(_AWQ, 32, _awq, symmetric=False, files={"quant_config.json": {"w_bit": 4}}),
+    "gptq symmetric": four_bits(
+        _GPTQ | {"sym": True}, 32, _gptq(1), symmetric=True, files={"quantize_config.json": {"bits": 4}}
+    ),
+    "gptq asymmetric": four_bits(_GPTQ | {"sym": False}, 32, _gptq(1), symmetric=False, least=1),
+    "gptq v2 rows": four_bits(
+        _GPTQ | {"sym": False, "checkpoint_format": "gptq_v2", "group_size": -1}, 0, _gptq(0), symmetric=False
+    ),
+}
+"""By what a test is called."""

@@ -10,9 +10,10 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import open_checkpoint
+from pumice.export.pipeline import export_bundle
 from tests.factory import make_checkpoint
 from tests.factory.parts import Text
-from tests.factory.quantised import EIGHT_BITS, LAYER_MATRIX, quantise
+from tests.factory.quantised import EIGHT_BITS, FOUR_BITS, LAYER_MATRIX, quantise
 
 WEIGHTS = "model.safetensors"
 _TEXT = re.compile(r"language_model.*_proj\.weight$|(embed_tokens|lm_head)\.weight$")
@@ -26,9 +27,10 @@ def source(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("float"), text=text, dtype="bfloat16")
 
 
-@pytest.fixture(scope="session", params=EIGHT_BITS)
-def eight_bits(request, source, tmp_path_factory):
-    return quantise(source, tmp_path_factory.mktemp("eight"), EIGHT_BITS[request.param])
+@pytest.fixture(scope="session", params=EIGHT_BITS | FOUR_BITS)
+def both(request, source, tmp_path_factory):
+    packing = (EIGHT_BITS | FOUR_BITS)[request.param]
+    return quantise(source, tmp_path_factory.mktemp("both"), packing)
 
 
 @pytest.fixture
@@ -55,8 +57,8 @@ def refused(folder) -> str:
     return message
 
 
-def test_values_are_the_formats(eight_bits):
-    quantised, plain = eight_bits
+def test_values_are_the_formats(both):
+    quantised, plain = both
     read, expected = open_checkpoint(quantised), load_file(plain / WEIGHTS)
     assert set(read.tensors) == set(expected)
     for name, values in expected.items():
@@ -67,8 +69,8 @@ def test_values_are_the_formats(eight_bits):
     assert read.nbytes(f"{MATRIX}.weight") == 4 * 96 * 64
 
 
-def test_rows_are_the_matrix_in_any_cut(eight_bits):
-    read = open_checkpoint(eight_bits[0])
+def test_rows_are_the_matrix_in_any_cut(both):
+    read = open_checkpoint(both[0])
     name = f"{MATRIX}.weight"
     whole = read.read(name)
     for start, stop in ((0, 1), (0, 0), (15, 17), (23, 49), (95, 96), (31, 96)):
@@ -151,3 +153,90 @@ def test_float8_without_a_word_in_the_config(blocks):
     del config["quantization_config"]
     (blocks / "config.json").write_text(json.dumps(config))
     assert "block-wise float8" in refused(blocks)
+
+
+@pytest.fixture
+def packed(source, tmp_path):
+    return lambda kind: quantise(source, tmp_path, FOUR_BITS[kind])[0]
+
+
+INTS = torch.zeros(96, 8, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("pack-quantized symmetric", {"weight_shape": None}, "has no weight_shape beside it"),
+        ("pack-quantized symmetric", {"weight_scale": None}, "has no weight_scale beside it"),
+        ("pack-quantized symmetric", {"weight_packed": torch.cat([INTS, INTS], 1)}, "expected [96, 8] words"),
+        ("pack-quantized symmetric", {"weight_packed": INTS.float()}, "expected [96, 8] words"),
+        ("pack-quantized symmetric", {"weight_g_idx": INTS[0]}, "in an order of their own (weight_g_idx)"),
+        ("pack-quantized symmetric", {"weight_scale": torch.ones(96, 3)}, "one for each row and group"),
+        ("pack-quantized symmetric", {"weight_scale": torch.ones(())}, "one for each row and group"),
+        ("pack-quantized symmetric", {"weight_scale": INTS[:, :2].contiguous()}, "expected float scales"),
+        ("pack-quantized asymmetric", {"weight_zero_point": INTS}, "expected [12, 4] words of zero points"),
+        ("awq", {"qzeros": None}, "has no qzeros beside it"),
+        ("awq", {"scales": torch.ones(2, 95)}, "one for each row and group"),
+        ("awq", {"qzeros": torch.zeros(2, 12)}, "expected [2, 12] words of zero points"),
+        ("awq", {"qweight": torch.zeros(64, 12)}, "expected words of a matrix"),
+        ("awq", {"g_idx": torch.zeros(64)}, "not understood"),
+        (
+            "gptq symmetric",
+            {"g_idx": torch.arange(63, -1, -1).int() // 32},
+            "order of their own (g_idx, desc_act)",
+        ),
+        ("gptq symmetric", {"g_idx": torch.zeros(64)}, "order of their own (g_idx, desc_act)"),
+    ],
+)
+def test_integers_that_do_not_fit(packed, kind, change, told, tmp_path):
+    folder = packed(kind)
+    change_tensors(folder, **change)
+    if told == "not understood":
+        with pytest.raises(CheckpointError, match=told):
+            export_bundle(folder, tmp_path / "bundle")
+    else:
+        assert told in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "told"),
+    [
+        ("gptq symmetric", 5, "says that integers are symmetric, and zero points are not 8"),
+        ("gptq asymmetric", 15, "a zero point is 16, which four bits do not hold"),
+    ],
+)
+def test_zero_points_that_cannot_be(packed, kind, points, told):
+    folder = packed(kind)
+    zeros = load_file(folder / WEIGHTS)[f"{MATRIX}.qzeros"]
+    zeros[1, 2] = zeros[1, 2] & ~0xF | points
+    change_tensors(folder, qzeros=zeros)
+    with pytest.raises(CheckpointError, match=told):
+        open_checkpoint(folder).read(f"{MATRIX}.weight")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("awq", {"bits": 8}, "quantised (awq) with bits 8"),
+        ("awq", {"version": "gemv"}, "quantised (awq) with version 'gemv'"),
+        ("awq", {"zero_point": False}, "quantised (awq) with zero_point False"),
+        ("gptq symmetric", {"bits": 3}, "quantised (gptq) with bits 3"),
+        ("gptq symmetric", {"checkpoint_format": "marlin"}, "with checkpoint_format 'marlin'"),
+        ("gptq symmetric", {"dynamic": {"a": {}}}, "with dynamic {'a': {}}"),
+    ],
+)
+def test_other_integers(packed, kind, change, told):
+    folder = packed(kind)
+    change_config(folder, **change)
+    assert told in refused(folder)
+
+
+def test_memory_of_columns_is_of_the_last_read(packed):
+    """Words of a matrix are read once for all its rows, and two matrices at most are kept."""
+    read = open_checkpoint(packed("awq"))
+    recent = {id(matrix.recent) for matrix in read.quantised.values()}
+    assert len(recent) == 1
+    for name, matrix in read.quantised.items():
+        for start in range(0, matrix.info.shape[0], 7):
+            read.read_rows(name, start, min(start + 7, matrix.info.shape[0]))
+        assert len(matrix.recent._kept) <= 6
