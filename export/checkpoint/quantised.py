@@ -7,6 +7,8 @@ have in a float checkpoint (`….weight`), the tensors with those in place of th
     int8      weight I8, weight_scale                             compressed-tensors (int-quantized)
     int4      weight_packed, weight_scale, weight_shape           compressed-tensors (pack-quantized)
               qweight, qzeros, scales                             awq (gemm), gptq
+    others    weight U8, weight.absmax, weight.quant_map, …       bitsandbytes (nf4, fp4)
+              weight I8, SCB                                      bitsandbytes (int8)
 
 Only weights are read so: activations, which some of these methods quantise too, stay float here.
 """
@@ -14,19 +16,21 @@ Only weights are read so: activations, which some of these methods quantise too,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from pumice.errors import CheckpointError
+from pumice.export.checkpoint.bitsandbytes_matrix import table_matrix
 from pumice.export.checkpoint.integer_layouts import awq, by_rows, gptq
 from pumice.export.checkpoint.integer_matrix import Recent
-from pumice.export.checkpoint.scaled_matrix import KINDS, scaled_matrix
+from pumice.export.checkpoint.scaled_matrix import A_127TH, KINDS, scaled_matrix
 from pumice.export.checkpoint.tensor_file import TensorInfo
 
 READ = (
-    "read are fp8, fbgemm_fp8, awq (4 bits, gemm), gptq (4 bits), "
+    "read are fp8, fbgemm_fp8, awq (4 bits, gemm), gptq (4 bits), bitsandbytes, "
     "and compressed-tensors' float-, int-, naive- and pack-quantized"
 )
 _FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
@@ -43,6 +47,7 @@ _OF_ACTIVATIONS = (
 
 _EXPECTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "awq": {"bits": (4,), "version": ("gemm", "GEMM", None), "zero_point": (True, None)},
+    "bitsandbytes": {},
     "gptq": {"bits": (4,), "checkpoint_format": ("gptq", "gptq_v2", None), "dynamic": (None, {})},
 }
 """What `quantization_config` may say, by method; None are keys that are missing."""
@@ -53,7 +58,7 @@ class StoredMatrix(Protocol):
 
     @property
     def kind(self) -> str:
-        """Of a stored number: `float8_e4m3fn`, `int8`."""
+        """Of a stored number: `float8_e4m3fn`, `int8`, `int4`, `nf4`."""
 
     @property
     def info(self) -> TensorInfo:
@@ -119,7 +124,9 @@ def stored_matrices(
     for name, info in tensors.items():
         made: tuple[StoredMatrix, tuple[str, ...]]
         module, _, part = name.rpartition(".")
-        if part == "weight" and info.dtype in KINDS:
+        if part == "weight" and f"{name}.absmax" in tensors:
+            made = table_matrix(name, tensors)
+        elif part == "weight" and info.dtype in KINDS:
             made = _scaled(name, tensors, block)
         elif part == "weight_packed":
             made = by_rows(name, tensors)
@@ -139,8 +146,11 @@ def stored_matrices(
 def _scaled(
     name: str, tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None
 ) -> tuple[StoredMatrix, tuple[str, ...]]:
-    """A matrix in 8 bits, and what its scales are called."""
+    """A matrix in 8 bits, and what its scales and what lies beside them are called."""
     info = tensors[name]
+    if info.dtype == "I8" and _beside(name, "SCB") in tensors:
+        whole = scaled_matrix(name, info, tensors[_beside(name, "SCB")], None)
+        return replace(whole, factor=A_127TH), ("SCB", "weight_format")
     scales = next((part for part in _SCALES if _beside(name, part) in tensors), None)
     if scales is None:
         raise CheckpointError(

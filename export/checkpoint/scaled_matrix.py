@@ -15,15 +15,21 @@ from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_rows
 
 KINDS = {"F8_E4M3": "float8_e4m3fn", "I8": "int8"}
 """safetensors' names of such numbers' dtypes, and torch's."""
+A_127TH = 7.874015718698502e-3
+"""As bitsandbytes' `int8_vectorwise_dequant` writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledMatrix:
-    """`scales` [n, m], each of `block` rows × columns of `numbers`; the last blocks may be cut off."""
+    """`scales` [n, m], each of `block` rows × columns of `numbers`; the last blocks may be cut off.
+
+    Products are times `factor`.
+    """
 
     numbers: TensorInfo
     scales: TensorInfo
     block: tuple[int, int]
+    factor: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -43,7 +49,7 @@ class ScaledMatrix:
         scales = scales.repeat_interleave(high, 0)[start - above * high : stop - above * high]
         if scales.shape[1] > 1:
             scales = scales.repeat_interleave(wide, 1)[:, : self.numbers.shape[1]]
-        return read_rows(self.numbers, start, stop).float().mul_(scales)
+        return read_rows(self.numbers, start, stop).float().mul_(scales).mul_(self.factor)
 
 
 def scaled_matrix(

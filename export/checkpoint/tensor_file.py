@@ -18,7 +18,13 @@ from pumice.errors import CheckpointError
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 """safetensors' names of the dtypes that weights may have."""
-_STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8, "I32": torch.int32, "I64": torch.int64}
+_STORED = DTYPES | {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 """And those that parts of quantised weights have."""
 
 

@@ -19,6 +19,7 @@ from pumice.export.recipes.recipe import BLOCK_SIZES, Recipe, Storage
 from pumice.export.recipes.storage import WeightStorage, storage_of, weight_tables
 from pumice.export.weights.heads import pad_heads
 from pumice.models.config import LlavaConfig, Multipliers
+from pumice.models.tensor_names import canonical_name
 
 _WIDEST = 128
 """Block of a row that has one scale."""
@@ -100,8 +101,12 @@ def _changing_nothing(recipe: Recipe) -> Recipe:
 
 
 def warn_of_second_rounding(form: WeightStorage, config: LlavaConfig, checkpoint: Checkpoint) -> None:
-    """Say which of the checkpoint's integers are rounded once more."""
-    rounded = {name: matrix.kind for name, matrix in checkpoint.integers.items()}
+    """Say which of the checkpoint's integers, and entries of tables, are rounded once more."""
+    rounded = {
+        canonical_name(name): matrix.kind
+        for name, matrix in checkpoint.quantised.items()
+        if not matrix.kind.startswith("float")
+    }
     twice = [
         (name, rounded[source])
         for graph, table in weight_tables(config, prefill=form.prefill).items()

@@ -251,3 +251,59 @@ FOUR_BITS = {
     ),
 }
 """By what a test is called."""
+
+
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+OFFSET = 0.05
+
+
+def table(block: int, *, nested: int = 0, kind: str = "nf4") -> Packing:
+    """bitsandbytes' 4 bits; with `nested`, magnitudes in 8 bits, in blocks of so many."""
+    numbers, inner = torch.tensor(NF4), torch.linspace(-1, 1, 256)
+
+    def pack(matrix: Tensor) -> Packed:
+        count = matrix.numel()
+        flat = torch.cat([matrix.flatten(), torch.zeros(-count % block)]).view(-1, block)
+        magnitudes = stored = flat.abs().amax(1)
+        parts: dict[str, Tensor] = {}
+        state = {"quant_type": kind, "blocksize": block, "dtype": "bfloat16", "shape": list(matrix.shape)}
+        if nested:
+            rest = magnitudes - OFFSET
+            scales = torch.stack([part.abs().max() for part in rest.split(nested)])
+            each = scales[torch.arange(len(rest)) // nested]
+            stored = (rest / each)[:, None].sub(inner).abs().argmin(1).to(torch.uint8)
+            magnitudes = inner[stored.long()] * each + OFFSET
+            parts = {"nested_absmax": scales, "nested_quant_map": inner.clone()}
+            state |= {"nested_blocksize": nested, "nested_dtype": "float32", "nested_offset": OFFSET}
+        places = (flat / magnitudes[:, None])[:, :, None].sub(numbers).abs().argmin(2)
+        value = (numbers[places] * magnitudes[:, None]).flatten()[:count].view(matrix.shape)
+        pairs = places.flatten()[: count + count % 2].view(-1, 2)
+        parts |= {"absmax": stored, "quant_map": numbers.clone()}
+        parts[f"quant_state.bitsandbytes__{kind}"] = torch.tensor(
+            list(json.dumps(state).encode()), dtype=torch.uint8
+        )
+        whole = {"weight": (pairs[:, :1] << 4 | pairs[:, 1:]).to(torch.uint8)}
+        return whole | {f"weight.{name}": part for name, part in parts.items()}, value
+
+    return Packing(config={"quant_method": "bitsandbytes", "load_in_4bit": True}, pack=pack)
+
+
+def _row_scales(matrix: Tensor) -> Packed:
+    """bitsandbytes' int8: rows by their largest magnitudes, of which 127 is one."""
+    largest = matrix.abs().amax(1)
+    q = (matrix / largest[:, None] * 127).round().to(torch.int8)
+    parts = {"weight": q, "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    return parts, q.float() * largest[:, None] * 7.874015718698502e-3
+
+
+BITSANDBYTES = {
+    "nf4": table(64),
+    "nf4 nested": table(64, nested=256),
+    "nf4 past the ends of rows": table(40, nested=7),
+    "int8 rows": Packing(config={"quant_method": "bitsandbytes", "load_in_8bit": True}, pack=_row_scales),
+}
+"""By what a test is called."""

@@ -13,7 +13,7 @@ from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.pipeline import export_bundle
 from tests.factory import make_checkpoint
 from tests.factory.parts import Text
-from tests.factory.quantised import EIGHT_BITS, FOUR_BITS, LAYER_MATRIX, quantise
+from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, LAYER_MATRIX, quantise
 
 WEIGHTS = "model.safetensors"
 _TEXT = re.compile(r"language_model.*_proj\.weight$|(embed_tokens|lm_head)\.weight$")
@@ -27,9 +27,9 @@ def source(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("float"), text=text, dtype="bfloat16")
 
 
-@pytest.fixture(scope="session", params=EIGHT_BITS | FOUR_BITS)
+@pytest.fixture(scope="session", params=EIGHT_BITS | FOUR_BITS | BITSANDBYTES)
 def both(request, source, tmp_path_factory):
-    packing = (EIGHT_BITS | FOUR_BITS)[request.param]
+    packing = (EIGHT_BITS | FOUR_BITS | BITSANDBYTES)[request.param]
     return quantise(source, tmp_path_factory.mktemp("both"), packing)
 
 
@@ -240,3 +240,21 @@ def test_memory_of_columns_is_of_the_last_read(packed):
         for start in range(0, matrix.info.shape[0], 7):
             read.read_rows(name, start, min(start + 7, matrix.info.shape[0]))
         assert len(matrix.recent._kept) <= 6
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"weight.absmax": torch.ones(95, dtype=torch.uint8)}, "expected 6,144 values in blocks of 64"),
+        ({"weight.absmax": torch.ones(96)}, "and nested magnitudes in uint8"),
+        ({"weight.quant_map": None}, "there is no quant_map beneath it"),
+        ({"weight.quant_map": torch.ones(15)}, "expected 6,144 values in blocks of 64"),
+        ({"weight.nested_absmax": torch.ones(2)}, "expected 96 magnitudes in blocks of 256"),
+        ({"weight.quant_state.bitsandbytes__nf4": None}, "expected quant_state.bitsandbytes__nf4 or fp4"),
+        ({"weight.quant_state.bitsandbytes__nf4": torch.zeros(3, dtype=torch.uint8)}, "is damaged"),
+    ],
+)
+def test_tables_that_do_not_fit(source, tmp_path, change, told):
+    folder, _ = quantise(source, tmp_path, BITSANDBYTES["nf4 nested"])
+    change_tensors(folder, **change)
+    assert told in refused(folder)
