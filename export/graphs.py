@@ -36,6 +36,7 @@ from pumice.export.weights.parameters import (
     quantized_parameter,
 )
 from pumice.export.weights.quantization import quantized_names
+from pumice.export.weights.stored_blocks import stored_parameter
 from pumice.export.weights.stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.manifest.tensors import NUM_LOGITS_TO_KEEP
@@ -177,7 +178,9 @@ def _graph(
     for key, weight in weight_tables(config, prefill=form.prefill)[name].items():
         dtype = floats[key]
         assert dtype is not None
-        if key in quantized and quantized[key].by_column:
+        if f"{name}/{key}" in form.kept:
+            made = stored_parameter(key, weight, form.integers, quantized[key], _TORCH_TYPES[dtype])
+        elif key in quantized and quantized[key].by_column:
             made = integer_parameter(key, weight, read)
         elif key in quantized:
             known = _known(key, quantized[key], inputs)

@@ -44,6 +44,11 @@ from pumice.export.recipes.storage import WeightStorage, storage_of, weight_byte
 from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
+from pumice.export.weights.kept_integers import (
+    keep_integers,
+    leaving_integers_alone,
+    warn_of_second_rounding,
+)
 from pumice.export.weights.multipliers import fold_multipliers
 from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.export.weights.norms import fold_norms
@@ -150,10 +155,16 @@ def export_bundle(
         _check_tensors(config, opened)
         opened = merge_adapters(opened, merged, tied=config.tie_word_embeddings)
         config = limit_tiles(limit_context(config, context_length), max_tiles)
+        options = {
+            "block size": block_size, "symmetric": symmetric, "search": search, "calibration": calibrate
+        }  # fmt: skip
+        chosen, keeping = leaving_integers_alone(chosen, config, opened, options)
         config, read = fold_multipliers(*add_norm_offset(config, opened.read_canonical))
         config, read = pad_heads(config, read)
         config, read = rotate(config, read) if chosen.rotate else (config, read)
         form = storage_of(chosen, config)
+        form = keep_integers(form, config, opened.integers) if keeping else form
+        warn_of_second_rounding(form, config, opened)
         read, inputs = _calibrated(chosen, config, read, opened, text)
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
         plan = Plan(

@@ -21,10 +21,13 @@ import torch
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.hub import fetch, is_hub_id
+from pumice.export.checkpoint.integer_matrix import ByColumns, ByRows, IntegerMatrix
+from pumice.export.checkpoint.quantised import StoredMatrix, quantization_config, stored_matrices
 from pumice.export.checkpoint.support import (
     FLOAT_INSTEAD,
     refuse_other_architectures,
     refuse_other_kinds,
+    refuse_other_quantisers,
     refuse_other_tensors,
 )
 from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
@@ -49,23 +52,28 @@ class Checkpoint:
     """A checkpoint whose weights stay on disk until they are asked for.
 
     `name` is the hub id or the folder's name; `config` is `config.json` as it stands; `tensors` has every
-    tensor of every shard under the checkpoint's own names. `changes` has what adapters make of some tensors' rows
-    start … stop, by the same names (`pumice.export.adapters`).
+    tensor of every shard under the checkpoint's own names. `quantised` are those of them that are stored so: they are
+    read as float32. `changes` has what adapters make of some tensors' rows start … stop, by the same names
+    (`pumice.export.adapters`).
     """
 
     path: Path
     name: str
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
+    quantised: Mapping[str, StoredMatrix] = field(default_factory=dict)
     changes: Mapping[str, Callable[[torch.Tensor, int, int], torch.Tensor]] = field(default_factory=dict)
 
     @property
     def dtype(self) -> str:
         """The dtype that most weights have, by torch's name: `float16`."""
         sizes: Counter[str] = Counter()
-        for info in self.tensors.values():
-            sizes[info.dtype] += math.prod(info.shape) if info.dtype in DTYPES else 0
-        return str(DTYPES[sizes.most_common(1)[0][0]]).removeprefix("torch.")
+        for name, info in self.tensors.items():
+            if name in self.quantised:
+                sizes[self.quantised[name].kind] += math.prod(info.shape)
+            elif info.dtype in DTYPES:
+                sizes[str(DTYPES[info.dtype]).removeprefix("torch.")] += math.prod(info.shape)
+        return sizes.most_common(1)[0][0]
 
     @cached_property
     def names(self) -> Mapping[str, str]:
@@ -87,23 +95,36 @@ class Checkpoint:
             raise CheckpointError(f"the checkpoint has the tensor {twice} twice, under different prefixes")
         return {canonical: self.tensors[name].shape for canonical, name in self.names.items()}
 
+    @cached_property
+    def integers(self) -> Mapping[str, IntegerMatrix]:
+        """The matrices whose integers can be had as they are, by canonical name; no adapter changes them."""
+        return {
+            canonical_name(name): matrix
+            for name, matrix in self.quantised.items()
+            if isinstance(matrix, ByRows | ByColumns) and name not in self.changes
+        }
+
     @property
     def config_sha256(self) -> str:
         """SHA-256 of the bytes of `config.json`, in lower-case hexadecimal."""
         return hashlib.sha256(read_regular(self.path / "config.json", MOST_BYTES)).hexdigest()
 
     def nbytes(self, name: str) -> int:
-        """Bytes that the tensor takes in the checkpoint's own dtype."""
+        """Bytes that the tensor takes as it is read."""
         info = self._info(name)
-        return math.prod(info.shape) * DTYPES[info.dtype].itemsize
+        return math.prod(info.shape) * DTYPES["F32" if name in self.quantised else info.dtype].itemsize
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor in its own dtype and shape, in memory of its own (the file is closed again); changed, in float32.
+        """The tensor in its own dtype and shape, in memory of its own (the file is closed again).
+
+        One that is quantised, or changed by an adapter, is float32.
 
         Raises:
             CheckpointError: no such tensor, values that float32 does not hold, or a file removed or damaged meanwhile.
         """
         info = self._info(name)
+        if name in self.quantised:
+            return self.read_rows(name, 0, info.shape[0])
         tensor = read_whole(info)
         check_values(tensor, name, info)
         return self.changes[name](tensor, 0, info.shape[0]) if name in self.changes else tensor
@@ -112,7 +133,8 @@ class Checkpoint:
         """Rows `start` up to `stop` (along the first axis) of a large tensor; otherwise as `read`."""
         info = self._info(name)
         assert 0 <= start <= stop <= info.shape[0], (name, start, stop, info.shape)
-        rows = read_rows(info, start, stop)
+        stored = self.quantised.get(name)
+        rows = read_rows(info, start, stop) if stored is None else stored.rows(start, stop)
         check_values(rows, name, info)
         return self.changes[name](rows, start, stop) if name in self.changes else rows
 
@@ -125,7 +147,7 @@ class Checkpoint:
             info = self.tensors[name]
         except KeyError:
             raise CheckpointError(f"{self.path} has no tensor {name!r}") from None
-        if info.dtype not in DTYPES:
+        if info.dtype not in DTYPES and name not in self.quantised:
             raise _wrong_dtype(name, info)
         return info
 
@@ -151,7 +173,10 @@ def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = Non
     _check_folder(path)
     _check_small_files(path)
     config = _read_config(path)
-    return Checkpoint(path=path, name=name, config=config, tensors=MappingProxyType(_read_headers(path)))
+    tensors, quantised = _read_headers(path, config)
+    return Checkpoint(
+        path=path, name=name, config=config, tensors=MappingProxyType(tensors), quantised=quantised
+    )
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
@@ -236,12 +261,16 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     """`config.json` of a whole that is supported, in float weights, without code of its own."""
     config = read_json(path / "config.json")
+    if quantization_config(config) is None:
+        refuse_other_quantisers(path, [entry.name for entry in path.iterdir()])
     refuse_other_architectures(path / "config.json", config)
     return config
 
 
-def _read_headers(path: Path) -> dict[str, TensorInfo]:
-    """Every tensor's place, dtype and shape, from the headers of the weight files."""
+def _read_headers(
+    path: Path, config: Mapping[str, Any]
+) -> tuple[dict[str, TensorInfo], dict[str, StoredMatrix]]:
+    """Every tensor's place, dtype and shape, from the headers of the weight files; and what is quantised."""
     if (path / WEIGHTS_NAME).exists():
         tensors = read_header(path / WEIGHTS_NAME)
     elif (path / INDEX_NAME).exists():
@@ -250,13 +279,16 @@ def _read_headers(path: Path) -> dict[str, TensorInfo]:
         found = _safetensors(sorted(entry.name for entry in path.iterdir()))
         told = f"only {', '.join(found[:3])}" if found else "no weights"
         raise CheckpointError(f"{path} has {told}: expected {WEIGHTS_NAME}, or shards with {INDEX_NAME}")
+    matrices: dict[str, StoredMatrix] = {}
+    if quantization_config(config) is not None:
+        tensors, matrices = stored_matrices(tensors, config)
     refuse_other_tensors(path, tensors)
     for name, info in tensors.items():
-        if info.dtype not in DTYPES and name.rpartition(".")[2] not in _BUFFERS:
+        if info.dtype not in DTYPES and name not in matrices and name.rpartition(".")[2] not in _BUFFERS:
             raise _wrong_dtype(name, info)
     if not any(info.dtype in DTYPES for info in tensors.values()):
         raise CheckpointError(f"{path} has weight files without weights: download or convert it again")
-    return tensors
+    return tensors, matrices
 
 
 def _read_shards(path: Path) -> dict[str, TensorInfo]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pumice.errors import CheckpointError
+from pumice.export.checkpoint.quantised import refuse_other_methods
 
 SUPPORTED_MODEL_TYPES = {
     "llava": "LLaVA",
@@ -77,6 +78,10 @@ def refuse_other_kinds(path: Path, names: Collection[str], whole: bool) -> None:
             path,
             ", ".join(adapters),
         )
+
+
+def refuse_other_quantisers(path: Path, names: Collection[str]) -> None:
+    """Folders whose config says nothing of it, and that a quantiser's file lies in; raises CheckpointError."""
     for name, method in _QUANTISED_FILES.items():
         if name in names:
             raise CheckpointError(f"{path} has {method}-quantised weights ({name}): {FLOAT_INSTEAD}")
@@ -105,7 +110,10 @@ def refuse_other_tensors(path: Path, names: Collection[str]) -> None:
 
 
 def refuse_other_architectures(where: Path, config: Mapping[str, Any]) -> None:
-    """Code of its own, quantised weights, and models that are no LLaVA; raises CheckpointError."""
+    """Code of its own, weights quantised as nobody here reads them, and models that are no LLaVA.
+
+    Raises CheckpointError.
+    """
     parts = [config]
     parts += [config[key] for key in ("text_config", "vision_config") if isinstance(config.get(key), dict)]
     for part in parts:
@@ -115,10 +123,7 @@ def refuse_other_architectures(where: Path, config: Mapping[str, Any]) -> None:
             )
         quantised = part.get("quantization_config") or part.get("compression_config")
         if quantised:
-            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-            raise CheckpointError(
-                f"{where} says that the weights are quantised ({method or 'unknown method'}): {FLOAT_INSTEAD}"
-            )
+            refuse_other_methods(where, part, FLOAT_INSTEAD, whole=part is config)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in SUPPORTED_MODEL_TYPES:
         raise CheckpointError(f"{where} has model_type {model_type!r}{_described(config)}: {SUPPORTED}")

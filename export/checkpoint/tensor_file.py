@@ -18,6 +18,14 @@ from pumice.errors import CheckpointError
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 """safetensors' names of the dtypes that weights may have."""
+_STORED = DTYPES | {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+"""And those that parts of quantised weights have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def read_rows(info: TensorInfo, start: int, stop: int) -> torch.Tensor:
-    """Rows `start` up to `stop` along the first axis, in a dtype of `DTYPES`.
+    """Rows `start` up to `stop` along the first axis, in its own dtype.
 
     Raises:
         CheckpointError: the file was removed or cut since it was opened.
@@ -76,7 +84,7 @@ def read_whole(info: TensorInfo) -> torch.Tensor:
 
 def _read(info: TensorInfo, shape: tuple[int, ...], skipped: int) -> torch.Tensor:
     """The values after the first `skipped` ones."""
-    dtype = DTYPES[info.dtype]
+    dtype = _STORED[info.dtype]
     tensor = torch.empty(shape, dtype=dtype)
     if not tensor.numel():
         return tensor

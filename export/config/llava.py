@@ -34,7 +34,15 @@ from pumice.models.config import LlavaConfig, VisionConfig
 
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
-_EXTRA_KEYS = ("image_token_id", "image_token_index", "auto_map", "vision_feature_layers")
+_EXTRA_KEYS = (
+    "image_token_id",
+    "image_token_index",
+    "auto_map",
+    "vision_feature_layers",
+    "quantization_config",
+    "compression_config",
+)
+"""The last two are `pumice.export.checkpoint.quantised`'s."""
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
 """Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
 MOST_TILES = 256

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import torch
 
+from pumice.export.checkpoint.integer_matrix import IntegerMatrix
 from pumice.export.recipes.recipe import FLOAT, FloatType, Recipe, Storage, assign
 from pumice.models.config import LlavaConfig
 from pumice.models.float_types import cache_type
@@ -44,13 +45,15 @@ class WeightStorage:
     """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
 
     With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
-    output.
+    output. Matrices that are `kept` are made of the checkpoint's own `integers`, by canonical name.
     """
 
     dtype: torch.dtype
     quantized: Mapping[str, Storage]
     prefill: bool = False
     greedy_token: bool = False
+    kept: frozenset[str] = frozenset()
+    integers: Mapping[str, IntegerMatrix] = field(default_factory=dict)
 
     @property
     def cache_dtype(self) -> torch.dtype:

@@ -89,7 +89,7 @@ def _quantize(matrix: Tensor, storage: Storage, scale_type: torch.dtype, inputs:
             if storage.search == "none"
             else search_asymmetric(groups, bits, importance)
         )
-        zero_points = _packed_points(points.to(torch.uint8), bits)
+        zero_points = packed_points(points.to(torch.uint8), bits)
     scales = scales.to(scale_type)
     if inputs is not None and inputs.factor is not None:
         columns = matrix.shape[1]
@@ -147,7 +147,7 @@ def blocks_of(matrix: Tensor, block_size: int) -> Tensor:
     return groups.view(rows, -1, block_size)
 
 
-def _packed_points(points: Tensor, bits: int) -> Tensor:
+def packed_points(points: Tensor, bits: int) -> Tensor:
     """Zero points [rows, blocks] → [rows, bytes]; where a byte would be half empty, it gets an 8."""
     return packed(F.pad(points, (0, points.shape[1] % 2), value=8) if bits == 4 else points, bits)
 
