@@ -16,7 +16,7 @@ from PIL import Image
 from pumice.decoder.decoder import Decoder
 from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
-from pumice.generation.strategy import Floats, Step
+from pumice.generation.strategy import Floats, Piece, Step
 from pumice.images.prepared import PromptImage
 from pumice.manifest import Manifest
 from pumice.result import Generated
@@ -147,6 +147,9 @@ class _Likeliest:
 
     def take_text(self) -> str:
         return ""
+
+    def take_pieces(self) -> list[Piece]:
+        return []
 
     def finish(self, *, cancelled: bool = False) -> list[Generated]:
         return [Generated(text="", token_ids=[], finish_reason="cancelled" if cancelled else "length")]

@@ -22,6 +22,7 @@ from pumice.engine.submission import Deadline, Question, Submission
 from pumice.engine.threads import EngineThreads
 from pumice.errors import EngineClosedError, QueueFullError, UsageError
 from pumice.generation.options import GenerationArguments
+from pumice.generation.strategy import Piece
 from pumice.model import Images, Model
 from pumice.prompt.builder import Prompt
 from pumice.result import Generation
@@ -83,6 +84,16 @@ class Engine:
     def context(self) -> int:
         """Tokens that a prompt and its answer may have together."""
         return self._context
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests and can answer them: it is not closed, has not failed, and its threads run."""
+        return self._crew.alive
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that the step under way has taken so far; 0 where nothing is to be done."""
+        return self._crew.step_loop.stalled_s
 
     @property
     def counters(self) -> EngineCounters:
@@ -157,6 +168,23 @@ class Engine:
         submission.future.add_done_callback(lambda _: text.end())
         return AsyncEngineStream(text, submission.future, partial(self._crew.step_loop.cancel, submission))
 
+    def follow(
+        self,
+        prompt: Prompt,
+        images: Images = None,
+        *,
+        follower: Callable[[list[Piece]], None],
+        raw: bool = False,
+        deadline: float | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> Future[list[Generation]]:
+        """Have a prompt answered, and be told of every answer's tokens as they come; for servers.
+
+        `follower` is called by the thread that computes, and must return at once; never after the future is done. Beams
+        are told in the end only. Arguments and errors are those of `submit`; the future is of all answers, best first.
+        """
+        return self._submit(prompt, images, raw, deadline, options, follower=follower).future
+
     async def agenerate(
         self,
         prompt: Prompt,
@@ -201,8 +229,9 @@ class Engine:
         deadline: float | None,
         options: Mapping[str, Any],
         sink: Callable[[str], None] | None = None,
+        follower: Callable[[list[Piece]], None] | None = None,
     ) -> Submission:
-        """Let a request in; one with a sink gives a list of answers in any case."""
+        """Let a request in; one with a sink or a follower gives a list of answers in any case."""
         crew = self._crew
         if not crew.here:
             raise EngineClosedError("the engine belongs to another process: make one after forking")
@@ -219,8 +248,9 @@ class Engine:
             question=Question.of(prompt, images, raw=raw, options=chosen),
             started=started,
             deadline=limit,
-            several=sink is not None or chosen.num_return_sequences > 1,
+            several=sink is not None or follower is not None or chosen.num_return_sequences > 1,
             sink=sink,
+            follower=follower,
         )
         try:
             crew.request_queue.enter(submission)

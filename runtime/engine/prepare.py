@@ -5,6 +5,8 @@ Enters: requests, in the order in which they came. Leaves: requests for the step
 
 from __future__ import annotations
 
+import time
+
 from pumice.engine.request_queue import RequestQueue
 from pumice.engine.step_loop import StepLoop
 from pumice.engine.submission import Submission
@@ -51,5 +53,9 @@ class Preparation:
         if not submission.begin(request):
             return
         # Encoded now, and kept: the step thread would wait for images that a cache forgot meanwhile.
-        request.features.encode(request.cancellation)
+        began = time.perf_counter()
+        try:
+            request.features.encode(request.cancellation)
+        finally:
+            request.clock.vision_s += time.perf_counter() - began
         self._step_loop.prepared(submission)

@@ -40,6 +40,12 @@ class RequestQueue:
             return len(self._live) - len(self._line) - len(self._ready)
 
     @property
+    def closed(self) -> bool:
+        """Whether nobody is let in any more."""
+        with self._changed:
+            return self._refusal is not None
+
+    @property
     def finished(self) -> bool:
         """Whether it is closed, and nobody is left."""
         with self._changed:

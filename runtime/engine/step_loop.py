@@ -58,6 +58,13 @@ class StepLoop:
         self._next_deadline = float("inf")
         """Not later than the earliest of `_timed`."""
         self._busy = False
+        self._stepping: float | None = None
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that the step under way has taken so far; 0 where there is nothing to do."""
+        since = self._stepping
+        return 0.0 if since is None else time.monotonic() - since
 
     def wake(self) -> None:
         """Let the step thread look whether the engine was closed."""
@@ -87,7 +94,9 @@ class StepLoop:
                 self._read_mail()
                 self._expire()
                 if self._busy:
+                    self._stepping = time.monotonic()
                     self._step()
+                    self._stepping = None
         except BaseException as error:
             self._give_up(error)
         finally:
@@ -164,6 +173,8 @@ class StepLoop:
             self._note(submission, progress)
             if submission.sink is not None and (text := request.strategy.take_text()):
                 submission.sink(text)
+            if submission.follower is not None and (pieces := request.strategy.take_pieces()):
+                submission.follower(pieces)
             if not request.done:
                 return
             results: list[Any] = request.results()

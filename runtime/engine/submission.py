@@ -11,6 +11,7 @@ from typing import Any
 
 from pumice.engine.futures import AnswerFuture
 from pumice.generation.options import GenerationOptions
+from pumice.generation.strategy import Piece
 from pumice.images.files import image_list
 from pumice.scheduler.request import Request
 
@@ -50,6 +51,8 @@ class Submission:
     """Whether several answers were asked for."""
     sink: Callable[[str], None] | None = None
     """Takes text as it becomes final; must return at once."""
+    follower: Callable[[list[Piece]], None] | None = None
+    """Takes the answers' tokens and text, in place of `sink`; must return at once."""
     future: AnswerFuture = field(default_factory=AnswerFuture)
     request: Request | None = None
     """Once it is prepared."""
@@ -72,7 +75,7 @@ class Submission:
         """Let go of prompt, images and request."""
         self.stop()
         self.ended = True
-        self.question = self.request = self.sink = None
+        self.question = self.request = self.sink = self.follower = None
 
 
 def _copied(value: Any) -> Any:

@@ -55,6 +55,11 @@ class EngineThreads:
         """Whether this is the process that the threads run in, not a fork of it."""
         return os.getpid() == self._pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether all threads run, and requests are taken."""
+        return not self.request_queue.closed and all(thread.is_alive() for thread in self._threads)
+
     def retire(self) -> None:
         """Take no more requests; the threads end once those accepted are served. Returns at once."""
         if self.here:

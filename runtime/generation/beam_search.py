@@ -28,7 +28,7 @@ from pumice.generation.answer_text import AnswerText, last_bytes
 from pumice.generation.detokenizer import Tokenizer
 from pumice.generation.logits_processors import Processor
 from pumice.generation.options import GenerationOptions
-from pumice.generation.strategy import Floats, Step
+from pumice.generation.strategy import Floats, Piece, Step
 from pumice.result import FinishReason, Generated
 
 
@@ -117,6 +117,10 @@ class BeamSearch:
     def take_text(self) -> str:
         """Nothing: which beam wins is known in the end only."""
         return ""
+
+    def take_pieces(self) -> list[Piece]:
+        """See `Strategy`: which beam is the best one shows in the end."""
+        return []
 
     def finish(self, *, cancelled: bool = False) -> list[Generated]:
         """The answers, best first; of a search that has not ended, the best so far, whether they ended or not."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pumice.generation.prompt_lookup import Drafter
 from pumice.generation.sequence import GeneratedSequence
-from pumice.generation.strategy import Step
+from pumice.generation.strategy import Piece, Step
 from pumice.result import Generated
 
 Floats = NDArray[np.float32]
@@ -63,6 +63,11 @@ class IndependentSequences:
     def take_text(self) -> str:
         """See `Strategy`."""
         return self._answers[0].take_text() if len(self._answers) == 1 else ""
+
+    def take_pieces(self) -> list[Piece]:
+        """See `Strategy`."""
+        pieces = [answer.take_piece(index) for index, answer in enumerate(self._answers)]
+        return [piece for piece in pieces if piece.text or piece.token_ids]
 
     def finish(self, *, cancelled: bool = False) -> list[Generated]:
         """See `Strategy`."""

@@ -16,6 +16,7 @@ from pumice.generation.answer_text import AnswerText
 from pumice.generation.grammar import Matcher
 from pumice.generation.logits_processors import Processor
 from pumice.generation.sampling import Sampler
+from pumice.generation.strategy import Piece
 from pumice.result import FinishReason, Generated, TokenLogprob, TokenLogprobs
 
 Floats = NDArray[np.float32]
@@ -56,7 +57,7 @@ class GeneratedSequence:
         self._prompt = len(prompt_ids)
         self._count = 0
         self._text: list[str] = []
-        self._shown = 0
+        self._shown = self._told = 0
         self._logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
 
@@ -119,6 +120,16 @@ class GeneratedSequence:
         text = "".join(self._text[self._shown :])
         self._shown = len(self._text)
         return text
+
+    def take_piece(self, index: int) -> Piece:
+        """The same with the tokens since the last call, and their log-probabilities; `index` is the answer's."""
+        told, self._told = self._told, self._count
+        return Piece(
+            index=index,
+            text=self.take_text(),
+            token_ids=tuple(self._ids[self._prompt + told : self._prompt + self._count].tolist()),
+            logprobs=None if self._rules.logprobs is None else tuple(self._logprobs[told:]),
+        )
 
     def finish(self, *, cancelled: bool) -> Generated:
         """The answer; one that has not ended ends here."""

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pumice.result import Generated
+from pumice.result import Generated, TokenLogprobs
 
 Floats = NDArray[np.float32]
 
@@ -34,6 +34,16 @@ class Step:
     token: int
     parent: int
     draft: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one of several answers got since it was last looked at: tokens, and text that has become final."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 class Strategy(Protocol):
@@ -65,6 +75,13 @@ class Strategy(Protocol):
 
     def take_text(self) -> str:
         """Text that has become final since the last call; always empty where several answers are made."""
+        ...
+
+    def take_pieces(self) -> list[Piece]:
+        """What each answer got since the last call, where it got anything; in place of `take_text`.
+
+        Empty where answers are known in the end only.
+        """
         ...
 
     def finish(self, *, cancelled: bool = False) -> list[Generated]:

@@ -6,6 +6,7 @@ import random
 import time
 from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,54 @@ def test_streams_give_the_text(model: Model) -> None:
         streams = [engine.stream(prompt, images, **options) for prompt, images, options in asked]
         for stream in streams:
             assert "".join(stream) == stream.result.text
+
+
+def test_a_follower_is_told_of_every_answer(model: Model) -> None:
+    """Pieces put together are the answers: text, ids and log-probabilities of each; of beams there are none."""
+    asked = [*requests(12, seed=2), ("Describe it.", [], {**OPTIONS[6], "logprobs": 2, "max_new_tokens": 9})]
+    with Engine(model, slots=6) as engine:
+        for prompt, images, options in asked:
+            pieces: list[Any] = []
+            results = engine.follow(prompt, images, follower=pieces.extend, **options).result(PATIENCE)
+            if options.get("num_beams"):
+                assert pieces == []
+                continue
+            for index, result in enumerate(results):
+                own = [piece for piece in pieces if piece.index == index]
+                assert "".join(piece.text for piece in own) == result.text
+                assert [i for piece in own for i in piece.token_ids] == result.token_ids
+                assert len(own) > 1 or len(result.token_ids) <= 2 or "prompt_lookup_num_tokens" in options
+                if result.logprobs is not None:
+                    assert tuple(entry for piece in own for entry in piece.logprobs or ()) == result.logprobs
+
+
+def test_whether_an_engine_moves(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, go_on = Event(), Event()
+    real = Scheduler.step
+
+    def held(self: Scheduler) -> bool:
+        stopped.set()
+        assert go_on.wait(PATIENCE)
+        return real(self)
+
+    monkeypatch.setattr(Scheduler, "step", held)
+    with Engine(model, slots=2) as engine:
+        assert engine.alive
+        assert engine.stalled_s == 0
+        future = engine.submit("Hi", max_new_tokens=2)
+        assert stopped.wait(PATIENCE)
+        eventually(lambda: engine.stalled_s > 0)
+        go_on.set()
+        future.result(PATIENCE)
+        eventually(lambda: engine.stalled_s == 0)
+        assert engine.alive
+    assert not engine.alive
+
+
+def test_encoding_counts_as_vision(model: Model) -> None:
+    image = Image.fromarray(np.random.default_rng(6).integers(0, 256, (60, 60, 3), dtype=np.uint8))
+    with Engine(model, slots=2) as engine:
+        assert engine.submit("What is this?", image, max_new_tokens=2).result(PATIENCE).timings.vision > 1e-4
 
 
 def test_the_same_image_is_encoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

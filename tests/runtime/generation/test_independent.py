@@ -113,6 +113,18 @@ def test_one_answer_is_shown_as_it_grows() -> None:
     assert strategy.finish()[0].token_ids == [3, END]
 
 
+def test_pieces_of_several_answers_are_those_since_the_last_look() -> None:
+    strategy = answers(2, [5, 6, 7], eos_token_id=[])
+    assert strategy.take_pieces() == []
+    strategy.advance([logits_after([5, 6, 7])])
+    first = strategy.take_pieces()
+    assert [piece.index for piece in first] == [0, 1]
+    assert all(len(piece.token_ids) == 1 and piece.logprobs is None for piece in first)
+    assert strategy.take_pieces() == []
+    results = strategy.finish(cancelled=True)
+    assert [list(piece.token_ids) for piece in first] == [result.token_ids for result in results]
+
+
 def test_those_that_have_not_ended_are_cancelled() -> None:
     strategy = answers(3, [5, 6, 7], eos_token_id=[])
     strategy.advance([logits_after([5, 6, 7])])
