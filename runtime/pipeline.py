@@ -83,7 +83,7 @@ class Pipeline:
             continue_final_message=options.continue_final_message,
         )
         ids = prepared.input_ids[0].tolist()
-        limit = self._room(len(ids), options.max_new_tokens, context)
+        limit = self.room(len(ids), options.max_new_tokens, context)
         features = PromptFeatures(prepared.images, self.encoder)
         return Request(
             ids,
@@ -104,7 +104,7 @@ class Pipeline:
         """What answers requests in the slots of a cache."""
         return Scheduler(self.decoder, cache, self.prefixes)
 
-    def _room(self, prompt_tokens: int, limit: int, context: int | None) -> int:
+    def room(self, prompt_tokens: int, limit: int, context: int | None) -> int:
         """Tokens that an answer may have: the limit, or what the context leaves.
 
         Raises:

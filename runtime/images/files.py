@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +27,7 @@ from pumice.errors import ImageError
 from pumice.images.addresses import image_address, shown
 from pumice.images.arrays import SupportsArray, as_array, levels, rgb_values
 from pumice.images.formats import other_format
-from pumice.images.passes import Turn
+from pumice.images.passes import Turn, turned_size
 from pumice.machine.memory import available_memory
 from pumice.manifest.regular_file import named
 
@@ -167,14 +168,45 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(data: bytes, name: str) -> tuple[Image.Image, Turn]:
-    _check_bytes(len(data), data)
-    try:
-        # Pillow's own limit on pixels, which is a warning and for the whole process, is in Image.open alone.
-        photo = JpegImageFile(BytesIO(data)) if data.startswith(_JPEG) else None
-        image = photo or Image.open(BytesIO(data), formats=FORMATS)
-        _check_size(*image.size, _most_pixels(image, len(data)))
+    with _readable(data, name):
+        image = _undecoded(data)
         image.load()
-        return image, _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return image, _turn(image)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded image, turned upright, by its head: no pixel is decoded.
+
+    A PNG whose orientation stands behind its pixels is not turned.
+
+    Raises:
+        ImageError: as `decoded_image`, but for damage behind the head.
+    """
+    with _readable(data, "the image"):
+        image = _undecoded(data)
+        looked = image.format == "PNG" and "exif" not in image.info  # Pillow decodes one to find it at the end
+        return turned_size(image.size, None if looked else _turn(image))
+
+
+def _undecoded(data: bytes) -> Image.Image:
+    """An image of which the head is read, and found to be within the limits."""
+    _check_bytes(len(data), data)
+    # Pillow's own limit on pixels, which is a warning and for the whole process, is in Image.open alone.
+    photo = JpegImageFile(BytesIO(data)) if data.startswith(_JPEG) else None
+    image = photo or Image.open(BytesIO(data), formats=FORMATS)
+    _check_size(*image.size, _most_pixels(image, len(data)))
+    return image
+
+
+def _turn(image: Image.Image) -> Turn:
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+
+
+@contextmanager
+def _readable(data: bytes, name: str) -> Iterator[None]:
+    """Whatever a decoder says of `data`, as an `ImageError` of ours."""
+    try:
+        yield
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

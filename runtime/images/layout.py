@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pumice.errors import BundleError
 from pumice.images import tiles
 from pumice.images.files import ImageInput
-from pumice.images.preprocess import Opened, Pixels, Size, preprocess, squared, tiled
+from pumice.images.preprocess import Opened, Pixels, Size, preprocess, resized_size, squared, tiled
 from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows, Squares, Tiles
 
 
@@ -90,6 +90,22 @@ def join(layout: ImageLayout, size: Size, parts: Sequence[NDArray[np.float32]]) 
             return features_TD
         case Tiles():
             return tiles.join(layout, size, parts)
+
+
+def size_of(layout: ImageLayout, size: Size, spec: ImageProcessing) -> Size:
+    """The size by which the tokens of an image are counted, before it is cut; `size` is its own, turned upright.
+
+    Raises:
+        ImageError: it is too thin.
+    """
+    match layout:
+        case Fixed():
+            return layout.size
+        case Rows():
+            width, height = resized_size((size[1], size[0]), spec)
+            return spec.crop_to or (height, width)
+        case Tiles() | Squares():
+            return size
 
 
 def common_size(layout: ImageLayout) -> Size | None:

@@ -143,7 +143,7 @@ def padded_together(images: Sequence[Pixels], size: Size | None = None) -> NDArr
 def _window(image: Image.Image, turn: Turn, spec: ImageProcessing) -> RGB8:
     """The image turned, resized and cropped."""
     size = turned_size(image.size, turn)
-    width, height = _resized_size(size, spec)
+    width, height = resized_size(size, spec)
     rows = _kept(height, spec.crop_to[0]) if spec.crop_to else slice(0, height)
     columns = _kept(width, spec.crop_to[1]) if spec.crop_to else slice(0, width)
     enlarged = spec.resize_shortest_edge and width * height > max(_MAX_ENLARGED, size[0] * size[1])
@@ -200,7 +200,7 @@ def _unresized(values_HWC: RGB, spec: ImageProcessing) -> Pixels:
     return pixels_CHW
 
 
-def _resized_size(size: tuple[int, int], spec: ImageProcessing) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], spec: ImageProcessing) -> tuple[int, int]:
     """(width, height) after resizing an image of (width, height)."""
     if spec.resize_to is not None:
         return spec.resize_to[1], spec.resize_to[0]

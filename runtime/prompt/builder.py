@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pumice.errors import ContextLengthError, PromptError, UsageError
 from pumice.images.files import ImageInput
-from pumice.images.layout import among, common_size, feature_count, token_count
+from pumice.images.layout import among, common_size, feature_count, size_of, token_count
 from pumice.images.prepared import (
     ImageFeatures,
     PreparedImage,
@@ -181,6 +181,19 @@ class PromptBuilder:
             image_tokens=_features(layout, sizes),
             size=size,
         )
+
+    def count(self, prompt: Prompt, sizes: Sequence[Size], *, continue_final_message: bool = False) -> int:
+        """Tokens of a prompt, before any of its images is prepared: each is a bare place, and `sizes` are theirs,
+        (height, width) upright. Raises as `prepare`."""
+        layout = among(self._manifest.layout, alone=len(sizes) == 1)
+        ending = _Ending.of(prompt, False, None, continue_final_message)
+        seen = [size_of(layout, size, self._manifest.image) for size in sizes]
+        return len(self._ids(self._draft(prompt, len(sizes), False, ending), layout, seen))
+
+    def count_images(self, sizes: Sequence[Size]) -> int:
+        """The same of the images alone."""
+        layout = among(self._manifest.layout, alone=len(sizes) == 1)
+        return _tokens(layout, [size_of(layout, size, self._manifest.image) for size in sizes])
 
     def images(
         self, images: Iterable[ImageInput | PromptImage], *, alone: bool = True

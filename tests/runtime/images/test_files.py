@@ -16,7 +16,7 @@ from PIL import Image
 from pumice.errors import ImageError
 from pumice.images import files as images
 from pumice.images.addresses import names_file
-from pumice.images.files import open_image
+from pumice.images.files import image_size, open_image
 
 
 def encoded(form: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
@@ -300,3 +300,39 @@ def test_damaged_images_open_or_raise_one_short_line(
     assert "\n" not in message
     assert "0x" not in message
     assert len(message) < 120
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_by_the_head_is_the_opened_images(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "teal").save(file, form, **({} if form == "GIF" else {"exif": exif}))
+    data = file.getvalue()
+    assert image_size(data) == open_image(data).size
+
+
+def test_the_size_is_known_without_a_pixel() -> None:
+    for form in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.effect_noise((400, 300), 90).save(file, form)
+        half = file.getvalue()[: len(file.getvalue()) // 2]
+        assert image_size(half) == (400, 300)
+        with pytest.raises(ImageError):
+            open_image(half)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "cannot be read"),
+        (encoded()[:20], "cannot be read"),
+        (encoded("BMP"), "a BMP, expected"),
+        (encoded(size=(8000, 8000)), "too large"),
+        (encoded(size=(70_000, 2)), "too long"),
+    ],
+)
+def test_heads_that_are_refused(data: bytes, told: str) -> None:
+    with pytest.raises(ImageError, match=told):
+        image_size(data)

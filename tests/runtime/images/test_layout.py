@@ -176,6 +176,20 @@ def test_places_are_counted_before_an_image_is_opened(pixtral: Pixtral) -> None:
 
 
 @pytest.mark.export_extra
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(images=st.lists(IMAGES, max_size=3))
+def test_a_prompt_is_counted_by_the_sizes_of_its_images(pixtral: Pixtral, images: list[Image.Image]) -> None:
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": "What?"}]
+    messages = [{"role": "user", "content": content}]
+    sizes = [(image.height, image.width) for image in images]
+    assert pixtral.builder.count(messages, sizes) == pixtral.builder.prepare(messages, images).tokens
+    alone = [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]
+    of_images = pixtral.builder.count_images(sizes)
+    assert of_images >= pixtral.builder.prepare(messages, images).image_tokens
+    assert pixtral.builder.count(messages, sizes) == of_images + pixtral.builder.prepare(alone).tokens
+
+
+@pytest.mark.export_extra
 def test_no_image_is_opened_behind_a_full_context(pixtral: Pixtral) -> None:
     builder = pixtral.with_context(100)
     large = noise("RGB", LONGEST, LONGEST)
