@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 HELDOUT = ROOT / "pebble" / "heldout"
-EXTRAS = ("cpu", "completion", "parquet", "structured")
+EXTRAS = ("cpu", "completion", "parquet", "serve", "structured")
 """What an installed wheel may need to answer. `cuda` needs a GPU, `ray` and `export` bring newer versions with them."""
 TOOLS = ("hypothesis", "jinja2", "jsonschema", "psutil", "pytest", "pytest-xdist")
 """Of the tests themselves, as constraints.txt has them."""
@@ -41,7 +41,7 @@ def locked() -> dict[str, str]:
 def pins() -> list[str]:
     """`name==version` of every lower bound, and of the tools."""
     lowest = []
-    for line in requirements(*EXTRAS):
+    for line in dict.fromkeys(requirements(*EXTRAS)):
         bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", line)
         if bound is None:
             raise SystemExit(f"pyproject.toml asks for {line!r}, expected NAME>=VERSION")

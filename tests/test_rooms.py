@@ -18,6 +18,7 @@ SOURCES = {"pumice": ROOT / "runtime", "pumice.export": ROOT / "export", "pumice
 
 RUNTIME = """
 cli
+serve
 benchmark | engine < bulk < ray
 stream < chat < model < loading
 pipeline

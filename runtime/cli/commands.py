@@ -47,6 +47,7 @@ COMMANDS = {
     for name, module, summary in (
         ("run", "run", "ask a bundle about images; without a prompt, chat with it"),
         ("batch", "batch", "answer all records of a file, or images of a folder"),
+        ("serve", "serve", "answer over HTTP, as OpenAI's API and Ollama's do"),
         ("info", "info", "show what is inside a bundle"),
         ("bench", "bench", "measure how quick a bundle is here, or what takes the time"),
         ("optimize", "optimize", "make a copy of a bundle that loads quickly on this machine"),

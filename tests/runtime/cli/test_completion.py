@@ -114,7 +114,9 @@ def test_every_path_is_completed() -> None:
     }
     assert kinds == {
         "--adapter": "folder",
+        "--api-key-file": "file",
         "--calibrate": "file",
+        "--config": "file",
         "--json-schema": "file",
         "--recipe": "file",
         "--text": "file",

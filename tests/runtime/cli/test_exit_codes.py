@@ -15,6 +15,7 @@ from pumice.cli.commands import COMMANDS, Command
 WORDS = {
     "run": ["run", "{b}", "Hi"],
     "batch": ["batch", "{b}", "{t}/in.jsonl", "-o", "{t}/out.jsonl"],
+    "serve": ["serve", "{b}", "--port", "0"],
     "info": ["info", "{b}"],
     "bench": ["bench", "{b}"],
     "optimize": ["optimize", "{b}"],
@@ -26,7 +27,7 @@ WORDS = {
 """Of each command, words that it understands."""
 SOUND = {"run", "batch", "info", "completion"}
 """Commands that can do what these words say, in a moment."""
-WITH_DEVICE = {"run", "batch", "bench"}
+WITH_DEVICE = {"run", "batch", "serve", "bench"}
 """Commands that look for the device before all else."""
 
 
@@ -59,7 +60,7 @@ def test_0_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("usage: pumice")
 
 
-@pytest.mark.parametrize("name", ["run", "batch", "info", "bench", "optimize"])
+@pytest.mark.parametrize("name", ["run", "batch", "serve", "info", "bench", "optimize"])
 def test_1_no_bundle(name: str, places: dict[str, str]) -> None:
     assert main(filled(WORDS[name], places | {"b": places["t"] + "/none"})) == 1
 
@@ -111,6 +112,7 @@ def test_130_and_what_nobody_foresaw(
 def test_2_an_extra_that_is_not_installed() -> None:
     for module, words, told in (
         ("shtab", ["completion", "bash"], "pip install 'pumice[completion]'"),
+        ("uvicorn", ["serve", "b"], "pip install 'pumice[serve]'"),
         ("torch", ["export", "c", "b"], "pip install 'pumice[export]'"),
         ("onnxruntime", ["bench", "b"], "pip install 'pumice[cpu]'"),
     ):

@@ -1,0 +1,182 @@
+"""What programs for local models ask beside answers: health, properties, token ids, counts.
+
+Enters: requests. Leaves: llama.cpp's and vLLM's forms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from pumice.serve.answers import CHECKS
+from pumice.serve.bundles import Loaded
+from pumice.serve.conversation import read_messages
+from pumice.serve.receiving import declared_bytes, read_body
+from pumice.serve.refusals import RefusalError
+from pumice.serve.server import Server
+from pumice.serve.wire import Message, checked, read_json
+
+_MOST_TOKENS = 1_000_000
+
+
+def local_routes(server: Server) -> list[Route]:
+    """The routes."""
+
+    async def health(_: Request) -> JSONResponse:
+        if server.bundles.loaded:
+            return JSONResponse({"status": "ok"})
+        message = "Loading model" if server.bundles.failure is None else "the model could not be loaded"
+        error = {"code": 503, "message": message, "type": "unavailable_error"}
+        return JSONResponse({"status": "loading model", "error": error}, status_code=503)
+
+    async def live(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> JSONResponse:
+        reason = "draining" if server.draining else server.bundles.not_ready
+        if reason is None:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": reason}, status_code=503)
+
+    async def props(request: Request) -> JSONResponse:
+        return JSONResponse(_props(server.bundles.find(request.query_params.get("model"))))
+
+    async def slots(_: Request) -> JSONResponse:
+        engine = server.bundles.find(None).engine
+        busy = engine.counters.slots_in_use
+        return JSONResponse(
+            [{"id": i, "n_ctx": engine.context, "is_processing": i < busy} for i in range(engine.slots)]
+        )
+
+    async def tokens(request: Request) -> JSONResponse:
+        given = await _given(request, server)
+        loaded = server.bundles.find(_text(given, "model", None))
+        found = await asyncio.get_running_loop().run_in_executor(CHECKS, _tokenized, given, loaded, server)
+        return JSONResponse(found)
+
+    async def text(request: Request) -> JSONResponse:
+        given = await _given(request, server)
+        loaded = server.bundles.find(_text(given, "model", None))
+        return JSONResponse(_detokenized(given, loaded))
+
+    async def metrics(_: Request) -> Response:
+        from pumice.serve.metrics import exposition  # with prometheus_client, which only a scrape needs
+
+        content, media_type = exposition(server)
+        return Response(content, media_type=media_type)
+
+    async def running(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("Ollama is running")
+
+    def get(path: str, endpoint: Any) -> Route:
+        return Route(path, endpoint, methods=["GET"])
+
+    return [
+        get("/", running),
+        get("/health", health),
+        get("/v1/health", health),
+        get("/health/live", live),
+        get("/health/ready", ready),
+        get("/ready", ready),
+        get("/props", props),
+        get("/slots", slots),
+        get("/metrics", metrics),
+        Route("/tokenize", tokens, methods=["POST"]),
+        Route("/detokenize", text, methods=["POST"]),
+    ]
+
+
+async def _given(request: Request, server: Server) -> dict[str, Any]:
+    server.check_open()
+    most = server.settings.max_body
+    with server.admission.place(declared_bytes(request.scope, most)):
+        return read_json(await read_body(request.receive, most))
+
+
+def _props(loaded: Loaded) -> dict[str, Any]:
+    manifest, template = loaded.model.manifest, loaded.template
+    options = loaded.model.options()
+    return {
+        "default_generation_settings": {
+            "n_ctx": loaded.context,
+            "params": {
+                "n_predict": options.max_new_tokens,
+                "temperature": options.temperature if options.do_sample else 0.0,
+                "top_k": options.top_k,
+                "top_p": options.top_p,
+                "min_p": options.min_p,
+                "repeat_penalty": options.repetition_penalty,
+            },
+        },
+        "total_slots": loaded.engine.slots,
+        "model_alias": loaded.name,
+        "model_path": loaded.name,
+        "modalities": {"vision": True, "audio": False},
+        "media_marker": manifest.image_tokens.token,
+        "chat_template": template,
+        "chat_template_caps": {
+            "supports_tools": False,
+            "supports_tool_calls": False,
+            "supports_system_role": "system" in template,
+        },
+        "bos_token": manifest.tokens.bos_token or "",
+        "eos_token": manifest.tokens.eos_token or "",
+        "build_info": "pumice",
+        "is_sleeping": False,
+    }
+
+
+def _tokenized(given: dict[str, Any], loaded: Loaded, server: Server) -> dict[str, Any]:
+    """llama.cpp's `content`, or vLLM's `prompt` and `messages`."""
+    if given.get("messages") is not None:
+        messages = [checked(each, Message) for each in _list(given, "messages")]
+        conversation = read_messages(messages, server.settings.max_images)
+        sizes = [picture.size for picture in conversation.pictures]
+        count = loaded.model.pipeline.builder.count(conversation.messages, sizes)
+        return {"count": count, "max_model_len": loaded.context}
+    name = "content" if "content" in given else "prompt"
+    text = _text(given, name, "")
+    assert text is not None
+    special = given.get("add_special" if name == "content" else "add_special_tokens", name == "prompt")
+    ids = loaded.model.pipeline.tokenizer.encode(text) if special else loaded.text_ids(text)
+    if name == "prompt":
+        return {"tokens": ids, "count": len(ids), "max_model_len": loaded.context}
+    if given.get("with_pieces"):
+        return {"tokens": [{"id": i, "piece": _piece(loaded, i)} for i in ids]}
+    return {"tokens": ids}
+
+
+def _piece(loaded: Loaded, token: int) -> str | list[int]:
+    """A token's text; its bytes where they are no text."""
+    data = loaded.model.pipeline.tokenizer.token_bytes(token)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
+
+
+def _detokenized(given: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
+    ids = _list(given, "tokens")
+    size = loaded.model.manifest.decoder.vocab_size
+    if len(ids) > _MOST_TOKENS or not all(type(i) is int and 0 <= i < size for i in ids):
+        raise RefusalError(f"tokens are not all whole numbers from 0 to {size - 1}", param="tokens")
+    text = loaded.model.pipeline.tokenizer.decode(ids)
+    return {"content": text, "prompt": text}
+
+
+def _list(given: dict[str, Any], name: str) -> list[Any]:
+    value = given.get(name)
+    if not isinstance(value, list) or not value:
+        raise RefusalError(f"{name} is no list with something in it", param=name)
+    return value
+
+
+def _text(given: dict[str, Any], name: str, default: str | None) -> str | None:
+    value = given.get(name, default)
+    if value is not None and not isinstance(value, str):
+        raise RefusalError(f"{name} is no text", param=name)
+    return value

@@ -1,0 +1,29 @@
+"""A server of pebble that the tests of this room share; those that change its state start their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pumice.loading import load
+from pumice.model import Model
+from tests.runtime.serve.running import Running, running
+
+
+@pytest.fixture(scope="session")
+def server(pebble_bundle: Path) -> Iterator[Running]:
+    with running(pebble_bundle, alias=("gpt-vision",)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model(pebble_bundle: Path) -> Model:
+    """The same bundle in process: what the server's answers are compared with."""
+    return load(pebble_bundle, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def stop_sign() -> bytes:
+    return (Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png").read_bytes()
