@@ -12,8 +12,9 @@ from pumice.model import Model
 from tests.runtime.serve.running import Running, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(pebble_bundle: Path) -> Iterator[Running]:
+    """Gone before another folder's tests run, some of which count an engine's threads."""
     with running(pebble_bundle, alias=("gpt-vision",)) as server:
         yield server
 
