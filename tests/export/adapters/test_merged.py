@@ -255,6 +255,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "alpha": ({"lora_alpha": "8"}, "alpha lora_alpha is '8'"),
     "another rank": ({"r": 5}, r"shape \[4, "),
     "pattern": ({"rank_pattern": {"(": 4}}, "no regular expression"),
+    "a pattern that never ends": ({"rank_pattern": {r"([\w.]|[\w.][\w.])+[!?]": 4}}, "write it more simply"),
     "long pattern": ({"alpha_pattern": {"a" * 1000: 4}}, "1000 characters"),
     "patterns": ({"rank_pattern": [4]}, "expected an object"),
     "DoRA that is none": ({"use_dora": True}, "says use_dora"),
