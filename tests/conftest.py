@@ -6,7 +6,8 @@ is left out by name (tests/without_export.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def pebble_bundle_cuda(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPat
     bundle = tmp_path_factory.mktemp("bundles") / "pebble-cuda-fp16"
     export_bundle(pebble_checkpoint, bundle, recipe="cuda-fp16")
     return bundle
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Of a family of `tests.factory.FAMILIES`: the folder that has its `checkpoint`, and its `bundle` in float32."""
+    from pumice.export.pipeline import export_bundle
+    from tests.factory import FAMILIES
+
+    @cache
+    def folder_of(family: str) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        export_bundle(FAMILIES[family](folder / "checkpoint"), folder / "bundle", precision="fp32")
+        return folder
+
+    return folder_of
 
 
 def _bundle(checkpoint: Path, folders: pytest.TempPathFactory, config: pytest.Config, precision: str) -> Path:
