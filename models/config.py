@@ -41,6 +41,14 @@ class Multipliers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueryGrowth:
+    """Queries at a position are times 1 + `beta` · ln(1 + ⌊position / `every`⌋): Ministral 3's, Llama 4's."""
+
+    beta: float
+    every: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """A decoder of the Llama line. `max_position_embeddings` is the context length in tokens.
 
@@ -50,7 +58,7 @@ class TextConfig:
     sees, itself included, or None for all. `norm_offset` is still to be added to the norms' weights as stored: by
     `pumice.export.weights.norm_offset`, after which it is 0; `multipliers` are to be taken up by weights, by
     `pumice.export.weights.multipliers`. `attention_multiplier` is what scores are multiplied by, None for
-    1 / √`rotary_dim`.
+    1 / √`rotary_dim`; `query_growth` makes queries longer with their position.
     """
 
     hidden_size: int
@@ -73,6 +81,7 @@ class TextConfig:
     norm_offset: float = 0.0
     multipliers: Multipliers = Multipliers()
     attention_multiplier: float | None = None
+    query_growth: QueryGrowth | None = None
 
     @property
     def attention_scale(self) -> float:
@@ -89,8 +98,9 @@ class LlavaConfig:
     ViP-LLaVA's projector, None where there is no norm. `image_grid_pinpoints` are the (height, width) in pixels that
     a LLaVA-NeXT fits images into, None where images are not cut into tiles; those of more than `max_tiles` are left
     out of a bundle. `anyres_max` is a LLaVA-OneVision's: the features of more than so many tiles are shrunk, and images
-    of a prompt with several are not cut; None in others. `rotated`: the residual stream is turned by
-    `pumice.export.weights.rotation`.
+    of a prompt with several are not cut; None in others. `merge` is a Mistral 3's: before the projector, features are
+    normed by an RMSNorm of the text model's epsilon, and those of `merge` × `merge` patches become one; None in others.
+    `rotated`: the residual stream is turned by `pumice.export.weights.rotation`.
     """
 
     vision: VisionConfig
@@ -105,6 +115,7 @@ class LlavaConfig:
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     max_tiles: int | None = None
     anyres_max: int | None = None
+    merge: int | None = None
     rotated: bool = False
 
     @property
@@ -113,6 +124,11 @@ class LlavaConfig:
         most = float("inf") if self.max_tiles is None else self.max_tiles
         given, tile = self.image_grid_pinpoints or (), self.vision.image_size**2
         return tuple(pair for pair in given if pair[0] * pair[1] // tile <= most)
+
+    @property
+    def token_side(self) -> int:
+        """Pixels each way of what one feature is of, where images vary in size."""
+        return self.vision.patch_size * (self.merge or 1)
 
     @property
     def vision_layers(self) -> int:

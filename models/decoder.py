@@ -1,6 +1,7 @@
 """The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, with logits where they are asked for.
 
-Mistral and Qwen2 differ from it by biases and sliding windows only, which the config has.
+Mistral and Qwen2 differ from it by biases and sliding windows only, which the config has; Ministral 3's queries grow
+with their position.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ class Attention(nn.Module):
         queries = self.num_heads * config.head_dim
         packed = queries + 2 * self.kv_heads * config.head_dim
         self.qkv = Linear(config.hidden_size, packed, bias=config.qkv_bias)
+        self.parts = self.num_heads + 2 * self.kv_heads
         self.o_proj = Linear(queries, config.hidden_size, bias=config.o_bias)
 
     def forward(
         self, x: Tensor, past: tuple[Tensor, Tensor], places: Places, *, projected: bool = True
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x [B, T, D] → [B, T, D], or what the last projection would take, and the present key and value."""
+        qkv = self.qkv(x)
+        if places.growth is not None:
+            qkv = (qkv.unflatten(-1, (self.parts, -1)) * places.growth.to(qkv.dtype)).flatten(-2)
         attention, key, value = fused.group_query_attention(
-            self.qkv(x).to(past[0].dtype),
+            qkv.to(past[0].dtype),
             *past,
             places.seqlens_k,
             places.total_sequence_length,
@@ -134,7 +139,7 @@ class Decoder(nn.Module):
     def __init__(self, config: LlavaConfig, *, greedy: bool = False) -> None:
         super().__init__()
         text = config.text
-        self.greedy = greedy
+        self.greedy, self.text = greedy, text
         self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
         self.norm = Norm(text)
         tied = config.rotated and config.tie_word_embeddings
@@ -162,7 +167,7 @@ class Decoder(nn.Module):
             logits float32 [B, N, V]; with `greedy` the token of `greedy_token`, int64 [B]; and the cache grown to
             P + T. T > 1 with P > 0 asks for B = 1.
         """
-        places = Places(self, attention_mask)
+        places = Places(self, attention_mask, inputs_embeds.shape[1])
         rows_BN = kept_rows(inputs_embeds.shape, places.seqlens_k.to(torch.int64), num_logits_to_keep)
         residual, delta, presents = inputs_embeds.to(self.norm.weight.dtype), None, []
         last = len(self.layers) - 1
@@ -188,14 +193,14 @@ class Prefill(nn.Module):
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
-        text = config.text
+        self.text = text = config.text
         self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
         self.register_buffer("cos_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
         self.register_buffer("sin_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, past_key_values: Cache) -> Cache:
         """The cache grown by T new tokens; shapes and conditions as those of `Decoder.forward`."""
-        places = Places(self, attention_mask)
+        places = Places(self, attention_mask, inputs_embeds.shape[1])
         blocks = [cast(Block, layer) for layer in self.layers]
         residual, delta, presents = inputs_embeds.to(blocks[0].input_layernorm.weight.dtype), None, []
         for block, past in zip(blocks[:-1], past_key_values[:-1], strict=True):
@@ -209,11 +214,12 @@ class Prefill(nn.Module):
 class Places:
     """Where in the cache each row's new tokens go, as GroupQueryAttention wants to be told."""
 
-    def __init__(self, decoder: Decoder | Prefill, attention_mask: Tensor) -> None:
+    def __init__(self, decoder: Decoder | Prefill, attention_mask: Tensor, new_tokens: int) -> None:
         self.present_length = attention_mask.shape[1]
         self.seqlens_k = (attention_mask.sum(dim=1) - 1).to(torch.int32)
         self.total_sequence_length = torch.scalar_tensor(self.present_length, dtype=torch.int32)
         self.cos_cache, self.sin_cache = decoder.cos_cache, decoder.sin_cache
+        self.growth = query_growth(decoder.text, self.seqlens_k, new_tokens)
 
 
 def kept_rows(shape: torch.Size, past_last_B: Tensor, num_to_keep: Tensor) -> Tensor:
@@ -249,6 +255,21 @@ def greedy_token(logits: Tensor) -> Tensor:
     last_BV = logits[:, -1]
     finite_B = last_BV.sum(dim=-1).abs() <= torch.finfo(torch.float32).max  # NaN and infinity outlive the sum
     return torch.where(finite_B, last_BV.argmax(dim=-1), -1)
+
+
+def query_growth(text: TextConfig, seqlens_k: Tensor, new_tokens: int) -> Tensor | None:
+    """What queries are times by their positions, and keys and values by 1, float32 [B, T, heads, 1].
+
+    None where that is 1 in the whole context.
+    """
+    growth = text.query_growth
+    if growth is None or text.max_position_embeddings <= growth.every:
+        return None
+    first_B1 = (seqlens_k.to(torch.int64).unsqueeze(1) - _tensor_of(new_tokens - 1)).clamp(min=0)
+    positions_BT = (first_B1 + torch.arange(new_tokens)).float()
+    grown_BT = growth.beta * torch.log(1 + torch.floor(positions_BT / growth.every))
+    heads = torch.arange(text.num_attention_heads + 2 * text.num_key_value_heads)
+    return 1 + grown_BT[:, :, None, None] * (heads < text.num_attention_heads).float()[:, None]
 
 
 def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 Where images are cut into tiles, N counts these, and behind the features of each comes the row that ends a line of
 features: who joins the tiles needs it, and it is turned with the residual stream like all that enters the decoder.
 
-A tower up to its last feature layer, the feature selection, and the projector. What lies behind the last feature layer
-is never read, and is not built. A tower is a class that takes the config and a number of layers, and turns images
-into its hidden states.
+A tower up to its last feature layer, the feature selection, a merger of patches (Mistral 3's), and the projector. What
+lies behind the last feature layer is never read, and is not built. A tower is a class that takes the config and a
+number of layers, and turns images into its hidden states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pumice.models.clip import ClipTower
 from pumice.models.config import LlavaConfig, VisionConfig
 from pumice.models.layers import parameter
 from pumice.models.pixtral import PixtralTower
-from pumice.models.projector import Projector
+from pumice.models.projector import PatchMerger, Projector
 from pumice.models.siglip import SiglipTower
 
 TOWERS: dict[str, Callable[[VisionConfig, int], nn.Module]] = {
@@ -38,6 +38,8 @@ class VisionEncoder(nn.Module):
         self.tower = TOWERS[config.vision.tower](config.vision, config.vision_layers)
         self.feature_layers = config.vision_feature_layers
         self.drops_first = config.vision_feature_select_strategy == "default"
+        self.merger = None if config.merge is None else PatchMerger(config, config.merge)
+        self.token_side = config.token_side
         self.projector = Projector(config)
         self.image_newline = (
             None if config.image_grid_pinpoints is None else parameter(config.text.hidden_size)
@@ -49,6 +51,8 @@ class VisionEncoder(nn.Module):
         features = torch.cat([states[number] for number in self.feature_layers], dim=-1)
         if self.drops_first:  # CLIP's class token; transformers drops SigLIP's first patch as well
             features = features[:, 1:]
+        if self.merger is not None:
+            features = self.merger(features, pixel_values.shape[3] // self.token_side)
         rows = self.projector(features)
         if self.image_newline is not None:
             rows = torch.cat([rows, self.image_newline.expand(rows.shape[0], 1, -1)], dim=1)

@@ -19,6 +19,7 @@ NAMES = (
     "llava-onevision",
     "vip-llava",
     "pixtral",
+    "mistral-small",
 )
 
 

@@ -78,7 +78,7 @@ def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.T
     words = torch.randint(3, config.text.vocab_size, (4 * (images + 1),), generator=generator)
     words[words == config.image_token_id] = 3
     height, width = size = image_size(config)
-    tokens = config.tokens_per_image or (height * width) // config.vision.patch_size**2
+    tokens = config.tokens_per_image or (height * width) // config.token_side**2
     image = torch.full((tokens,), config.image_token_id)
     parts = [words[:4]]
     for i in range(images):
@@ -87,6 +87,14 @@ def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.T
 
 
 def image_size(config: LlavaConfig) -> tuple[int, int]:
-    """Height and width in pixels that the tower takes; 3 × 4 patches where any would do."""
-    patch, side = config.vision.patch_size, config.vision.image_size
-    return (3 * patch, 4 * patch) if config.vision.tower == "pixtral" else (side, side)
+    """Height and width in pixels that the tower takes; 3 × 4 tokens where any would do."""
+    token, side = config.token_side, config.vision.image_size
+    return (3 * token, 4 * token) if config.vision.tower == "pixtral" else (side, side)
+
+
+def pictures(config: LlavaConfig, pixels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """What transformers' models want to be given of images in `pixels`: their sizes too, where these vary."""
+    if pixels is None:
+        return {}
+    sizes = torch.tensor([pixels.shape[2:]] * len(pixels))
+    return {"pixel_values": pixels} | ({"image_sizes": sizes} if config.tokens_per_image is None else {})

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pumice.export.calibration.module import streamed
 from pumice.models.config import LlavaConfig
-from pumice.models.decoder import Block, rotary_caches
+from pumice.models.decoder import Block, query_growth, rotary_caches
 from pumice.models.text_weights import decoder_weights
 from pumice.models.weights import Read
 
@@ -129,10 +129,12 @@ class _Stream:
 
     def _places(self, count: int, length: int) -> Any:
         """As `pumice.models.decoder.Places`, for whole sequences behind nothing."""
+        seqlens_k = torch.full((count,), length - 1, dtype=torch.int32)
         return SimpleNamespace(
             cos_cache=self._cos[:length],
             sin_cache=self._sin[:length],
-            seqlens_k=torch.full((count,), length - 1, dtype=torch.int32),
+            seqlens_k=seqlens_k,
             total_sequence_length=torch.tensor(length, dtype=torch.int32),
             present_length=length,
+            growth=query_growth(self._text, seqlens_k, length),
         )

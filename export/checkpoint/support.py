@@ -20,6 +20,7 @@ SUPPORTED_MODEL_TYPES = {
     "vipllava": "ViP-LLaVA",
     "llava_next": "LLaVA-NeXT",
     "llava_onevision": "LLaVA-OneVision",
+    "mistral3": "Mistral 3",
 }
 """By `model_type`, what people call it. `architectures` is not asked: the first OneVisions have LLaVA-NeXT's there."""
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
@@ -52,7 +53,6 @@ _ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "l
 _RELATIVES = {
     "llava_next_video": "LLaVA-NeXT-Video",
     "video_llava": "Video-LLaVA",
-    "mistral3": "Mistral 3, which merges patches",
 }
 
 

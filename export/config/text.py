@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from optimum.utils import NormalizedTextConfigWithGQA
-from transformers import GraniteConfig, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
+from transformers import (
+    GraniteConfig,
+    LlamaConfig,
+    Ministral3Config,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pumice.errors import CheckpointError
@@ -24,7 +31,7 @@ from pumice.export.config.checks import (
     require_positive,
 )
 from pumice.models.activations import ACTIVATIONS
-from pumice.models.config import Multipliers, TextConfig
+from pumice.models.config import Multipliers, QueryGrowth, TextConfig
 
 ROTARY_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
 """Keys that transformers reads beside the config classes' own fields."""
@@ -36,8 +43,8 @@ class TextFamily:
 
     A bias is there or not, or the config has a key that says it. `extra_keys` are known beside the fields of `config`.
     `norm_offset` is what the model adds to the stored weights of its norms; `multiplied` says that the config has
-    Granite's multipliers. Where heads have a width of their own, or
-    layers a sliding window, the config class has the key.
+    Granite's multipliers, `grows` that its rotary parameters say how queries grow with their position. Where heads have
+    a width of their own, or layers a sliding window, the config class has the key.
     """
 
     config: type[PreTrainedConfig]
@@ -47,6 +54,7 @@ class TextFamily:
     mlp_bias: bool | str = False
     norm_offset: float = 0.0
     multiplied: bool = False
+    grows: bool = False
 
 
 TEXT_FAMILIES = {
@@ -54,6 +62,7 @@ TEXT_FAMILIES = {
         config=LlamaConfig, qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias"
     ),
     "mistral": TextFamily(config=MistralConfig),
+    "ministral3": TextFamily(config=Ministral3Config, grows=True),
     "granite": TextFamily(
         config=GraniteConfig,
         extra_keys=(*ROTARY_KEYS, "head_dim"),
@@ -66,6 +75,7 @@ TEXT_FAMILIES = {
 }
 """By the `model_type` of a `text_config`."""
 
+_LARGEST_BETA = 100
 _SCALED = ("linear", "dynamic", "yarn", "llama3")
 """Rotary types beside `default`. `dynamic` changes only beyond the context, where pumice does not go."""
 
@@ -104,7 +114,22 @@ def read_text_config(config: Any) -> TextConfig:
         mlp_bias=_bias(config, family.mlp_bias),
         norm_offset=family.norm_offset,
         **(_multipliers(config) if family.multiplied else {}),
+        query_growth=_query_growth(config) if family.grows else None,
     )
+
+
+def _query_growth(config: Any) -> QueryGrowth:
+    """What Ministral 3's rotary parameters say of it; transformers fails without."""
+    parameters = dict(config.rope_parameters or {})
+    beta: Any = parameters.get("llama_4_scaling_beta")
+    every: Any = parameters.get("original_max_position_embeddings")
+    numbers = type(beta) in (int, float) and type(every) is int
+    if not numbers or not 0 <= beta <= _LARGEST_BETA or every < 1:
+        raise CheckpointError(
+            f"text_config.rope_parameters has llama_4_scaling_beta {beta!r} and original_max_position_embeddings "
+            f"{every!r}, expected a number from 0 to {_LARGEST_BETA} and a positive integer"
+        )
+    return QueryGrowth(beta=float(beta), every=every)
 
 
 def _multipliers(config: Any) -> dict[str, Any]:

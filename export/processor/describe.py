@@ -64,6 +64,7 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
     if template is not None:
         check_template(template, processor.tokenizer, checkpoint.path)
     _warn_of_ids_beyond(processor.tokenizer, checkpoint.path, config.text.vocab_size)
+    _warn_of_pattern(processor.tokenizer, checkpoint.path)
     return Parts(
         image=describe_image_processor(processor.image_processor, checkpoint.path, config),
         image_tokens=_image_tokens(processor, checkpoint.path, config),
@@ -109,6 +110,16 @@ def _warn_of_ids_beyond(tokenizer: Any, path: Path, rows: int) -> None:
             "%s: the tokenizer has %d tokens beyond the %d rows of the embedding table, from %d (%r) on: "
             "a prompt that has one is refused",
             *(path, len(beyond), rows, *beyond[0]),
+        )
+
+
+def _warn_of_pattern(tokenizer: Any, path: Path) -> None:
+    """What transformers warns of where it reads a Mistral's files of old, and does nothing about by itself."""
+    if getattr(tokenizer.backend_tokenizer, "fix_mistral_regex", None) is False:
+        logging.getLogger("pumice").warning(
+            "%s: tokenizer.json may split text otherwise than Mistral's own tokenizer, and transformers keeps to it: "
+            'with "fix_mistral_regex": true in tokenizer_config.json it does not',
+            path,
         )
 
 

@@ -47,9 +47,9 @@ _TORCHVISION = (
 def load_processor(path: Path, config: LlavaConfig) -> Any:
     """transformers' own processor, which counts an image's tokens as the model does.
 
-    Older checkpoints leave `patch_size`, `vision_feature_select_strategy` or `num_additional_image_tokens` out of
-    their processor's files, and transformers then counts wrongly or not at all. They only repeat what `config.json`
-    says, so they are taken from there.
+    Older checkpoints leave `patch_size`, `spatial_merge_size`, `vision_feature_select_strategy` or
+    `num_additional_image_tokens` out of their processor's files, and transformers then counts wrongly or not at all.
+    They only repeat what `config.json` says, so they are taken from there.
 
     Raises:
         CheckpointError: files are missing or damaged, or the processor is not the one of this kind of vision tower.
@@ -71,9 +71,20 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
         processor.num_additional_image_tokens = 1 if config.vision.tower == "clip" else 0
     elif name == _ONEVISION:
         _count_as_onevision(processor, path, config)
-    elif processor_settings(path).get("patch_size") is None:
-        processor.patch_size = config.vision.patch_size
+    else:
+        _count_as_pixtral(processor, path, config)
     return processor
+
+
+def _count_as_pixtral(processor: Any, path: Path, config: LlavaConfig) -> None:
+    """Let it count as the model does where its file does not say how; files of March 2025 lack the merging."""
+    said = processor_settings(path)
+    if said.get("patch_size") is None:
+        processor.patch_size = config.vision.patch_size
+    if said.get("spatial_merge_size") is None:
+        processor.spatial_merge_size = config.merge or 1
+    # as the processor overrules it; calibration asks the image processor alone
+    processor.image_processor.patch_size = {"height": config.token_side, "width": config.token_side}
 
 
 def _count_as_onevision(processor: Any, path: Path, config: LlavaConfig) -> None:

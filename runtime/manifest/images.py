@@ -92,6 +92,8 @@ class ImageTokens:
     break_token_id: NonNegative | None = None
     end_token: str | None = None
     end_token_id: NonNegative | None = None
+    merge_size: Positive | msgspec.UnsetType = msgspec.UNSET
+    """Patches each way that the encoder makes one feature of (Mistral 3): plans of memory ask. Absent where it is 1."""
 
     @property
     def special_texts(self) -> tuple[str, ...]:
@@ -133,13 +135,14 @@ class Rows:
     """Images keep their aspect: rows of patches, `patch_size` pixels each way, of a token each.
 
     No side is longer than `longest_edge` before it is rounded up to whole patches. `break_token` stands behind every
-    row, and `end_token` in its place behind the last.
+    row, and `end_token` in its place behind the last. What is a patch here are `merge` × `merge` in the encoder.
     """
 
     longest_edge: int
     patch_size: int
     break_token: str
     end_token: str
+    merge: int = 1
 
     @property
     def most_tokens(self) -> int:
@@ -149,8 +152,8 @@ class Rows:
 
     @property
     def most_rows(self) -> int:
-        """Rows of features of the largest array that enters the encoder, and of those between its rows."""
-        return self.most_tokens
+        """Rows of features of the largest array within the encoder, and of those between its rows."""
+        return self.most_tokens * self.merge**2
 
     @property
     def most_arrays(self) -> int:
@@ -274,7 +277,10 @@ def layout_of(image: ImageProcessing, tokens: ImageTokens, where: str) -> ImageL
         case ((int(height), int(width)), int(per_image), msgspec.UNSET, None, None, None, None, None):
             return Fixed(size=(height, width), tokens=per_image)
         case (None, None, msgspec.UNSET, int(longest), int(), int(patch), str(between), str(end)):
-            return Rows(longest_edge=longest, patch_size=patch, break_token=between, end_token=end)
+            merge = 1 if tokens.merge_size is msgspec.UNSET else tokens.merge_size
+            return Rows(
+                longest_edge=longest, patch_size=patch, break_token=between, end_token=end, merge=merge
+            )
         case ((int(height), int(width)), int(per_image), TileGrids() as tiles, None, None, None, None, None):
             return _tiles((height, width), per_image, tiles, where)
     raise BundleError(

@@ -129,7 +129,9 @@ def exact(request: pytest.FixtureRequest, family_folder: Callable[[str], Path]) 
 
 @pytest.fixture(
     scope="module",
-    params=[(f, p) for f in FAMILIES if not f.startswith("llava-llama-3-") for p in MEAN_ERRORS],
+    params=[
+        (f, p) for f in FAMILIES if not f.startswith(("llava-llama-3-", "mistral-")) for p in MEAN_ERRORS
+    ],
     ids="-".join,
 )
 def rounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:

@@ -95,10 +95,10 @@ def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.T
         ids, pixels = oracle.prompt(config, images=images)
         given = pixels if images else None
         with torch.no_grad():
-            rounded = single(input_ids=ids, pixel_values=given).logits.numpy()
-            exact = double(
-                input_ids=ids, pixel_values=None if given is None else given.double()
-            ).logits.numpy()
+            shown = oracle.pictures(config, given)
+            rounded = single(input_ids=ids, **shown).logits.numpy()
+            shown |= {} if given is None else {"pixel_values": given.double()}
+            exact = double(input_ids=ids, **shown).logits.numpy()
         logits = graphs.logits(ids, given)
         assert np.abs(logits - exact).max() <= TOLERANCE
         assert np.abs(logits - rounded).max() <= TOLERANCE + np.abs(rounded - exact).max()

@@ -9,12 +9,13 @@ from tokenizers import Tokenizer
 from tests.factory.parts import Dtype, Llava, Text, Vision
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-ARCHITECTURES["granite"] = "GraniteForCausalLM"
+ARCHITECTURES |= {"granite": "GraniteForCausalLM", "ministral3": "Ministral3ForCausalLM"}
 MODEL_TYPES = {
     "Llava": "llava",
     "VipLlava": "vipllava",
     "LlavaNext": "llava_next",
     "LlavaOnevision": "llava_onevision",
+    "Mistral3": "mistral3",
 }
 VISION_TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "pixtral": "pixtral"}
 
@@ -39,6 +40,10 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     if model.vip:
         layers = {"vision_feature_layers" if old else "vision_feature_layer": given}
         return config | layers | {"projector_layernorm_eps": 1e-5}
+    if model.merge is not None:
+        del config["image_seq_length"]
+        merging = {"spatial_merge_size": model.merge, "multimodal_projector_bias": model.projector_bias}
+        return config | merging | {"vision_feature_layer": given}
     if model.pinpoints is not None:
         config |= {"image_grid_pinpoints": [list(pair) for pair in model.pinpoints]}
         config |= {"use_image_newline_parameter": True} if old else {}
@@ -53,6 +58,8 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
 
 
 def _class(model: Llava) -> str:
+    if model.merge is not None:
+        return "Mistral3"
     if model.pinpoints is None:
         return "VipLlava" if model.vip else "Llava"
     return "LlavaNext" if model.anyres_max is None else "LlavaOnevision"
@@ -104,7 +111,7 @@ def _rope(t: Text, old: bool) -> dict[str, Any]:
 
 
 def _window(t: Text) -> dict[str, Any]:
-    if t.kind == "mistral":
+    if t.kind in ("mistral", "ministral3"):
         return {"sliding_window": t.sliding_window}
     if t.kind == "qwen2":  # releases have a window as long as the context, and do not use it
         return {

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.factory.checkpoint import make_checkpoint
 from tests.factory.parts import Text, Vision
-from tests.factory.templates import CHATML, LLAMA_3, MISTRAL, VIP
+from tests.factory.templates import CHATML, LLAMA_3, MISTRAL, MISTRAL_SMALL, VIP
 from tests.factory.vocabulary import Vocabulary
 
 Family = Callable[..., Path]
@@ -49,6 +49,10 @@ PIXTRAL_WORDS = Vocabulary(
     image="[IMG]",
 )
 
+MISTRAL_SMALL_WORDS = Vocabulary(
+    before=(*PIXTRAL_WORDS.before, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), after=(), image="[IMG]"
+)
+
 SIGLIP = Vision(tower="siglip", width=36, heads=2, mlp=68, act="gelu_pytorch_tanh", eps=1e-6)
 PIXTRAL = Vision(tower="pixtral", width=48, heads=3, mlp=80, image_size=64, patch_size=8, act="silu")
 LLAMA_3_TEXT = Text(heads=8, kv_heads=2, width=96, rope_theta=5e5, vocab_size=640, spare_rows=64, context=256)
@@ -66,6 +70,18 @@ ROPE_SCALINGS: dict[str, dict[str, Any]] = {
     "dynamic": {"type": "dynamic", "factor": 2.0},
 }
 """As checkpoints have them under `rope_scaling`; `type` is the older name of `rope_type`."""
+MINISTRAL_ROPE: dict[str, Any] = {
+    "rope_type": "yarn",
+    "type": "yarn",
+    "factor": 16.0,
+    "original_max_position_embeddings": 24,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""Its queries grow at every 24th position."""
 
 
 GRANITE = {
@@ -118,6 +134,20 @@ def _onevision(seed: int) -> Family:
         anyres_max=2,
         dtype="bfloat16",
         seed=seed,
+    )
+
+
+def _mistral_3(seed: int, *, tower: dict[str, Any], **own: Any) -> Family:
+    return _family(
+        vision=Vision(**(vars(PIXTRAL) | tower)),
+        vocabulary=MISTRAL_SMALL_WORDS,
+        template=MISTRAL_SMALL,
+        feature_layer=-1,
+        strategy="full",
+        projector_bias=False,
+        dtype="bfloat16",
+        seed=seed,
+        **own,
     )
 
 
@@ -188,6 +218,28 @@ FAMILIES: dict[str, Family] = {
         strategy="full",
         dtype="bfloat16",
         seed=9,
+    ),
+    "mistral-small": _mistral_3(
+        seed=12,
+        tower={"image_size": 112},
+        text=Text(kind="mistral", width=80, heads=4, kv_heads=2, head_dim=32, rope_theta=1e9),
+        merge=2,
+    ),
+    "ministral-3": _mistral_3(
+        seed=3,
+        tower={"image_size": 108, "patch_size": 6},
+        text=Text(
+            kind="ministral3",
+            width=96,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            context=384,
+            rope_theta=1e6,
+            rope_scaling=MINISTRAL_ROPE,
+            tied=True,
+        ),
+        merge=3,
     ),
 }
 """name → function(folder, **overrides) → folder."""

@@ -11,7 +11,7 @@ from tests.factory.vocabulary import Vocabulary
 Layout = Literal["released", "new", "saved"]
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 Tower = Literal["clip", "siglip", "pixtral"]
-Kind = Literal["llama", "mistral", "qwen2", "granite"]
+Kind = Literal["llama", "mistral", "ministral3", "qwen2", "granite"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Llava:
     """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector.
 
     `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles; with
-    `anyres_max`, a LLaVA-OneVision.
+    `anyres_max`, a LLaVA-OneVision. `merge`: a Mistral 3, which makes one feature of so many patches each way.
     """
 
     vision: Vision = Vision()
@@ -93,6 +93,7 @@ class Llava:
     vip: bool = False
     pinpoints: tuple[tuple[int, int], ...] | None = None
     anyres_max: int | None = None
+    merge: int | None = None
     feature_layer: int | tuple[int, ...] = -2
     strategy: Literal["default", "full"] = "default"
     projector_act: str = "gelu"

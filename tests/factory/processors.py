@@ -19,6 +19,7 @@ def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
     else:
         processor |= {"patch_size": model.vision.patch_size}
         processor |= _pixtral_tokens() if pixtral else _llava_tokens(model)
+        processor |= {"spatial_merge_size": model.merge} if model.merge is not None else {}
     settings: dict[str, Any] = {
         **model.vocabulary.named,
         "model_max_length": model.text.context,

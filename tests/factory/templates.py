@@ -44,6 +44,29 @@ MISTRAL = (
 )
 """Pixtral's, with images where they stand."""
 
+MISTRAL_SMALL = (
+    "{%- set today = strftime_now('%%') %}"
+    "{%- set default_system = 'You are small. ' + today %}{{- bos_token }}"
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{%- if messages[0]['content'] is string %}{%- set system = messages[0]['content'] %}"
+    "{%- else %}{%- set system = messages[0]['content'][0]['text'] %}{%- endif %}"
+    "{%- set rest = messages[1:] %}{%- else %}{%- set system = default_system %}{%- set rest = messages %}{%- endif %}"
+    "{{- '[SYSTEM_PROMPT]' + system + '[/SYSTEM_PROMPT]' }}"
+    "{%- for message in rest %}{%- if message['role'] == 'user' %}"
+    "{%- if message['content'] is string %}{{- '[INST]' + message['content'] + '[/INST]' }}{%- else %}"
+    "{{- '[INST]' }}{%- set blocks = message['content'] %}"
+    "{%- if blocks | length == 2 %}{%- set blocks = blocks | sort(attribute='type') %}{%- endif %}"
+    "{%- for block in blocks %}{%- if block['type'] == 'text' %}{{- block['text'] }}"
+    "{%- elif block['type'] in ['image', 'image_url'] %}{{- '[IMG]' }}"
+    "{%- else %}{{- raise_exception('only text and images') }}{%- endif %}{%- endfor %}{{- '[/INST]' }}{%- endif %}"
+    "{%- elif message['role'] == 'assistant' %}"
+    "{%- if message['content'] is string %}{{- message['content'] + eos_token }}"
+    "{%- else %}{{- message['content'][0]['text'] + eos_token }}{%- endif %}"
+    "{%- else %}{{- raise_exception('only system, user and assistant') }}{%- endif %}{%- endfor %}"
+)
+"""Mistral Small 3.1's and Ministral 3's: a system prompt of its own, an image before a single text. Its date is always
+`%`, so that prompts are the same on all days."""
+
 VIP = (
     "{{ 'A chat between a curious human and an artificial intelligence assistant.' }}"
     "{% for message in messages %}"

@@ -42,6 +42,10 @@ def all_tensors(model: Llava, layout: Layout) -> Iterator[Drawn]:
         yield Drawn(name=f"{top}image_newline", shape=(model.text.width,), std=1.0)
     if model.vip:
         yield from _norm(f"{projector}.projector_layernorm", model.features, True)
+    if model.merge is not None:
+        yield from _norm(f"{projector}.norm", model.features, False)
+        merged = model.features * model.merge**2
+        yield from _linear(f"{projector}.patch_merger.merging_layer", model.features, merged, False)
     bias = model.projector_bias or model.vip
     yield from _linear(f"{projector}.linear_1", model.text.width, model.features, bias)
     yield from _linear(f"{projector}.linear_2", model.text.width, model.text.width, bias)

@@ -64,7 +64,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_image_features(pair: Pair) -> None:
     theirs, ours = pair
     ids, pixels = oracle.prompt(ours.config, images=3)
-    expected = torch.cat(list(theirs.get_image_features(pixels).pooler_output))
+    given = oracle.pictures(ours.config, pixels)
+    expected = torch.cat(list(theirs.get_image_features(**given).pooler_output))
     torch.testing.assert_close(ours.vision_encoder(pixels), expected, atol=1e-4, rtol=0)
     assert len(expected) == (ids == ours.config.image_token_id).sum()
 
@@ -93,14 +94,14 @@ def test_tiles(family: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["pixtral"])
+@pytest.mark.parametrize("family", ["pixtral", "mistral-small", "ministral-3"])
 def test_images_of_several_sizes(family: str, tmp_path: Path) -> None:
     """transformers packs them into one sequence; here each is encoded by itself."""
     folder = FAMILIES[family](tmp_path)
     theirs, ours = oracle.theirs(folder), oracle.ours(folder)
-    patch = ours.config.vision.patch_size
-    sizes = [(patch, patch), (3 * patch, 2 * patch), (patch, 7 * patch), (5 * patch, 5 * patch)]
-    packed = torch.zeros(len(sizes), 3, 5 * patch, 7 * patch)
+    side = ours.config.token_side
+    sizes = [(side, side), (3 * side, 2 * side), (side, 6 * side), (5 * side, 5 * side)]
+    packed = torch.zeros(len(sizes), 3, 5 * side, 6 * side)
     images = [torch.randn(1, 3, *size) for size in sizes]
     for row, image in zip(packed, images, strict=True):
         row[:, : image.shape[2], : image.shape[3]] = image[0]
@@ -115,7 +116,7 @@ def test_logits(pair: Pair) -> None:
     for images in (0, 1, 2):
         ids, pixels = oracle.prompt(ours.config, images=images, seed=images)
         given = pixels if images else None
-        expected = theirs(input_ids=ids, pixel_values=given).logits
+        expected = theirs(input_ids=ids, **oracle.pictures(ours.config, given)).logits
         torch.testing.assert_close(ours.logits(ids, given), expected, atol=1e-4, rtol=0)
 
 
@@ -125,7 +126,7 @@ def test_logits_over_a_past(pair: Pair) -> None:
     theirs, ours = pair
     ids, pixels = oracle.prompt(ours.config, images=1)
     embeds = ours.embedding(ids, ours.vision_encoder(pixels))
-    expected = theirs(input_ids=ids, pixel_values=pixels).logits
+    expected = theirs(input_ids=ids, **oracle.pictures(ours.config, pixels)).logits
     cache, at = ours.empty_cache(), 0
     for length in (2, 7, 1, ids.shape[1] - 10):
         mask = torch.ones(1, at + length, dtype=torch.long)
@@ -165,8 +166,10 @@ def test_any_shape(options: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     for images in (0, 2):
         ids, pixels = oracle.prompt(ours.config, images=images)
         given = pixels if images else None
-        exact = double(input_ids=ids, pixel_values=None if given is None else given.double()).logits
-        rounding = (single(input_ids=ids, pixel_values=given).logits - exact).abs().max()
+        shown = oracle.pictures(ours.config, given)
+        doubled = shown | ({} if given is None else {"pixel_values": given.double()})
+        exact = double(input_ids=ids, **doubled).logits
+        rounding = (single(input_ids=ids, **shown).logits - exact).abs().max()
         assert (ours.logits(ids, given) - exact).abs().max() <= 1e-4 + 4 * rounding
 
 

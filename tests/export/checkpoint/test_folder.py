@@ -269,7 +269,7 @@ def test_shards_without_index(shards):
     [
         "llama",
         "llava_next_video",
-        "mistral3",
+        "mistral4",
         "qwen2_vl",
         "clip",
         "llava_llama",
@@ -535,9 +535,9 @@ def test_hub_ids_are_fetched(whole, tmp_path, monkeypatch):
 
 
 def test_unsupported_hub_models_are_refused_before_their_weights(copy, tmp_path, monkeypatch):
-    fake = Hub(change_config(copy, model_type="mistral3"), tmp_path / "cache")
+    fake = Hub(change_config(copy, model_type="mistral4"), tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
-    assert "mistral3" in refused("some-org/some-model")
+    assert "mistral4" in refused("some-org/some-model")
     assert len(fake.patterns) == 1
     assert not list(fake.cache.glob("*.safetensors"))
 

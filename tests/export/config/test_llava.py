@@ -196,9 +196,9 @@ def test_refused_of_a_llava_onevision(changes: dict[str, Any], said: str) -> Non
         (
             "text_config.model_type",
             "gemma",
-            "text model of type 'gemma'.*supported: llama, mistral, granite, qwen2",
+            "text model of type 'gemma'.*supported: llama, mistral, ministral3, granite, qwen2",
         ),
-        ("model_type", "mistral3", "whole model of type 'mistral3'"),
+        ("model_type", "aya_vision", "whole model of type 'aya_vision'"),
         ("text_config.model_type", ["llama"], r"text model of type \['llama'\]"),
         ("text_config.hidden_act", "prelu", "hidden_act is 'prelu'; supported: silu"),
         ("vision_config.hidden_act", "tanhshrink", "vision_config.hidden_act is 'tanhshrink'"),
