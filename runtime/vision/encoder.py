@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.bundle.footprint import ENCODED_AT_ONCE
 from pumice.errors import GenerationError
 from pumice.images.layout import among, join
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, model_key
@@ -31,10 +32,6 @@ Floats = NDArray[np.float32]
 
 _PATIENCE = 0.05
 """Seconds after which a thread that waits for another's image looks whether it was cancelled."""
-
-
-BATCH = 2
-"""Images that go through the encoder at once, where they may be stacked: each takes memory of its own."""
 
 
 class ImageEncoder:
@@ -53,7 +50,7 @@ class ImageEncoder:
         self._released = released
         self.width = manifest.decoder.hidden_size
         self._layout = manifest.layout
-        self._batch = BATCH if self._layout.stackable else 1
+        self._batch = ENCODED_AT_ONCE if self._layout.stackable else 1
         self.model = model_key(manifest)
         self._under_way: dict[bytes, Future[Floats | None]] = {}
         """What some thread encodes; None comes of it if that thread failed or was cancelled."""
@@ -155,8 +152,9 @@ class ImageEncoder:
                     f"image {numbers[image.digest]}'s features are not finite (NaN or infinity; images are "
                     "counted from 0): export the model again with another precision"
                 )
-            # copied: a batch's output is not kept for one of its images
-            features = np.array(join(among(self._layout, alone=image.alone), image.size, parts))
+            features = join(among(self._layout, alone=image.alone), image.size, parts)
+            if features.base is not None:  # a batch's output is not kept for one of its images
+                features = features.copy()
             features.flags.writeable = False
             found[image.digest] = features
             self._cache.put(image.digest, features)
@@ -175,8 +173,8 @@ class ImageEncoder:
             return
         parts: list[Floats] = []
         tiles = images[0].arrays
-        for start in range(0, len(tiles), BATCH):
-            parts.extend(self._features(tiles[start : start + BATCH], (), cancellation))
+        for start in range(0, len(tiles), ENCODED_AT_ONCE):
+            parts.extend(self._features(tiles[start : start + ENCODED_AT_ONCE], (), cancellation))
         yield parts
 
     def _features(
