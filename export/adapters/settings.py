@@ -35,7 +35,10 @@ _LONGEST_MATCH = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Rank and alpha of each module, and which kind of LoRA it is. `tokens` has rows of a table that are replaced."""
+    """Rank and alpha of each module, and which kind of LoRA it is. `tokens` has rows of a table that are replaced.
+
+    `base` is what was trained on, by whatever name the trainer had for it.
+    """
 
     rank: int
     alpha: float
@@ -45,6 +48,7 @@ class LoraSettings:
     dora: bool
     bias: bool
     tokens: Mapping[str, tuple[int, ...]]
+    base: Any = None
 
     def rank_of(self, paths: tuple[str, ...]) -> int:
         """Of a module, by its path in any of the layouts that it may be called by."""
@@ -86,6 +90,7 @@ def read_settings(where: Path, config: Mapping[str, Any]) -> LoraSettings:
         dora=bool(config.get("use_dora")),
         bias=bool(config.get("lora_bias")),
         tokens=_tokens(where, config.get("trainable_token_indices")),
+        base=config.get("base_model_name_or_path"),
     )
 
 

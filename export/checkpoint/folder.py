@@ -22,6 +22,7 @@ import torch
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.hub import fetch, is_hub_id
 from pumice.export.checkpoint.integer_matrix import ByColumns, ByRows, IntegerMatrix
+from pumice.export.checkpoint.original import refuse_original
 from pumice.export.checkpoint.quantised import StoredMatrix, quantization_config, stored_matrices
 from pumice.export.checkpoint.support import (
     FLOAT_INSTEAD,
@@ -231,9 +232,19 @@ def _check_folder(path: Path) -> None:
         raise CheckpointError(f"{path} is empty: expected config.json and {WEIGHTS_NAME}")
     refuse_other_kinds(path, names, whole=WEIGHTS_NAME in names or INDEX_NAME in names)
     if not _safetensors(names):
+        _refuse_pickled_original(path, names)
         _refuse_other_weights(path, names)
     if "config.json" not in names:
         raise CheckpointError(f"{path} has no config.json: expected a checkpoint in Hugging Face layout")
+
+
+def _refuse_pickled_original(path: Path, names: list[str]) -> None:
+    """Its pickles are not all that is to be said; a config that cannot be read is told by others."""
+    try:
+        config = read_json(path / "config.json")
+    except CheckpointError:
+        return
+    refuse_original(path, config, names)
 
 
 def _safetensors(names: list[str]) -> list[str]:
@@ -261,8 +272,10 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     """`config.json` of a whole that is supported, in float weights, without code of its own."""
     config = read_json(path / "config.json")
+    names = [entry.name for entry in path.iterdir()]
+    refuse_original(path, config, names)
     if quantization_config(config) is None:
-        refuse_other_quantisers(path, [entry.name for entry in path.iterdir()])
+        refuse_other_quantisers(path, names)
     refuse_other_architectures(path / "config.json", config)
     return config
 
