@@ -92,7 +92,7 @@ def image_size(config: LlavaConfig) -> tuple[int, int]:
     return (3 * token, 4 * token) if config.vision.tower == "pixtral" else (side, side)
 
 
-def pictures(config: LlavaConfig, pixels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def given_images(config: LlavaConfig, pixels: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """What transformers' models want to be given of images in `pixels`: their sizes too, where these vary."""
     if pixels is None:
         return {}

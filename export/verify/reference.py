@@ -213,7 +213,11 @@ class Reference:
         given = {"image_sizes": inputs.image_sizes, "batch_num_images": inputs.batch_num_images}
         sizes = {name: torch.from_numpy(values) for name, values in given.items() if values is not None}
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.pixel_values))
-        outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)
+        try:
+            outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)
+        except RuntimeError as error:  # of a Mistral 3's images that have one token
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"transformers' model fails on images of a prompt: {reason}") from None
         return torch.cat(list(outputs.pooler_output))
 
 

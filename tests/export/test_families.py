@@ -193,7 +193,9 @@ def test_precisions(rounded: Exported, name: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["new", "saved"])
-@pytest.mark.parametrize("family", ["llava-interleave", "llava-llama-3-yarn", "vip-llava", "pixtral"])
+@pytest.mark.parametrize(
+    "family", ["llava-interleave", "llava-llama-3-yarn", "vip-llava", "pixtral", "ministral-3"]
+)
 def test_newer_layouts(family: str, layout: Layout, tmp_path: Path) -> None:
     """Tensor names, config keys and processor files as transformers writes them today."""
     found = export(family, "fp32", tmp_path, layout=layout)

@@ -95,7 +95,7 @@ def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.T
         ids, pixels = oracle.prompt(config, images=images)
         given = pixels if images else None
         with torch.no_grad():
-            shown = oracle.pictures(config, given)
+            shown = oracle.given_images(config, given)
             rounded = single(input_ids=ids, **shown).logits.numpy()
             shown |= {} if given is None else {"pixel_values": given.double()}
             exact = double(input_ids=ids, **shown).logits.numpy()

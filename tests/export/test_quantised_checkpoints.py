@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pumice.export.processor.load import load_processor
 from pumice.export.recipes.recipe import Override, Recipe, Storage
 from pumice.export.verify.comparison import verify_bundle
 from tests import oracle
-from tests.factory import make_checkpoint
+from tests.factory import FAMILIES, make_checkpoint
 from tests.factory.parts import Text
 from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, quantise
 
@@ -73,6 +74,24 @@ def test_eight_bits_in_float32(source: Path, tmp_path: Path, kind: str) -> None:
     assert report.summary.passed
     assert report.summary.verdict == "exact"
     check_answers(tmp_path / "bundle", plain)
+
+
+def test_ministral_as_released(tmp_path: Path) -> None:
+    """float8 with a scale a matrix; tower, projector and head are none; scales of activations are left out.
+
+    transformers reads the same values of it, without a graphics card.
+    """
+    scheme = EIGHT_BITS["fp8 per tensor"]
+    kept = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    scheme = replace(scheme, config={**scheme.config, "modules_to_not_convert": kept, "dequantize": False})
+    quantised, plain = quantise(FAMILIES["ministral-3"](tmp_path / "float"), tmp_path, scheme)
+    names = load_file(quantised / "model.safetensors").keys()
+    assert {name.rpartition(".")[2] for name in names} == {"weight", "weight_scale_inv", "activation_scale"}
+    theirs, values = oracle.theirs(quantised).state_dict(), oracle.theirs(plain).state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in values.items())
+    export_bundle(quantised, tmp_path / "bundle")
+    check_answers(tmp_path / "bundle", plain)
+    assert verify_bundle(tmp_path / "bundle", quantised).report.summary.verdict == "exact"
 
 
 def test_eight_bits_by_another_recipe(source: Path, tmp_path: Path) -> None:

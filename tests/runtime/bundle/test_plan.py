@@ -197,7 +197,19 @@ def test_a_plan_counts_all_tiles_of_the_largest_image() -> None:
     assert tiled <= kept - plan(alone).answering["vision activations"] < 1.05 * tiled
 
 
-@pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "bakllava", "llava-onevision"])
+def test_a_plan_counts_the_patches_that_are_merged() -> None:
+    """Of the released Mistral Small: 1,540 pixels are 55 tokens of 28, and 110 patches of the tower."""
+    found = decode_manifest((FOLDER / "mistral-small.json").read_bytes(), "example")
+    image = replace(found.image, resize_longest_edge=1540, multiple_of=28)
+    large = replace(found, image=image, image_tokens=replace(found.image_tokens, patch_size=28))
+    assert (large.layout.most_tokens, large.layout.most_rows) == (55 * 56, 4 * 55 * 56)
+    plain = replace(large, image_tokens=replace(large.image_tokens, merge_size=UNSET))
+    parts = [plan(made).answering["vision activations"] for made in (large, plain)]
+    assert parts[0] == pytest.approx(4 * parts[1], rel=1e-6)
+    assert plan(large).answering["feature cache"] == plan(plain).answering["feature cache"]
+
+
+@pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "mistral-small", "bakllava", "llava-onevision"])
 def test_every_family_can_be_planned(name: str) -> None:
     found = plan(decode_manifest((FOLDER / f"{name}.json").read_bytes(), name))
     assert all(size > 0 for name, size in (found.loaded | found.answering).items() if name not in NOT_ALWAYS)

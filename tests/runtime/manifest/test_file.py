@@ -66,6 +66,17 @@ def test_bundles_are_written_for_the_oldest_reader_that_gets_them_right() -> Non
         read({**as_json(manifest(3)), "schema_version": 4})
 
 
+def test_older_readers_get_merged_patches_right() -> None:
+    """The field says nothing that images or prompts are made by, and is not written where nothing is merged."""
+    plain = pixtral_manifest([3, 4, 5])
+    assert "merge_size" not in as_json(plain)["image_tokens"]
+    merged = read(as_json(plain, image_tokens={"merge_size": 2}))
+    assert merged.layout == replace(plain.layout, merge=2)
+    assert (merged.layout.most_tokens, version_for(merged.image)) == (plain.layout.most_tokens, 2)
+    with pytest.raises(BundleError, match="merge_size"):
+        read(as_json(plain, image_tokens={"merge_size": 0}))
+
+
 def test_versions_before_tiles_do_not_have_the_field() -> None:
     assert "tiles" not in as_json(manifest(3))["image"]
     with pytest.raises(BundleError, match="tiles"):
