@@ -81,6 +81,18 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """A model's videos: the id that stands for their features, and how those of a frame are made fewer.
+
+    `bilinear` is done behind the projector, by whoever joins the frames (LLaVA-OneVision); `average` and `max` of 2 × 2
+    before it, in the vision encoder (LLaVA-NeXT-Video).
+    """
+
+    token_id: int
+    pooling: Literal["bilinear", "average", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
     """The whole.
 
@@ -89,8 +101,8 @@ class LlavaConfig:
     ViP-LLaVA's projector, None where there is no norm. `image_grid_pinpoints` are the (height, width) in pixels that
     a LLaVA-NeXT fits images into, None where images are not cut into tiles; those of more than `max_tiles` are left
     out of a bundle. `anyres_max` is a LLaVA-OneVision's: the features of more than so many tiles are shrunk, and images
-    of a prompt with several are not cut; None in others. `rotated`: the residual stream is turned by
-    `pumice.export.weights.rotation`.
+    of a prompt with several are not cut; None in others. `video` is None where the model takes no videos. `rotated`:
+    the residual stream is turned by `pumice.export.weights.rotation`.
     """
 
     vision: VisionConfig
@@ -105,6 +117,7 @@ class LlavaConfig:
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     max_tiles: int | None = None
     anyres_max: int | None = None
+    video: VideoConfig | None = None
     rotated: bool = False
 
     @property

@@ -192,7 +192,7 @@ def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:
         template.start()
     tokenizer = PromptTokenizer(
         bundle.read(manifest.chat.tokenizer_file),
-        reserved=[*manifest.image_tokens.special_texts, *variables.values()],
+        reserved=[*manifest.media_texts, *variables.values()],
         template=template.source if template else "",
     )
     return template, tokenizer

@@ -20,6 +20,7 @@ SUPPORTED_MODEL_TYPES = {
     "vipllava": "ViP-LLaVA",
     "llava_next": "LLaVA-NeXT",
     "llava_onevision": "LLaVA-OneVision",
+    "llava_next_video": "LLaVA-NeXT-Video",
 }
 """By `model_type`, what people call it. `architectures` is not asked: the first OneVisions have LLaVA-NeXT's there."""
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
@@ -50,7 +51,6 @@ _QUANTISED_TENSORS = {
 """Parts of the names of tensors that lie beside quantised weights, and whose they are."""
 _ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
 _RELATIVES = {
-    "llava_next_video": "LLaVA-NeXT-Video",
     "video_llava": "Video-LLaVA",
     "mistral3": "Mistral 3, which merges patches",
 }

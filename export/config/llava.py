@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from transformers import CONFIG_MAPPING, LlavaNextConfig, LlavaOnevisionConfig, VipLlavaConfig
+from transformers import (
+    CONFIG_MAPPING,
+    LlavaNextConfig,
+    LlavaNextVideoConfig,
+    LlavaOnevisionConfig,
+    VipLlavaConfig,
+)
 
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
@@ -30,7 +36,7 @@ from pumice.export.config.text import TEXT_FAMILIES, read_text_config
 from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
 from pumice.manifest.images import MOST_PINPOINTS
 from pumice.models.activations import ACTIVATIONS
-from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.config import LlavaConfig, VideoConfig, VisionConfig
 
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
@@ -41,8 +47,9 @@ _EXTRA_KEYS = (
     "vision_feature_layers",
     "quantization_config",
     "compression_config",
+    "spatial_pool_out_channels",
 )
-"""The last two are `pumice.export.checkpoint.quantised`'s."""
+"""The two before the last are `pumice.export.checkpoint.quantised`'s; the last is of a pooling that is refused."""
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
 """Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
 MOST_TILES = 256
@@ -52,7 +59,7 @@ _Row = TypeVar("_Row")
 
 
 def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
-    """Check the parsed `config.json` of a LLaVA, ViP-LLaVA, LLaVA-NeXT or LLaVA-OneVision and normalise it.
+    """Check the parsed `config.json` of a LLaVA or one of its kin (`SUPPORTED_MODEL_TYPES`) and normalise it.
 
     Raises:
         CheckpointError: an unsupported vision or text model, a value outside what is supported, or an unknown key.
@@ -65,7 +72,7 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
     )
     _check_selection(vision, strategy, vip)
     onevision = isinstance(config, LlavaOnevisionConfig)
-    tiled = onevision or isinstance(config, LlavaNextConfig)
+    tiled = onevision or isinstance(config, (LlavaNextConfig, LlavaNextVideoConfig))
     return LlavaConfig(
         vision=vision,
         text=text,
@@ -78,6 +85,7 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         tie_word_embeddings=require_flag(config, "", "tie_word_embeddings"),
         image_grid_pinpoints=_pinpoints(config, vision, strategy) if tiled else None,
         anyres_max=_anyres_max(config, vision, strategy) if onevision else None,
+        video=_video(config, vision, strategy),
     )
 
 
@@ -170,6 +178,25 @@ def _anyres_max(config: Any, vision: VisionConfig, strategy: str) -> int:
             f"vision_aspect_ratio is {given!r:.80}, expected anyres_max_9 or another number"
         )
     return int(found[1])
+
+
+def _video(config: Any, vision: VisionConfig, strategy: str) -> VideoConfig | None:
+    """How frames are pooled; None where transformers' model takes no videos, or fails on those that it is given."""
+    if isinstance(config, LlavaOnevisionConfig):
+        pooling: Any = "bilinear"
+    elif isinstance(config, LlavaNextVideoConfig):
+        pooling = one_of(config, "spatial_pool_mode", "", ("average", "max"))
+        side = vision.image_size // vision.patch_size
+        fits = strategy == ("default" if vision.tower == "clip" else "full")
+        if config.spatial_pool_stride != 2 or side % 2 or not fits:
+            return None
+    else:
+        return None
+    token, rows = config.video_token_index, config.text_config.vocab_size
+    whole = isinstance(token, int) and not isinstance(token, bool)
+    if not whole or not 0 <= token < rows or token == config.image_token_index:
+        return None
+    return VideoConfig(token_id=token, pooling=pooling)
 
 
 def _feature_layers(given: object, layers: int) -> tuple[int, ...]:

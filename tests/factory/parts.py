@@ -83,7 +83,7 @@ class Llava:
     """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector.
 
     `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles; with
-    `anyres_max`, a LLaVA-OneVision.
+    `anyres_max`, a LLaVA-OneVision; with `video_pool`, a LLaVA-NeXT-Video.
     """
 
     vision: Vision = Vision()
@@ -93,6 +93,7 @@ class Llava:
     vip: bool = False
     pinpoints: tuple[tuple[int, int], ...] | None = None
     anyres_max: int | None = None
+    video_pool: Literal["average", "max"] | None = None
     feature_layer: int | tuple[int, ...] = -2
     strategy: Literal["default", "full"] = "default"
     projector_act: str = "gelu"
