@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import Checkpoint, read_json
 from pumice.export.processor.load import load_processor, processor_settings
 from pumice.manifest import VideoProcessing
@@ -69,6 +70,17 @@ def describe_videos(processor: Any, path: Path, config: LlavaConfig) -> VideoPro
         newline=pooling == "bilinear",
         **_steps(_settings(path, config), config.vision.image_size),
     )
+
+
+def checked_videos(processor: Any, path: Path, config: LlavaConfig) -> VideoProcessing:
+    """The videos of a checkpoint that has to have some. Raises CheckpointError."""
+    try:
+        found = describe_videos(processor, path, config)
+    except _UnsupportedError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if found is msgspec.UNSET:
+        raise CheckpointError(f"{path} takes no videos, as the bundle does")
+    return found
 
 
 def _settings(path: Path, config: LlavaConfig) -> dict[str, Any]:

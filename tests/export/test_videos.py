@@ -22,12 +22,14 @@ from pumice.bundle.plan import plan
 from pumice.cli import main
 from pumice.engine import Engine
 from pumice.errors import ContextLengthError, PromptError, UsageError, VideoError
+from pumice.export.bundle.writing import write_manifest
 from pumice.export.calibration.drawn import drawn_image
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
 from pumice.export.processor.load import load_processor
 from pumice.export.recipes.recipe import load_recipe
+from pumice.export.verify.comparison import verify_bundle
 from pumice.images.videos import Video, open_video
 from tests import oracle
 from tests.export.test_families import NEW_TOKENS, TOLERANCE, Exported, Reference, export
@@ -302,3 +304,36 @@ def test_variants(family: str, change: str, tmp_path: Path) -> None:
     assert np.array_equal(np.stack(prepared.video_arrays), inputs["pixel_values_videos"].numpy())
     logits = model.logits(CONVERSATIONS["an image between"])
     assert np.abs(logits - reference.logits(inputs)).max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe"), [("llava-onevision", "cpu-fast"), ("llava-next-video", "portable-fp32")]
+)
+def test_it_is_verified_part_by_part(family: str, recipe: str, tmp_path: Path) -> None:
+    """With a video, and with one beside an image; what is wrong about videos alone is told."""
+    checkpoint = FAMILIES[family](tmp_path / "checkpoint")
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", recipe=recipe)
+    cases = {
+        case.name: case
+        for case in verify_bundle(tmp_path / "bundle", checkpoint, max_new_tokens=8).report.cases
+    }
+    assert {"a video", "image and video"} < cases.keys()
+    for case in cases.values():
+        assert case.same_input_ids
+        assert case.same_pixel_values
+        assert case.vision_encoder is None or manifest.precision.bits or case.vision_encoder.max < 1e-4
+        assert manifest.precision.bits or case.first_difference is None
+    assert cases["a video"].vision_encoder is not None
+    video = manifest.videos
+    assert video is not None
+    other = replace(manifest, video=replace(video, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
+    write_manifest(tmp_path / "bundle", other)
+    wrong = {
+        case.name: case
+        for case in verify_bundle(tmp_path / "bundle", checkpoint, max_new_tokens=1).report.cases
+    }
+    assert not wrong["a video"].same_pixel_values
+    assert wrong["a video"].input_differences == (
+        "video 1 has other pixel values, or another shape, than transformers'",
+    )
+    assert wrong["one image"].same_pixel_values
