@@ -124,7 +124,7 @@ def load(
         strategies=StrategyMaker(
             tokenizer=tokenizer,
             grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
-            image_token_id=manifest.image_tokens.token_id,
+            feature_token_ids=manifest.feature_token_ids,
             drafts_by_default=drafts_pay(manifest),
         ),
         load_s=time.perf_counter() - started,

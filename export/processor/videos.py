@@ -33,7 +33,7 @@ _CLASSES = {
 _LARGEST_EDGE = 1 << 12
 
 
-class _UnsupportedError(Exception):
+class _UnsupportedError(CheckpointError):
     """Why videos are left out."""
 
 
@@ -50,7 +50,7 @@ def with_known_videos(checkpoint: Checkpoint, config: LlavaConfig) -> LlavaConfi
 
 
 def describe_videos(processor: Any, path: Path, config: LlavaConfig) -> VideoProcessing | msgspec.UnsetType:
-    """The manifest's `video`, where the config has videos. Raises _UnsupportedError."""
+    """The manifest's `video`, where the config has videos. Raises CheckpointError: they cannot be had."""
     video = config.video
     if video is None:
         return msgspec.UNSET
