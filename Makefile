@@ -97,7 +97,7 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt tests/bounds.py
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) -m tests.bounds pins >$(OLDEST)/pins.txt
-	$(OLDEST)/bin/pip install -q -r $(OLDEST)/pins.txt -e ".[cpu,parquet,structured]"
+	$(OLDEST)/bin/pip install -q -r $(OLDEST)/pins.txt -e ".[cpu,parquet,structured,video]"
 	$(OLDEST)/bin/pip check
 	@touch $@
 

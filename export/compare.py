@@ -25,6 +25,7 @@ from pumice.export.config.llava import read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.pipeline import export_bundle
 from pumice.export.processor import describe as companions
+from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import load_recipe
 from pumice.export.verify.bundle_graphs import BundleGraphs
@@ -157,7 +158,7 @@ def compare_recipes(
 
 def _windows(checkpoint: Checkpoint, texts: Texts, folder: Path) -> list[Windows]:
     """The texts as every bundle of the checkpoint will read them."""
-    config = as_stored(read_config(checkpoint.config), checkpoint)
+    config = with_known_videos(checkpoint, as_stored(read_config(checkpoint.config), checkpoint))
     parts = companions.describe(checkpoint, config)
     companions.copy(checkpoint, folder)
     tokenizer = TextTokenizer(folder, parts["tokens"], parts["image_tokens"], parts["chat"])

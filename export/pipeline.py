@@ -38,6 +38,7 @@ from pumice.export.graphs import (
 )
 from pumice.export.processor import describe as companions
 from pumice.export.processor.load import load_processor
+from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
 from pumice.export.recipes.storage import WeightStorage, storage_of, weight_bytes
@@ -155,6 +156,7 @@ def export_bundle(
         _check_tensors(config, opened)
         opened = merge_adapters(opened, merged, tied=config.tie_word_embeddings)
         config = limit_tiles(limit_context(config, context_length), max_tiles)
+        config = with_known_videos(opened, config)
         options = {
             "block size": block_size, "symmetric": symmetric, "search": search, "calibration": calibrate
         }  # fmt: skip

@@ -90,6 +90,18 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """A model's videos: the id that stands for their features, and how those of a frame are made fewer.
+
+    `bilinear` is done behind the projector, by whoever joins the frames (LLaVA-OneVision); `average` and `max` of 2 × 2
+    before it, in the vision encoder (LLaVA-NeXT-Video).
+    """
+
+    token_id: int
+    pooling: Literal["bilinear", "average", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
     """The whole.
 
@@ -100,7 +112,8 @@ class LlavaConfig:
     out of a bundle. `anyres_max` is a LLaVA-OneVision's: the features of more than so many tiles are shrunk, and images
     of a prompt with several are not cut; None in others. `merge` is a Mistral 3's: before the projector, features are
     normed by an RMSNorm of the text model's epsilon, and those of `merge` × `merge` patches become one; None in others.
-    `rotated`: the residual stream is turned by `pumice.export.weights.rotation`.
+    `video` is None where the model takes no videos. `rotated`: the residual stream is turned by
+    `pumice.export.weights.rotation`.
     """
 
     vision: VisionConfig
@@ -116,6 +129,7 @@ class LlavaConfig:
     max_tiles: int | None = None
     anyres_max: int | None = None
     merge: int | None = None
+    video: VideoConfig | None = None
     rotated: bool = False
 
     @property

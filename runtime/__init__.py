@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         QueueFullError,
         SchemaVersionError,
         UsageError,
+        VideoError,
     )
     from pumice.images.prepared import ImageFeatures
+    from pumice.images.videos import Video
     from pumice.loading import load
     from pumice.model import Model
     from pumice.prompt.builder import Prepared
@@ -75,6 +77,8 @@ __all__ = [
     "TokenLogprobs",
     "Usage",
     "UsageError",
+    "Video",
+    "VideoError",
     "load",
 ]
 
@@ -100,6 +104,7 @@ _MODULES = {
     "TokenLogprob": "result",
     "TokenLogprobs": "result",
     "Usage": "result",
+    "Video": "images.videos",
     "load": "loading",
 }
 """Where a public name is defined, if not in `errors`: imported at its first use, so that `import pumice` is quick."""

@@ -9,6 +9,7 @@ PumiceError                 the root: catch this
 │   └── SchemaVersionError  it was written for a newer pumice
 ├── OptimizeError           a copy of a bundle for this machine cannot be made
 ├── ImageError              an image cannot be read, or is too large
+│   └── VideoError          a video cannot be read, or is too large or too long
 ├── PromptError             a prompt and its images do not fit each other
 │   └── ContextLengthError  the prompt is longer than the model's context
 ├── GenerationError         no answer can be made: logits that are not finite, options that leave no token
@@ -72,6 +73,10 @@ class OptimizeError(PumiceError):
 
 class ImageError(PumiceError):
     """An image that cannot be decoded, is of a refused format, or is too large."""
+
+
+class VideoError(ImageError):
+    """A video that cannot be read, is too large or too long, or has frames that are no images."""
 
 
 class PromptError(PumiceError, ValueError):

@@ -124,7 +124,7 @@ def load(
         strategies=StrategyMaker(
             tokenizer=tokenizer,
             grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
-            image_token_id=manifest.image_tokens.token_id,
+            feature_token_ids=manifest.feature_token_ids,
             drafts_by_default=drafts_pay(manifest),
         ),
         load_s=time.perf_counter() - started,
@@ -192,7 +192,7 @@ def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:
         template.start()
     tokenizer = PromptTokenizer(
         bundle.read(manifest.chat.tokenizer_file),
-        reserved=[*manifest.image_tokens.special_texts, *variables.values()],
+        reserved=[*manifest.media_texts, *variables.values()],
         template=template.source if template else "",
     )
     return template, tokenizer

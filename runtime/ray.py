@@ -108,7 +108,7 @@ class BatchGenerator:
         return row
 
 
-_FIELDS = ("id", "prompt", "messages", "image", "images")
+_FIELDS = ("id", "prompt", "messages", "image", "images", "video", "videos")
 
 
 def _plain(value: Any) -> Any:

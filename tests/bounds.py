@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 HELDOUT = ROOT / "pebble" / "heldout"
-EXTRAS = ("cpu", "completion", "parquet", "structured")
+EXTRAS = ("cpu", "completion", "parquet", "structured", "video")
 """What an installed wheel may need to answer. `cuda` needs a GPU, `ray` and `export` bring newer versions with them."""
 TOOLS = ("hypothesis", "jinja2", "jsonschema", "psutil", "pytest", "pytest-xdist")
 """Of the tests themselves, as constraints.txt has them."""

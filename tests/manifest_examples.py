@@ -17,6 +17,7 @@ NAMES = (
     "llava-llama-3-llama3",
     "llava-next",
     "llava-onevision",
+    "llava-next-video",
     "vip-llava",
     "pixtral",
     "mistral-small",

@@ -77,6 +77,8 @@ def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.T
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(3, config.text.vocab_size, (4 * (images + 1),), generator=generator)
     words[words == config.image_token_id] = 3
+    if config.video is not None:
+        words[words == config.video.token_id] = 3
     height, width = size = image_size(config)
     tokens = config.tokens_per_image or (height * width) // config.token_side**2
     image = torch.full((tokens,), config.image_token_id)

@@ -21,6 +21,7 @@ SUPPORTED_MODEL_TYPES = {
     "vipllava": "ViP-LLaVA",
     "llava_next": "LLaVA-NeXT",
     "llava_onevision": "LLaVA-OneVision",
+    "llava_next_video": "LLaVA-NeXT-Video",
     "mistral3": "Mistral 3",
 }
 """By `model_type`, what people call it. `architectures` is not asked: the first OneVisions have LLaVA-NeXT's there."""
@@ -52,7 +53,6 @@ _QUANTISED_TENSORS = {
 }
 """Parts of the names of tensors that lie beside quantised weights, and whose they are."""
 _RELATIVES = {
-    "llava_next_video": "LLaVA-NeXT-Video",
     "video_llava": "Video-LLaVA",
 }
 

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from transformers import CONFIG_MAPPING, LlavaNextConfig, LlavaOnevisionConfig, Mistral3Config, VipLlavaConfig
+from transformers import (
+    CONFIG_MAPPING,
+    LlavaNextConfig,
+    LlavaNextVideoConfig,
+    LlavaOnevisionConfig,
+    Mistral3Config,
+    VipLlavaConfig,
+)
 
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
@@ -31,7 +38,7 @@ from pumice.export.config.text import TEXT_FAMILIES, read_text_config
 from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
 from pumice.manifest.images import MOST_PINPOINTS
 from pumice.models.activations import ACTIVATIONS
-from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.config import LlavaConfig, VideoConfig, VisionConfig
 
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
@@ -42,8 +49,9 @@ _EXTRA_KEYS = (
     "vision_feature_layers",
     "quantization_config",
     "compression_config",
+    "spatial_pool_out_channels",
 )
-"""The last two are `pumice.export.checkpoint.quantised`'s."""
+"""The two before the last are `pumice.export.checkpoint.quantised`'s; the last is of a pooling that is refused."""
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
 """Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
 _PARTS = {"llava_onevision": ("siglip_vision_model", "qwen2"), "mistral3": ("pixtral", "mistral")}
@@ -55,7 +63,7 @@ _Row = TypeVar("_Row")
 
 
 def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
-    """Check the parsed `config.json` of a LLaVA, ViP-LLaVA, LLaVA-NeXT, LLaVA-OneVision or Mistral 3 and normalise it.
+    """Check the parsed `config.json` of a LLaVA or one of its kin (`SUPPORTED_MODEL_TYPES`) and normalise it.
 
     Raises:
         CheckpointError: an unsupported vision or text model, a value outside what is supported, or an unknown key.
@@ -68,7 +76,7 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         strategy = one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
     _check_selection(vision, strategy, vip)
     onevision = isinstance(config, LlavaOnevisionConfig)
-    tiled = onevision or isinstance(config, LlavaNextConfig)
+    tiled = onevision or isinstance(config, (LlavaNextConfig, LlavaNextVideoConfig))
     layers = _feature_layers(config.vision_feature_layer, vision.num_hidden_layers)
     return LlavaConfig(
         vision=vision,
@@ -83,6 +91,7 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         image_grid_pinpoints=_pinpoints(config, vision, strategy) if tiled else None,
         anyres_max=_anyres_max(config, vision, strategy) if onevision else None,
         merge=_merge(config, vision, layers) if merging else None,
+        video=_video(config, vision, strategy),
     )
 
 
@@ -193,6 +202,25 @@ def _merge(config: Any, vision: VisionConfig, layers: tuple[int, ...]) -> int:
             f"spatial_merge_size is {config.spatial_merge_size}, expected at most {across}, the patches across an image"
         )
     return int(config.spatial_merge_size)
+
+
+def _video(config: Any, vision: VisionConfig, strategy: str) -> VideoConfig | None:
+    """How frames are pooled; None where transformers' model takes no videos, or fails on those that it is given."""
+    if isinstance(config, LlavaOnevisionConfig):
+        pooling: Any = "bilinear"
+    elif isinstance(config, LlavaNextVideoConfig):
+        pooling = one_of(config, "spatial_pool_mode", "", ("average", "max"))
+        side = vision.image_size // vision.patch_size
+        fits = strategy == ("default" if vision.tower == "clip" else "full")
+        if config.spatial_pool_stride != 2 or side % 2 or not fits:
+            return None
+    else:
+        return None
+    token, rows = config.video_token_index, config.text_config.vocab_size
+    whole = isinstance(token, int) and not isinstance(token, bool)
+    if not whole or not 0 <= token < rows or token == config.image_token_index:
+        return None
+    return VideoConfig(token_id=token, pooling=pooling)
 
 
 def _feature_layers(given: object, layers: int) -> tuple[int, ...]:

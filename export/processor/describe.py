@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
+import msgspec
+
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import Checkpoint, read_json
 from pumice.export.processor.generation import CONFIG_NAME, generation_defaults
@@ -20,7 +22,8 @@ from pumice.export.processor.images import describe_image_processor
 from pumice.export.processor.layout import layout_source
 from pumice.export.processor.load import SENTENCEPIECE_NAME, TOKENIZER_NAME, load_processor, read_processor
 from pumice.export.processor.rendering import check_template
-from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens
+from pumice.export.processor.videos import describe_videos
+from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens, VideoProcessing
 from pumice.models.config import LlavaConfig
 
 TEMPLATE_NAME = "chat_template.jinja"
@@ -31,6 +34,7 @@ COPIED = (
     "processor_config.json",
     "special_tokens_map.json",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "LICENSE",
     "LICENSE.md",
     "LICENSE.txt",
@@ -47,6 +51,7 @@ class Parts(TypedDict):
 
     image: ImageProcessing
     image_tokens: ImageTokens
+    video: VideoProcessing | msgspec.UnsetType
     tokens: Tokens
     chat: Chat
     generation: GenerationDefaults
@@ -68,6 +73,7 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
     return Parts(
         image=describe_image_processor(processor.image_processor, checkpoint.path, config),
         image_tokens=_image_tokens(processor, checkpoint.path, config),
+        video=describe_videos(processor, checkpoint.path, config),
         tokens=_tokens(processor.tokenizer, checkpoint),
         chat=Chat(
             tokenizer_file=TOKENIZER_NAME,

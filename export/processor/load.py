@@ -27,6 +27,7 @@ READ = (
     "processor_config.json",
     "special_tokens_map.json",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
 )
 """JSON files that transformers may read."""
 
@@ -35,7 +36,10 @@ _PANIC = "PanicException"
 _PROCESSORS = {"clip": "LlavaProcessor", "siglip": "LlavaProcessor", "pixtral": "PixtralProcessor"}
 """By vision tower, where images are not cut into tiles."""
 _ONEVISION = "LlavaOnevisionProcessor"
-_COUNTING = ("LlavaProcessor", "LlavaNextProcessor")
+_TILING = ("LlavaNextProcessor", "LlavaNextVideoProcessor")
+_COUNTING = ("LlavaProcessor", *_TILING)
+_BY_MODEL_TYPE = {"llava_onevision": _ONEVISION, "llava_next_video": "LlavaNextVideoProcessor"}
+"""Of models whose processor transformers' `AutoProcessor` loads only where torchvision is installed."""
 _TORCHVISION = (
     "torchvision",
     "torchvision.transforms",
@@ -57,12 +61,12 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
     processor = read_processor(path)
     name = type(processor).__name__
     tiled = config.image_grid_pinpoints is not None
-    expected = "LlavaNextProcessor" if tiled else _PROCESSORS[config.vision.tower]
+    expected = _TILING if tiled else (_PROCESSORS[config.vision.tower],)
     if config.anyres_max is not None:
-        expected = _ONEVISION
-    if name != expected:
+        expected = (_ONEVISION,)
+    if name not in expected:
         raise CheckpointError(
-            f"{path} has a {name}: only {expected} is supported for this model "
+            f"{path} has a {name}: only {' or '.join(expected)} is supported for this model "
             "(processor_class in processor_config.json)"
         )
     if name in _COUNTING:
@@ -148,7 +152,7 @@ def _class_name(path: Path) -> str | None:
     model_type = (
         read_json(path / "config.json").get("model_type") if (path / "config.json").is_file() else None
     )
-    return _ONEVISION if model_type == "llava_onevision" else None
+    return _BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
 
 
 def pixtral_processor() -> Any:
@@ -186,7 +190,50 @@ def onevision_processor() -> Any:
     return ForImages
 
 
-_LOADERS = {"PixtralProcessor": pixtral_processor, _ONEVISION: onevision_processor}
+def next_video_processor() -> Any:
+    """transformers' `LlavaNextVideoProcessor` for images, likewise; there the processor of videos comes first."""
+    from transformers import LlavaNextVideoProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    class WithoutVideos(ProcessorMixin):
+        """What `LlavaNextVideoProcessor` hands its three parts on to."""
+
+        def __init__(self, _: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> None:
+            super().__init__(image_processor, tokenizer, **settings)
+
+    class ForImages(LlavaNextVideoProcessor, WithoutVideos):
+        def __init__(  # its arguments are read by name
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            chat_template: Any = None,
+            patch_size: Any = None,
+            vision_feature_select_strategy: Any = None,
+            video_token: str = "<video>",
+            image_token: str = "<image>",
+            num_additional_image_tokens: int = 0,
+        ) -> None:
+            super().__init__(
+                None,
+                image_processor,
+                tokenizer,
+                chat_template=chat_template,
+                patch_size=patch_size,
+                vision_feature_select_strategy=vision_feature_select_strategy,
+                video_token=video_token,
+                image_token=image_token,
+                num_additional_image_tokens=num_additional_image_tokens,
+            )
+
+    ForImages.__name__ = ForImages.__qualname__ = "LlavaNextVideoProcessor"
+    return ForImages
+
+
+_LOADERS = {
+    "PixtralProcessor": pixtral_processor,
+    _ONEVISION: onevision_processor,
+    "LlavaNextVideoProcessor": next_video_processor,
+}
 """Of classes that transformers' `AutoProcessor` loads only where torchvision is installed."""
 
 

@@ -119,6 +119,12 @@ def _tiles_bytes(manifest: Manifest) -> int:
     return 4 * (pixels + rows * hidden)
 
 
+def clip_bytes(manifest: Manifest, frames: int) -> int:
+    """Pixels of a video's frames, and the features that are kept of them. Raises as `Manifest.clip`."""
+    clip = manifest.clip(frames)
+    return 4 * frames * (3 * math.prod(clip.size) + 2 * (clip.per_frame + 1) * manifest.decoder.hidden_size)
+
+
 def decoder_activation_bytes(shape: DecoderShape) -> int:
     """What a chunk of a prompt takes in the decoder, however much is behind it already: see `score_bytes`."""
     return 4 * _DECODER_FLOATS * CHUNK * shape.hidden_size

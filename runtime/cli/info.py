@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice info BUNDLE [--plan [--context-length N] [--slots N] [--low-memory] [--optimized]] [--json]`."""
+    """`pumice info BUNDLE [--json] [--plan [--context-length N] [--slots N] [--frames N] [--low-memory] …]`."""
     vocabulary.add_bundle(parser)
     vocabulary.add_json(parser, "print the manifest, or the plan, as JSON")
     parser.add_argument("--plan", action="store_true", help="what it needs of memory, without loading it")
     vocabulary.add_context_length(parser, "plan: tokens that a prompt and its answer may have (the model's)")
     vocabulary.add_slots(parser, "plan: answers at a time (1)", default=None)
     vocabulary.add_alias(parser, "--batch", dest="slots", type=int)
+    parser.add_argument("--frames", metavar="N", type=int, help="plan: frames of a video (none)")
     vocabulary.add_low_memory(parser, "plan: leave weights in their files")
     parser.add_argument(
         "--optimized", action="store_true", help="plan: with the copy that `pumice optimize` makes"
@@ -38,6 +39,7 @@ def run_info(args: argparse.Namespace) -> int:
     given = {
         "--context-length": args.context_length is not None,
         "--slots": args.slots is not None,
+        "--frames": args.frames is not None,
         "--low-memory": args.low_memory,
         "--optimized": args.optimized,
     }
@@ -66,6 +68,7 @@ def _run_plan(args: argparse.Namespace) -> int:
         load_manifest(Path(args.bundle)),
         context=args.context_length,
         batch=1 if args.slots is None else args.slots,
+        frames=args.frames or 0,
         low_memory=args.low_memory,
         optimized=args.optimized,
     )
@@ -100,7 +103,7 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    from pumice.images.layout import described
+    from pumice.images.layout import described, frames_described
 
     source, precision, decoder = manifest.source, manifest.precision, manifest.decoder
     stored = precision.name
@@ -120,6 +123,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         *(("adapter", f"{a.adapter} × {a.scale:g}") for a in source.adapters or ()),
         ("precision", stored),
         ("image", described(manifest.layout)),
+        *([("video", frames_described(manifest))] if manifest.videos else []),
         (
             "decoder",
             f"{decoder.layers} layers, {decoder.hidden_size} wide, {decoder.kv_heads} × {decoder.head_dim} keys",

@@ -43,6 +43,18 @@ def add_image(parser: argparse.ArgumentParser, help: str, **how: Any) -> None:
     parser.add_argument("-i", "--image", metavar="FILE", help=help, **how)
 
 
+def add_video(parser: argparse.ArgumentParser) -> None:
+    """`--video FILE`, `--frames N`."""
+    parser.add_argument(
+        "--video",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="video of the question, of a model that takes videos; repeatable",
+    )
+    parser.add_argument("--frames", metavar="N", type=int, help="frames that are taken of each video (8)")
+
+
 def add_prompt(parser: argparse.ArgumentParser, help: str, **how: Any) -> None:
     """`--prompt TEXT`: a question."""
     parser.add_argument("--prompt", metavar="TEXT", help=help, **how)

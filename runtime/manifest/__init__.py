@@ -32,12 +32,15 @@ from pumice.manifest.schema import (
     TensorSpec,
     Tokens,
 )
+from pumice.manifest.videos import MOST_FRAMES, Clip, VideoProcessing
 
 __all__ = [
     "MANIFEST_NAME",
+    "MOST_FRAMES",
     "SCHEMA_VERSION",
     "AppliedAdapter",
     "Chat",
+    "Clip",
     "DecoderShape",
     "FileEntry",
     "Fixed",
@@ -57,6 +60,7 @@ __all__ = [
     "TileGrids",
     "Tiles",
     "Tokens",
+    "VideoProcessing",
     "decode_manifest",
     "encode_manifest",
     "load_manifest",

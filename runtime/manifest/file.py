@@ -61,6 +61,8 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise BundleError(f"{where} does not describe a bundle: {error}") from None
     check_names(manifest, where)
     layout_of(manifest.image, manifest.image_tokens, where)  # or no layout can be had of it later
+    if manifest.videos is not None:
+        manifest.clip(1, where)
     return manifest
 
 

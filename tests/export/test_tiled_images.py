@@ -23,10 +23,13 @@ from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
 from pumice.manifest import Tiles
 from tests.export.test_families import NEW_TOKENS, TOLERANCE, Exported, opened
-from tests.factory import FAMILIES, TILED
+from tests.factory import FAMILIES
+from tests.factory import TILED as ALL_TILED
 
 pytestmark = pytest.mark.slow
 
+TILED = [family for family in ALL_TILED if family != "llava-next-video"]
+"""Its images are a LLaVA-NeXT's: tests/export/test_videos.py has them beside videos."""
 SIZES = {
     "square": (90, 90),
     "1 to 3": (40, 120),

@@ -14,6 +14,7 @@ MODEL_TYPES = {
     "Llava": "llava",
     "VipLlava": "vipllava",
     "LlavaNext": "llava_next",
+    "LlavaNextVideo": "llava_next_video",
     "LlavaOnevision": "llava_onevision",
     "Mistral3": "mistral3",
 }
@@ -50,6 +51,11 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     if model.anyres_max is not None:
         del config["image_seq_length"]
         config |= {"vision_aspect_ratio": f"anyres_max_{model.anyres_max}", "video_token_index": 5}
+    if model.video_pool is not None:
+        config |= {"spatial_pool_mode": model.video_pool, "spatial_pool_stride": 2, "video_seq_length": 288}
+    if words.video is not None:
+        config["video_token_index" if old else "video_token_id"] = tokenizer.token_to_id(words.video)
+        config.pop("video_token_id" if old else "video_token_index", None)
     return config | {
         "vision_feature_layer": given,
         "vision_feature_select_strategy": model.strategy,
@@ -62,6 +68,8 @@ def _class(model: Llava) -> str:
         return "Mistral3"
     if model.pinpoints is None:
         return "VipLlava" if model.vip else "Llava"
+    if model.video_pool is not None:
+        return "LlavaNextVideo"
     return "LlavaNext" if model.anyres_max is None else "LlavaOnevision"
 
 

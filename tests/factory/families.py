@@ -8,12 +8,21 @@ each of them the best logit stands 0.005 clear of the next.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.factory.checkpoint import make_checkpoint
 from tests.factory.parts import Text, Vision
-from tests.factory.templates import CHATML, LLAMA_3, MISTRAL, MISTRAL_SMALL, VIP
+from tests.factory.templates import (
+    CHATML,
+    CHATML_VIDEO,
+    LLAMA_3,
+    MISTRAL,
+    MISTRAL_SMALL,
+    VICUNA_VIDEO,
+    VIP,
+)
 from tests.factory.vocabulary import Vocabulary
 
 Family = Callable[..., Path]
@@ -27,6 +36,7 @@ QWEN_WORDS = Vocabulary(
     pad="<|endoftext|>",
     adds_bos=False,
 )
+ONEVISION_WORDS = replace(QWEN_WORDS, after=(*QWEN_WORDS.after, "<video>"), video="<video>")
 LLAMA_3_WORDS = Vocabulary(
     before=(),
     after=(
@@ -126,8 +136,8 @@ def _onevision(seed: int) -> Family:
         text=Text(
             kind="qwen2", rope_theta=1e6, eps=1e-6, tied=True, spare_rows=8, width=112, heads=7, kv_heads=1
         ),
-        vocabulary=QWEN_WORDS,
-        template=CHATML,
+        vocabulary=ONEVISION_WORDS,
+        template=CHATML_VIDEO,
         feature_layer=-1,
         strategy="full",
         pinpoints=tuple((42 * rows, 42 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3)),
@@ -202,12 +212,21 @@ FAMILIES: dict[str, Family] = {
         dtype="bfloat16",
         seed=3,
     ),
-    "llava-onevision": _onevision(seed=1),
+    "llava-onevision": _onevision(seed=31),
     "llava-onevision-clip": _family(
         text=Text(kv_heads=4),
         pinpoints=tuple((56 * rows, 56 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3)),
         anyres_max=2,
         seed=2,
+    ),
+    "llava-next-video": _family(
+        text=Text(kv_heads=4),
+        vocabulary=Vocabulary(after=("<image>", "<video>", "<pad>"), video="<video>"),
+        template=VICUNA_VIDEO,
+        pinpoints=((56, 112), (112, 56), (112, 112), (168, 56), (56, 168)),
+        video_pool="average",
+        dtype="bfloat16",
+        seed=25,
     ),
     "pixtral": _family(
         vision=PIXTRAL,
@@ -244,5 +263,13 @@ FAMILIES: dict[str, Family] = {
 }
 """name → function(folder, **overrides) → folder."""
 
-TILED = ("llava-next", "llava-next-siglip", "granite-vision", "llava-onevision", "llava-onevision-clip")
+TILED = (
+    "llava-next",
+    "llava-next-siglip",
+    "granite-vision",
+    "llava-onevision",
+    "llava-onevision-clip",
+    "llava-next-video",
+)
 """Families whose images are cut into tiles, and joined outside the vision encoder."""
+WITH_VIDEOS = ("llava-onevision", "llava-next-video")

@@ -83,7 +83,8 @@ class Llava:
     """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector.
 
     `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles; with
-    `anyres_max`, a LLaVA-OneVision. `merge`: a Mistral 3, which makes one feature of so many patches each way.
+    `anyres_max`, a LLaVA-OneVision; with `video_pool`, a LLaVA-NeXT-Video. `merge`: a Mistral 3, which makes one
+    feature of so many patches each way.
     """
 
     vision: Vision = Vision()
@@ -94,6 +95,7 @@ class Llava:
     pinpoints: tuple[tuple[int, int], ...] | None = None
     anyres_max: int | None = None
     merge: int | None = None
+    video_pool: Literal["average", "max"] | None = None
     feature_layer: int | tuple[int, ...] = -2
     strategy: Literal["default", "full"] = "default"
     projector_act: str = "gelu"

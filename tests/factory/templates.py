@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _IMAGES = "message['content'] | selectattr('type', 'equalto', 'image')"
+_VIDEOS = "message['content'] | selectattr('type', 'equalto', 'video')"
 _TEXTS = "message['content'] | selectattr('type', 'equalto', 'text')"
 
 CHAT_TEMPLATE = (
@@ -22,6 +23,18 @@ CHATML = (
     f"{{% for part in {_TEXTS} %}}{{{{ '\\n' + part['text'] }}}}{{% endfor %}}"
     "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+
+CHATML_VIDEO = CHATML.replace(
+    "{{ '<image>' }}{% endfor %}",
+    f"{{{{ '<image>' }}}}{{% endfor %}}{{% for part in {_VIDEOS} %}}{{{{ '<video>' }}}}{{% endfor %}}",
+)
+"""LLaVA-OneVision's, images first and then videos."""
+
+VICUNA_VIDEO = CHAT_TEMPLATE.replace(
+    "{{ '<image>\\n' }}{% endfor %}",
+    f"{{{{ '<image>\\n' }}}}{{% endfor %}}{{% for part in {_VIDEOS} %}}{{{{ '<video>\\n' }}}}{{% endfor %}}",
+)
+"""LLaVA-NeXT-Video's."""
 
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"

@@ -268,7 +268,7 @@ def test_shards_without_index(shards):
     "model_type",
     [
         "llama",
-        "llava_next_video",
+        "video_llava",
         "mistral4",
         "qwen2_vl",
         "clip",
@@ -294,7 +294,7 @@ def test_other_architectures(copy, model_type):
         ),
         ({"model_type": "qwen2_vl", "vision_config": {}}, "another vision-language architecture"),
         ({"model_type": "internvl_chat", "vision_config": {}}, "another vision-language architecture"),
-        ({"model_type": "llava_next_video", "vision_config": {}}, "LLaVA-NeXT-Video"),
+        ({"model_type": "video_llava", "vision_config": {}}, "Video-LLaVA"),
         ({"model_type": "llava_qwen", "mm_vision_tower": "x"}, "take the converted release"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "(BertModel)"),
         ({"architectures": "LlavaForConditionalGeneration"}, "model_type None"),

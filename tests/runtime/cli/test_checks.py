@@ -39,6 +39,8 @@ BATCH = ["batch", "{b}", "{t}/in.jsonl", "-o", "{t}/out.jsonl"]
         ([*RUN, "-i", "{t}/sound.png", "-i", "{t}"], 1, "is not a file"),
         ([*RUN, "-i", "{t}/damaged.png"], 1, "cannot be read"),
         ([*RUN, "-i", "https://example.org/a.png"], 1, "remote images are not fetched"),
+        ([*RUN, "--video", "{t}/missing.mp4"], 2, "takes images alone"),
+        ([*RUN, "--frames", "4"], 2, "--frames is for --video"),
         ([*RUN, "--top-p", "1.5"], 2, "top_p is 1.5"),
         ([*RUN, "--num-return-sequences", "2"], 2, "num_return_sequences is 2, expected 1"),
         ([*RUN, "--num-beams", "2", "--logprobs", "1"], 2, "logprobs with num_beams"),
