@@ -119,7 +119,7 @@ def export_bundle(
         calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
             random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
-        max_tiles: of a model that cuts images into tiles (LLaVA-NeXT), most of them for an image: grids of more
+        max_tiles: of a model that cuts images into tiles (LLaVA-NeXT, LLaVA-OneVision), most of them: grids of more
             are left out. Fewer tiles are fewer tokens and less detail.
         adapters: LoRA adapters of PEFT's, folders or hub ids, merged in this order while weights are read
             (docs/adapters.md); an `Adapter` has a scale, too.

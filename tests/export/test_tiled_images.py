@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 import pumice
+from pumice.cli.main import main
 from pumice.engine import Engine
 from pumice.errors import UsageError
 from pumice.export.calibration.drawn import drawn_image
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
-from pumice.manifest import Tiles
+from pumice.manifest import Tiles, load_manifest
 from tests.export.test_families import NEW_TOKENS, TOLERANCE, Exported, opened
 from tests.factory import FAMILIES
 from tests.factory import TILED as ALL_TILED
@@ -170,16 +171,21 @@ def test_recipes_are_verified_and_answer(family: str, recipe: str, tmp_path: Pat
 
 @pytest.mark.parametrize("family", TILED)
 def test_fewer_tiles_are_what_transformers_makes_of_fewer_grids(family: str, tmp_path: Path) -> None:
-    """Verification compares under the same grids; ids, pixels and answers are equal."""
-    FAMILIES[family](tmp_path / "checkpoint")
-    whole = read_config(open_checkpoint(tmp_path / "checkpoint").config)
-    manifest = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", max_tiles=3, verify=True)
+    """Verification compares under the same grids, at once and later; ids, pixels and answers are equal."""
+    checkpoint, bundle = FAMILIES[family](tmp_path / "checkpoint"), tmp_path / "bundle"
+    whole = read_config(open_checkpoint(checkpoint).config)
+    assert main(["export", str(checkpoint), str(bundle), "--max-tiles", "3", "--verify", "-q"]) == 0
+    manifest = load_manifest(bundle)
     assert manifest.parity is not None
     assert manifest.parity["passed"]
     layout = manifest.layout
     assert isinstance(layout, Tiles)
     assert max(rows * columns for rows, columns in layout.grids) == 3
     assert set(layout.pinpoints) < set(whole.image_grid_pinpoints or ())
+    assert layout.shrink_to == whole.anyres_max
+    assert (layout.beside is None) == (whole.anyres_max is None)
+    if whole.anyres_max is not None:
+        assert main(["verify", str(bundle), str(checkpoint), "--max-new-tokens", "2"]) == 0
 
 
 def test_limits_that_cannot_be(tmp_path: Path) -> None:
