@@ -50,10 +50,10 @@ from pumice.export.weights.kept_integers import (
     leaving_integers_alone,
     warn_of_second_rounding,
 )
-from pumice.export.weights.multipliers import fold_multipliers
-from pumice.export.weights.norm_offset import add_norm_offset
+from pumice.export.weights.multipliers import warn_of_words_alone
 from pumice.export.weights.norms import fold_norms
-from pumice.export.weights.rotation import rotate
+from pumice.export.weights.plain import make_plain
+from pumice.export.weights.rotation import rotatable, rotate
 from pumice.export.weights.stream import ALIGNMENT
 from pumice.manifest import (
     DecoderShape,
@@ -161,12 +161,13 @@ def export_bundle(
             "block size": block_size, "symmetric": symmetric, "search": search, "calibration": calibrate
         }  # fmt: skip
         chosen, keeping = leaving_integers_alone(chosen, config, opened, options)
-        config, read = fold_multipliers(*add_norm_offset(config, opened.read_canonical))
-        config, read = pad_heads(config, read)
-        config, read = rotate(config, read) if chosen.rotate else (config, read)
+        stored = config
+        warn_of_words_alone(config)
+        config, read = pad_heads(*make_plain(config, opened.read_canonical))
+        config, read = rotate(config, read) if chosen.rotate and rotatable(config) else (config, read)
         form = storage_of(chosen, config)
         form = keep_integers(form, config, opened.integers) if keeping else form
-        warn_of_second_rounding(form, config, opened)
+        warn_of_second_rounding(form, stored, opened)
         read, inputs = _calibrated(chosen, config, read, opened, text)
         config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
         plan = Plan(

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+NormPlaces = Literal["before", "after", "around", "shared"]
+"""Where a layer's norms stand: before each branch, behind it, both, or one before attention and MLP side by side."""
+QkNorm = Literal["none", "head", "width"]
+"""RMSNorm of queries and keys before they are turned: none, of each head, or of all heads together."""
 Tower = Literal["clip", "siglip", "pixtral"]
 
 
@@ -34,10 +38,22 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Multipliers:
-    """Of Granite's text model: of embeddings, and of what branches add to the residual stream."""
+    """Of Granite's text model: of all that enters the decoder, and of what branches add to the residual stream.
+
+    `table` is Gemma's, of words alone.
+    """
 
     embedding: float = 1.0
     residual: float = 1.0
+    table: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """What layers of one model differ in: how many tokens a token sees, and whether its position turns it."""
+
+    window: int | None
+    turned: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +70,16 @@ class TextConfig:
 
     `rotary_dim` is the checkpoint's own head width; `head_dim` is the width that is computed with, which
     `pumice.export.weights.heads` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]`
-    radians a position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token
-    sees, itself included, or None for all. `norm_offset` is still to be added to the norms' weights as stored: by
-    `pumice.export.weights.norm_offset`, after which it is 0; `multipliers` are to be taken up by weights, by
-    `pumice.export.weights.multipliers`. `attention_multiplier` is what scores are multiplied by, None for
-    1 / √`rotary_dim`; `query_growth` makes queries longer with their position.
+    radians a position, and multiplies by `rotary_scale`; pairs of frequency 0 are left alone. `sliding_windows` has for
+    each layer how many tokens a token sees, itself included, or None for all; `unturned_layers` have no rotary
+    embedding. `rms_norm_eps` is of all norms, of either kind. `softcap` bounds scores. `attention_multiplier` is what
+    scores are multiplied by, None for 1 / √`rotary_dim`; `query_growth` makes queries longer with their position.
+
+    Some fields say what weights are still to take up, and are set back by the wrapper of the reader that does it
+    (`pumice.export.weights.plain`): `norm_offset`, which is added to norms' weights; `multipliers`; `renamed`, pairs of
+    a Llama's name and the checkpoint's for a part of a layer; `fused`, what of `qkv` and `gate_up` is stored in one;
+    `neighbours`, pairs of a head that lie side by side rather than in its halves, and an `inv_freq` of fewer pairs
+    than a head has.
     """
 
     hidden_size: int
@@ -82,6 +103,30 @@ class TextConfig:
     multipliers: Multipliers = Multipliers()
     attention_multiplier: float | None = None
     query_growth: QueryGrowth | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_weight: bool = True
+    norm_bias: bool = False
+    norm_places: NormPlaces = "before"
+    qk_norm: QkNorm = "none"
+    gated: bool = True
+    softcap: float | None = None
+    unturned_layers: frozenset[int] = frozenset()
+    renamed: tuple[tuple[str, str], ...] = ()
+    fused: tuple[str, ...] = ()
+    neighbours: bool = False
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """Of every layer."""
+        return tuple(
+            LayerKind(window=window, turned=index not in self.unturned_layers)
+            for index, window in enumerate(self.sliding_windows)
+        )
+
+    @property
+    def foldable(self) -> bool:
+        """Whether all that reads the stream reads it behind an RMSNorm, and all that is added to it comes without."""
+        return self.norm == "rms" and self.norm_places == "before"
 
     @property
     def attention_scale(self) -> float:

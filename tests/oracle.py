@@ -11,8 +11,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
-from pumice.export.weights.multipliers import fold_multipliers
-from pumice.export.weights.norm_offset import add_norm_offset
+from pumice.export.weights.plain import make_plain
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge
@@ -58,9 +57,7 @@ def theirs(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 def ours(folder: Path, change: Change | None = None) -> Ours:
     """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.weights.rotation.rotate`."""
     checkpoint = open_checkpoint(folder)
-    config, read = fold_multipliers(
-        *add_norm_offset(read_config(checkpoint.config), checkpoint.read_canonical)
-    )
+    config, read = make_plain(read_config(checkpoint.config), checkpoint.read_canonical)
     if change is not None:
         config, read = change(config, read)
     modules = VisionEncoder(config), EmbeddingMerge(config), Decoder(config)

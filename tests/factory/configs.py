@@ -149,7 +149,7 @@ def _vision(v: Vision, old: bool) -> dict[str, Any]:
     if v.tower == "clip":
         return config | {"layer_norm_eps": v.eps, "projection_dim": v.width}
     if v.tower == "siglip":
-        return config | {"layer_norm_eps": v.eps, "vision_use_head": False}
+        return config | {"layer_norm_eps": v.eps} | ({} if v.pooled else {"vision_use_head": False})
     config |= {"head_dim": v.width // v.heads}
     if old:
         return config | {"rope_theta": v.rope_theta, "is_composition": True, "tie_word_embeddings": False}

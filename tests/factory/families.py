@@ -171,6 +171,15 @@ FAMILIES: dict[str, Family] = {
     "llava-llama-3-linear": _llama_3("linear", seed=5),
     "llava-llama-3-yarn": _llama_3("yarn", seed=4),
     "llava-llama-3-dynamic": _llama_3("dynamic"),
+    "joycaption": _family(
+        vision=Vision(**(vars(SIGLIP) | {"layers": 4, "image_size": 42, "pooled": True})),
+        text=Text(**(vars(LLAMA_3_TEXT) | {"rope_scaling": ROPE_SCALINGS["llama3"]})),
+        vocabulary=LLAMA_3_WORDS,
+        template=LLAMA_3,
+        strategy="full",
+        dtype="bfloat16",
+        seed=2,
+    ),
     "vip-llava": _family(
         vision=Vision(layers=12, width=32, heads=2, mlp=64),
         text=Text(kv_heads=4),

@@ -16,7 +16,10 @@ Kind = Literal["llama", "mistral", "ministral3", "qwen2", "granite"]
 
 @dataclass(frozen=True, kw_only=True)
 class Vision:
-    """A vision tower; sizes in pixels and channels. A Pixtral's `image_size` is the longest side, its eps is fixed."""
+    """A vision tower; sizes in pixels and channels. A Pixtral's `image_size` is the longest side, its eps is fixed.
+
+    `pooled`: a SigLIP with its pooling head, which a LLaVA never reads.
+    """
 
     tower: Tower = "clip"
     width: int = 48
@@ -28,6 +31,7 @@ class Vision:
     act: str = "quick_gelu"
     eps: float = 1e-5
     rope_theta: float = 10000.0
+    pooled: bool = False
 
     @property
     def patches(self) -> int:

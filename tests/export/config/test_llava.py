@@ -195,8 +195,8 @@ def test_refused_of_a_llava_onevision(changes: dict[str, Any], said: str) -> Non
         ),
         (
             "text_config.model_type",
-            "gemma",
-            "text model of type 'gemma'.*supported: llama, mistral, ministral3, granite, qwen2",
+            "gemma3_text",
+            "text model of type 'gemma3_text'.*supported: llama, mistral, ministral, ministral3, granite, qwen2, qwen3",
         ),
         ("model_type", "aya_vision", "whole model of type 'aya_vision'"),
         ("text_config.model_type", ["llama"], r"text model of type \['llama'\]"),
@@ -205,8 +205,8 @@ def test_refused_of_a_llava_onevision(changes: dict[str, Any], said: str) -> Non
         ("projector_hidden_act", "elu", "projector_hidden_act is 'elu'"),
         (
             "text_config.rope_scaling",
-            {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 2.0},
-            "rope_type 'longrope'",
+            {"rope_type": "proportional", "factor": 2.0},
+            "rope_type 'proportional'",
         ),
         ("text_config.rope_scaling", {"type": "linear", "factor": "2"}, "factor '2', expected a number"),
         ("text_config.rope_scaling", {"type": "linear", "factor": 0.0}, "not finite"),
