@@ -34,7 +34,8 @@ from pumice.export.config.checks import (
     require_positive,
     unknown_keys,
 )
-from pumice.export.config.text import TEXT_FAMILIES, read_text_config
+from pumice.export.config.text import read_text_config
+from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
 from pumice.manifest.images import MOST_PINPOINTS
 from pumice.models.activations import ACTIVATIONS

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from transformers import PreTrainedModel
 
 from pumice.models.config import LlavaConfig
-from pumice.models.decoder import Decoder, greedy_token, kept_rows, query_growth
+from pumice.models.decoder import Decoder, greedy_token, kept_rows
+from pumice.models.text_block import query_growth
 from tests import oracle
 from tests.factory import FAMILIES, TILED, Text, Vision, make_checkpoint
 from tests.factory.families import MINISTRAL_ROPE

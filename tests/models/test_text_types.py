@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
-from pumice.export.config.text import TEXT_FAMILIES
+from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.weights.heads import pad_heads
 from pumice.export.weights.plain import make_plain
 from pumice.export.weights.rotation import rotate

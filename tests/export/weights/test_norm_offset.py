@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig
 
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
-from pumice.export.config.text import TEXT_FAMILIES
+from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.pipeline import export_bundle
 from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.export.weights.rotation import rotate
