@@ -113,7 +113,8 @@ class Checkpoint:
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes as it is read."""
         info = self._info(name)
-        return math.prod(info.shape) * DTYPES["F32" if name in self.quantised else info.dtype].itemsize
+        as_float32 = name in self.quantised or name in self.changes
+        return math.prod(info.shape) * DTYPES["F32" if as_float32 else info.dtype].itemsize
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype and shape, in memory of its own (the file is closed again).

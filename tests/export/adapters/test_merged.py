@@ -112,6 +112,7 @@ def compare(checkpoint: Checkpoint, theirs: dict[str, torch.Tensor], step: int |
         pieces = range(0, rows, step or rows)
         ours = torch.cat([checkpoint.read_canonical(name, i, min(rows, i + (step or rows))) for i in pieces])
         assert torch.equal(ours.float(), want), name
+        assert ours.nbytes == checkpoint.nbytes(checkpoint.names[name])
     return len(checkpoint.changes)
 
 
