@@ -132,7 +132,7 @@ def plan(
         answering={
             "KV cache": position_bytes(shape) * batch * rounded_up(shape, context),
             "vision activations": images * vision_activation_bytes(manifest),
-            "video": clip_bytes(manifest, frames) if frames else 0,
+            **({"video": clip_bytes(manifest, frames)} if frames else {}),
             "decoder activations": decoder_activation_bytes(shape),
             "attention scores": score_bytes(shape) * rounded_up(shape, context),
             "unpacked matrix": unpacked_bytes(manifest, low_memory=low_memory),

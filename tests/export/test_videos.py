@@ -275,7 +275,9 @@ def test_files_by_every_door(exact: Exported, tmp_path: Path, capsys: pytest.Cap
 def test_info_says_what_videos_cost(exact: Exported, capsys: pytest.CaptureFixture[str]) -> None:
     main(["info", str(exact.model.path)])
     assert re.search(r"video +4 tokens a frame.*, up to 127 frames", capsys.readouterr().out)
-    plain, with_video = (plan(exact.model.manifest, frames=frames).answering["video"] for frames in (0, 8))
+    plain, with_video = (
+        plan(exact.model.manifest, frames=frames).answering.get("video", 0) for frames in (0, 8)
+    )
     pixels = exact.model.prepare("what?", videos=[LONG * 2]).video_arrays[0].nbytes
     assert plain == 0
     assert with_video >= pixels

@@ -333,8 +333,10 @@ def test_equal_bytes_of_other_shapes_and_models_are_other_images() -> None:
         image_digest(values.reshape(3, 100, 30), (100, 30), b"a" * 32),
         image_digest(values, (30, 100), b"b" * 32),
         image_digest(values + np.float32(1e-7), (30, 100), b"a" * 32),
+        image_digest(values, (30, 100), b"a" * 32, frames=1),
+        image_digest(values, (30, 100), b"a" * 32, frames=3),
     }
-    assert len(digests) == 5
+    assert len(digests) == 7
 
 
 @pytest.mark.parametrize("seen", range(0, 90, 7))
