@@ -79,13 +79,14 @@ def leaving_integers_alone(
                 "leave it out"
             )
     changed, _ = pad_heads(*make_plain(config, checkpoint.read_canonical))
-    beside = replace(
-        config.text, norm_offset=0.0, multipliers=Multipliers()
-    )  # norms and tables, not matrices
+    # norms and tables may change, matrices not
+    matrices = tuple(pair for pair in config.text.renamed if pair[0].startswith(("self_attn.", "mlp.")))
+    beside = replace(config.text, norm_offset=0.0, multipliers=Multipliers(), renamed=matrices)
     if changed.text != beside or config.text.multipliers.residual != 1:
         raise CheckpointError(
             f"{checkpoint.path} has 4-bit integers, and the weights of this model are changed at export (heads padded "
-            "or sorted, fused matrices split, or Granite's multipliers): expected --precision fp32, fp16, bf16 or int8"
+            "or sorted, matrices renamed or split, or Granite's multipliers): expected --precision fp32, fp16, bf16 "
+            "or int8"
         )
     return _changing_nothing(recipe), True
 

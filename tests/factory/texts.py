@@ -40,7 +40,7 @@ WINDOWS = {
 
 TEXTS: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 16, "rope_theta": 1e6, "attention_bias": True},
-    "qwen3 of narrow heads": {"head_dim": 24, **WINDOWS, "use_sliding_window": True},
+    "qwen3 of narrow heads": {"head_dim": 24, "rms_norm_eps": 0.05, **WINDOWS, "use_sliding_window": True},
     "phi3": {"sliding_window": 20},
     "phi3 of phi-4": {
         "rope_scaling": LONGROPE,
@@ -53,7 +53,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0, **WINDOWS},
     "olmo": {},
     "olmo2": {"attention_bias": True},
-    "olmo2 of narrow heads": {"hidden_size": 48},
+    "olmo2 of narrow heads": {"hidden_size": 48, "rms_norm_eps": 0.05},
     "smollm3": {"num_hidden_layers": 3, "no_rope_layer_interval": 2, "tie_word_embeddings": True},
     "ministral": {"head_dim": 24, **WINDOWS},
     "stablelm": {"use_qkv_bias": True},

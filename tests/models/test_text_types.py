@@ -15,7 +15,7 @@ from pumice.export.config.llava import read_config
 from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.weights.heads import pad_heads
 from pumice.export.weights.plain import make_plain
-from pumice.export.weights.rotation import rotate
+from pumice.export.weights.rotation import rotatable, rotate
 from pumice.models.config import TextConfig
 from pumice.models.tensor_names import check_names
 from tests import oracle
@@ -108,11 +108,13 @@ def test_a_plain_model_stays_plain(pair: Pair) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("change", ["padded", "rotated", "balanced"])
-def test_logits_stay(pair: Pair, change: str) -> None:
+def test_logits_stay(pair: Pair, change: str, caplog: pytest.LogCaptureFixture) -> None:
     """In heads of whole multiples, with the stream turned where it can be, and with channels evened out."""
     if change == "rotated":
-        assert pair.text.foldable == (pair.name.split()[0] not in NOT_TURNED)
-        if not pair.text.foldable:
+        kept = pair.name.split()[0] in NOT_TURNED
+        assert rotatable(pair.ours.config) is not kept
+        assert ("turns the residual stream" in caplog.text) is kept
+        if kept:
             return
     changes = {
         "padded": pad_heads,
