@@ -27,7 +27,7 @@ from pumice.export.verify.comparison import verify_bundle
 from tests import oracle
 from tests.factory import FAMILIES, make_checkpoint
 from tests.factory.parts import Text
-from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, quantise
+from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, ORDERED, Packing, quantise
 
 pytestmark = pytest.mark.slow
 
@@ -203,13 +203,16 @@ def test_usual_recipe_is_verified(awq: tuple[Path, Path], tmp_path: Path) -> Non
     assert manifest.parity["same_input_ids"] == manifest.parity["cases"]
 
 
-def test_tables_are_rounded_a_second_time(
-    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("packing", "kind"), [(BITSANDBYTES["nf4 nested"], "nf4"), (ORDERED["gptq in another order"], "int4")]
+)
+def test_what_has_no_blocks_is_rounded_a_second_time(
+    packing: Packing, kind: str, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """float32 keeps what nf4 stands for; 4-bit blocks do not, which is told."""
-    quantised, plain = quantise(source, tmp_path, BITSANDBYTES["nf4 nested"])
+    """float32 keeps what nf4 and GPTQ's `desc_act` stand for; 4-bit blocks do not, which is told."""
+    quantised, plain = quantise(source, tmp_path, packing)
     export_bundle(quantised, tmp_path / "fp32")
     assert "a second time" not in caplog.text
     check_answers(tmp_path / "fp32", plain)
     export_bundle(quantised, tmp_path / "int4", precision="int4")
-    assert "10 matrices are nf4 already and are quantised a second time" in caplog.text
+    assert f"10 matrices are {kind} already and are quantised a second time" in caplog.text
