@@ -23,7 +23,7 @@ from tests.export.weights.test_balance import balanced
 from tests.factory.texts import TEXTS, make_text_checkpoint
 from tests.oracle import ZERO
 
-ELSEWHERE = {"llama", "mistral", "qwen2", "granite"}
+ELSEWHERE = {"llama", "mistral", "ministral3", "qwen2", "granite"}
 """In `tests.factory.FAMILIES`."""
 NOT_TURNED = {
     "phi",
