@@ -53,20 +53,21 @@ _BEFORE_CACHE = ("qkv", "q_norm", "k_norm")
 
 
 def _text_block(ours: str, theirs: str, text: TextConfig) -> dict[str, Weight]:
+    """In the order in which a layer computes with them."""
     before, behind = text.norm_places != "after", text.norm_places in ("after", "around")
-    norms = ["input_layernorm"] if before else []
-    norms += ["post_attention_layernorm"] if before and text.norm_places != "shared" else []
-    norms += ["attention_layernorm", "mlp_layernorm"] if behind else []
-    table = _attention(f"{ours}.self_attn", f"{theirs}.self_attn", text)
-    for norm in norms:
-        table |= _norm(f"{ours}.{norm}", f"{theirs}.{norm}", text)
     size, inner = text.hidden_size, text.intermediate_size
-    matrices = {"gate_proj": (size, inner)} if text.gated else {}
-    for part, (size_in, size_out) in (
-        matrices | {"up_proj": (size, inner), "down_proj": (inner, size)}
-    ).items():
+
+    def norm(name: str, there: bool) -> dict[str, Weight]:
+        return _norm(f"{ours}.{name}", f"{theirs}.{name}", text) if there else {}
+
+    table = norm("input_layernorm", before)
+    table |= _attention(f"{ours}.self_attn", f"{theirs}.self_attn", text)
+    table |= norm("attention_layernorm", behind)
+    table |= norm("post_attention_layernorm", before and text.norm_places != "shared")
+    gate = {"gate_proj": (size, inner)} if text.gated else {}
+    for part, (size_in, size_out) in (gate | {"up_proj": (size, inner), "down_proj": (inner, size)}).items():
         table |= linear(f"{ours}.mlp.{part}", f"{theirs}.mlp.{part}", size_in, size_out, text.mlp_bias)
-    return table
+    return table | norm("mlp_layernorm", behind)
 
 
 def _attention(ours: str, theirs: str, text: TextConfig) -> dict[str, Weight]:
