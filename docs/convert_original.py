@@ -4,7 +4,7 @@
 
 Enters: a full checkpoint in safetensors, the folder of its vision tower (config.json, preprocessor_config.json, and its
 weights in safetensors unless SOURCE has them), and a chat template. Leaves: a folder that transformers and pumice read.
-Values are not touched; a table that has no row for `<image>` grows by zeros, which nobody reads.
+Values are not touched; a table that has no rows for `<image>` and `<video>` grows by zeros, which nobody reads.
 """
 
 from __future__ import annotations
@@ -47,11 +47,14 @@ def main(source: Path, tower: Path, target: Path, template: Path | None = None) 
     old = read(source / "config.json")
     kind = kind_of(old)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    tokenizer.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
-    image = tokenizer.convert_tokens_to_ids("<image>")
+    tokens = ["<image>", "<video>"] if kind == "llava_onevision" else ["<image>"]
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True
+    )
+    ids = tokenizer.convert_tokens_to_ids(tokens)
     target.mkdir(parents=True)
-    rows, layers = write_weights(source, tower, target, image, newline=kind != "llava")
-    config = config_of(old, kind, tower, image=image, rows=rows, layers=layers)
+    rows, layers = write_weights(source, tower, target, max(ids), newline=kind != "llava")
+    config = config_of(old, kind, tower, ids=ids, rows=rows, layers=layers)
     write(target / "config.json", config)
     tokenizer.save_pretrained(target)
     write_processor(config, tower, target)
@@ -74,8 +77,8 @@ def kind_of(old: dict[str, Any]) -> str:
     return "llava_onevision" if aspect.startswith("anyres_max_") else "llava_next"
 
 
-def write_weights(source: Path, tower: Path, target: Path, image: int, newline: bool) -> tuple[int, int]:
-    """Shard by shard under transformers' names; the tables' rows, and the tower's layers."""
+def write_weights(source: Path, tower: Path, target: Path, last: int, newline: bool) -> tuple[int, int]:
+    """Shard by shard under transformers' names; the tables' rows (one for `last` among them), and the tower's layers."""
     files = sorted(source.glob("*.safetensors"))
     if not any("vision_tower" in name for file in files for name in names_in(file)):
         files += sorted(tower.glob("*.safetensors"))
@@ -86,7 +89,7 @@ def write_weights(source: Path, tower: Path, target: Path, image: int, newline: 
         tensors = {}
         for name, tensor in renamed(file):
             if name in TABLES:
-                missing = max(0, image + 1 - len(tensor))
+                missing = max(0, last + 1 - len(tensor))
                 tensor = (
                     torch.cat([tensor, tensor.new_zeros(missing, tensor.shape[1])]) if missing else tensor
                 )
@@ -118,7 +121,7 @@ def renamed(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def config_of(
-    old: dict[str, Any], kind: str, tower: Path, *, image: int, rows: int, layers: int
+    old: dict[str, Any], kind: str, tower: Path, *, ids: list[int], rows: int, layers: int
 ) -> dict[str, Any]:
     """The config in sections: the text model's keys stand at the top of the old one."""
     called = f"{old['model_type']} {old.get('architectures')}".lower()
@@ -135,7 +138,7 @@ def config_of(
         "text_config": {k: v for k, v in old.items() if k in known}
         | {"model_type": text, "vocab_size": rows},
         "vision_config": vision.to_dict() | {"num_hidden_layers": layers},
-        "image_token_index": image,
+        "image_token_index": ids[0],
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": old.get("tie_word_embeddings", False),
         "torch_dtype": old.get("torch_dtype"),
@@ -148,7 +151,7 @@ def config_of(
     if kind != "llava":
         config["image_grid_pinpoints"] = pinpoints(old["image_grid_pinpoints"], vision.image_size)
     if kind == "llava_onevision":
-        config["vision_aspect_ratio"] = old["image_aspect_ratio"]
+        config |= {"vision_aspect_ratio": old["image_aspect_ratio"], "video_token_index": ids[1]}
     return config
 
 
@@ -181,6 +184,7 @@ def write_processor(config: dict[str, Any], tower: Path, target: Path) -> None:
     }
     if name == "LlavaOnevision":
         processor |= {
+            "video_token": "<video>",
             "num_image_tokens": (vision["image_size"] // vision["patch_size"]) ** 2,
             "vision_aspect_ratio": config["vision_aspect_ratio"],
         }
