@@ -78,7 +78,7 @@ def kind_of(old: dict[str, Any]) -> str:
 
 
 def write_weights(source: Path, tower: Path, target: Path, last: int, newline: bool) -> tuple[int, int]:
-    """Shard by shard under transformers' names; the tables' rows (one for `last` among them), and the tower's layers."""
+    """Shard by shard under transformers' names; the tables' rows (one for `last` among them); the tower's layers."""
     files = sorted(source.glob("*.safetensors"))
     if not any("vision_tower" in name for file in files for name in names_in(file)):
         files += sorted(tower.glob("*.safetensors"))
