@@ -42,7 +42,8 @@ def test_bundle_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     assert manifest == load_manifest(bundle)
     assert manifest.files == file_entries(bundle)
-    assert {f"{name}.onnx" for name in ("vision_encoder", "embedding", "decoder")} < set(manifest.files)
+    graphs = ("vision_encoder", "embedding", "decoder_model_merged")
+    assert {f"onnx/{name}.onnx" for name in graphs} < set(manifest.files)
     assert {"tokenizer.json", "chat_template.jinja", "config.json", "processor_config.json"} < set(
         manifest.files
     )
@@ -217,4 +218,4 @@ def test_needed_space_is_known_beforehand(
     assert sum(told) == sum(written)
     files = sum(entry.size for name, entry in manifest.files.items() if name.endswith("_data"))
     assert files <= sum(told) + 3 * ALIGNMENT * len(told)
-    assert ("embedding.onnx_data" in manifest.files) == (not tied)
+    assert ("onnx/embed_tokens.onnx_data" in manifest.files) == (not tied)
