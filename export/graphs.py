@@ -87,9 +87,9 @@ def vision_encoder_graph(config: LlavaConfig, read: Read, form: WeightStorage) -
 
 
 def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
-    """The embedding merge; with a tied head its table lies in the decoder's file."""
+    """The embedding merge; with a tied head its table lies in the decoder's file, but where it is to have its own."""
     graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
-    if not config.tie_word_embeddings:
+    if form.own_table or not config.tie_word_embeddings:
         return graph
     storage = form.quantized.get(TABLE)
     ours, heads = (_stored_names(name.partition("/")[2], storage) for name in (TABLE, HEAD))
