@@ -51,7 +51,7 @@ def _look_up_plainly(graph: ir.Graph, node: ir.Node) -> None:
     assert scales.dtype is not None
     if zero_points:
         return
-    path = (node.name or "").removesuffix("BlockQuantized")
+    path = f"{(node.name or '').removesuffix('BlockQuantized')}Plain"
     size = node.attributes["block_size"].as_int()
 
     def constant(name: str, value: np.ndarray) -> ir.Value:

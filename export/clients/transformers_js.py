@@ -106,7 +106,10 @@ def _image_processor(folder: Path, manifest: Manifest, config: LlavaConfig) -> d
     image = manifest.image
     # newer releases have it in the other file
     given = read_object(folder / "processor_config.json").get("image_processor")
-    content: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
+    kind = "CLIPImageProcessor" if image.size is not None else "PixtralImageProcessor"
+    known = read_object(folder / "preprocessor_config.json")
+    content: dict[str, Any] = {"image_processor_type": known.get("image_processor_type", kind)}
+    content |= given if isinstance(given, dict) else {}
     size: dict[str, int] | None = None
     if image.resize_shortest_edge is not None:
         size = {"shortest_edge": image.resize_shortest_edge}
