@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from pumice.export.bundle.layout import FOLDER, GraphFiles
 from pumice.export.passes.matmul_integer import make_integer_products
 from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
 from pumice.export.passes.residual_head import refine_head, refine_table, residual_names, residual_parameter
@@ -39,7 +40,7 @@ from pumice.export.weights.quantization import quantized_names
 from pumice.export.weights.stored_blocks import stored_parameter
 from pumice.export.weights.stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
-from pumice.manifest.tensors import NUM_LOGITS_TO_KEEP
+from pumice.manifest.tensors import LOGITS, NUM_LOGITS_TO_KEEP
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
 from pumice.models.text_weights import decoder_weights
@@ -75,16 +76,6 @@ class Graph:
     """Parameters whose bytes the decoder holds: name here → name there."""
 
     @property
-    def file(self) -> str:
-        """The graph's own file name."""
-        return f"{self.name}.onnx"
-
-    @property
-    def data_file(self) -> str:
-        """Its external data's file name, as ONNX Runtime's own exporters and Transformers.js call it."""
-        return f"{self.name}.onnx_data"
-
-    @property
     def nbytes(self) -> int:
         """Bytes of weights that it is going to write."""
         return parameter_bytes(self.model, self.parameters)
@@ -96,9 +87,9 @@ def vision_encoder_graph(config: LlavaConfig, read: Read, form: WeightStorage) -
 
 
 def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
-    """The embedding merge; with a tied head its table lies in the decoder's file."""
+    """The embedding merge; with a tied head its table lies in the decoder's file, but where it is to have its own."""
     graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
-    if not config.tie_word_embeddings:
+    if form.own_table or not config.tie_word_embeddings:
         return graph
     storage = form.quantized.get(TABLE)
     ours, heads = (_stored_names(name.partition("/")[2], storage) for name in (TABLE, HEAD))
@@ -134,13 +125,14 @@ def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph
 
 
 def write_graph(
-    graph: Graph, folder: Path, decoder: Graph | None, advance: Callable[[int], None]
+    graph: Graph, folder: Path, files: GraphFiles, decoder: Graph | None, advance: Callable[[int], None]
 ) -> GraphSpec:
     """Write the graph's weights and then its file; `decoder` has been written where weights are shared."""
-    model = graph.model
+    model, file, data = graph.model, folder / files.graph(graph.name), folder / files.data(graph.name)
+    file.parent.mkdir(exist_ok=True)
     inputs = tuple(_tensor_spec(v) for v in model.graph.inputs if v.name in graph.inputs)
     outputs = tuple(_tensor_spec(v) for v in model.graph.outputs)
-    write_weights(model, graph.parameters, folder, graph.data_file, advance)
+    write_weights(model, graph.parameters, data.parent, data.name, advance)
     if graph.shared:
         assert decoder is not None
         share_weights(model, decoder.model, graph.shared)
@@ -148,16 +140,28 @@ def write_graph(
         if value.name == NUM_LOGITS_TO_KEEP:  # an input with an initializer is optional to callers
             value.const_value = ir.tensor(np.array(1, dtype=np.int64), name=NUM_LOGITS_TO_KEEP)
             model.graph.register_initializer(value)
+    _declare_one_row(model)
     model.producer_name = "pumice"
-    ir.save(model, folder / graph.file)
-    external = {str(t.location) for t in _stored(model) if isinstance(t, ir.ExternalTensor)}
+    ir.save(model, file)
+    external = {f"{FOLDER}/{t.location}" for t in _stored(model) if isinstance(t, ir.ExternalTensor)}
     return GraphSpec(
-        file=graph.file,
+        file=files.graph(graph.name),
         external_data=tuple(sorted(external)),
         inputs=inputs,
         outputs=outputs,
         nodes=len(model.graph),
     )
+
+
+def _declare_one_row(model: ir.Model) -> None:
+    """Logits of one position, as `num_logits_to_keep` is by default: clients that know no other allocate so many.
+
+    ONNX Runtime computes as many as are asked for, whatever is declared.
+    """
+    for value in model.graph.outputs:
+        if value.name == LOGITS:
+            assert value.shape is not None
+            value.shape = ir.Shape([value.shape[0], 1, value.shape[2]])
 
 
 def _graph(

@@ -19,12 +19,14 @@ from pumice.errors import CheckpointError, UsageError
 from pumice.export.adapters.folder import Adapter, OpenedAdapter, open_adapters
 from pumice.export.adapters.merged import merge_adapters
 from pumice.export.bundle.destination import check_destination, keep_apart, resolved
+from pumice.export.bundle.layout import GraphFiles, graph_files
 from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.checkpoint.support import adapter_hint
+from pumice.export.clients.writing import write_clients
 from pumice.export.config.llava import limit_context, limit_tiles, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
@@ -86,6 +88,7 @@ class Plan:
     form: WeightStorage
     inputs: LayerInputs | None = None
     adapters: tuple[OpenedAdapter, ...] = ()
+    clients: bool = True
 
 
 def export_bundle(
@@ -101,6 +104,7 @@ def export_bundle(
     context_length: int | None = None,
     max_tiles: int | None = None,
     adapters: Sequence[str | Path | Adapter] = (),
+    clients: bool = True,
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -123,6 +127,7 @@ def export_bundle(
             are left out. Fewer tiles are fewer tokens and less detail.
         adapters: LoRA adapters of PEFT's, folders or hub ids, merged in this order while weights are read
             (docs/adapters.md); an `Adapter` has a scale, too.
+        clients: also write what Transformers.js and onnxruntime-genai need beside the graphs (docs/clients.md).
         overwrite: replace a bundle that is there already, if nobody has put anything else into its folder.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
         quiet: show no progress on stderr.
@@ -178,6 +183,7 @@ def export_bundle(
             form=form,
             inputs=inputs,
             adapters=merged,
+            clients=clients,
         )
         return _export(plan, destination, overwrite, verify, progress)
 
@@ -225,10 +231,10 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
     needed = _needed_bytes(plan)
     with torch.no_grad(), writing_bundle(bundle, overwrite=overwrite, needed_bytes=needed) as folder:
         described = companions.describe(plan.checkpoint, plan.config)
+        precision = _precision(plan)
         graphs = _trace(plan, progress)
-        specs = _write(graphs, folder, progress)
+        specs = _write(graphs, folder, graph_files(precision.name, plan.recipe.float_type), progress)
         companions.copy(plan.checkpoint, folder)
-        progress.stage("checksums")
         manifest = Manifest(
             schema_version=version_for(described["image"]),
             created_with={
@@ -236,12 +242,16 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
             },
             requires=_requires(graphs),
             source=_source(plan),
-            precision=_precision(plan),
+            precision=precision,
             graphs=specs,
             decoder=_decoder_shape(plan),
-            files=file_entries(folder),
+            files={},
             **described,
         )
+        if plan.clients:
+            write_clients(folder, manifest, plan.config)
+        progress.stage("checksums")
+        manifest = replace(manifest, files=file_entries(folder))
         write_manifest(folder, manifest)
         if verify:
             from pumice.export.verify.comparison import verify_bundle  # loads transformers' models
@@ -274,11 +284,11 @@ def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     return graphs
 
 
-def _write(graphs: list[Graph], folder: Path, progress: Progress) -> Graphs:
+def _write(graphs: list[Graph], folder: Path, files: GraphFiles, progress: Progress) -> Graphs:
     specs: dict[str, GraphSpec] = {}
     for graph in graphs:
         progress.stage(f"{graph.name}: weights", total_bytes=graph.nbytes)
-        specs[graph.name] = write_graph(graph, folder, graphs[0], progress.advance)
+        specs[graph.name] = write_graph(graph, folder, files, graphs[0], progress.advance)
     return Graphs(**specs)
 
 

@@ -34,7 +34,7 @@ pipeline
 graphs | verify
 passes
 config < calibration < weights | processor
-recipes | trace
+clients | recipes | trace
 adapters
 bundle | checkpoint
 progress

@@ -70,7 +70,7 @@ def prepare(checkpoint: Path, out: Path, recipe: str, optimized: bool) -> dict[s
         "export_peak_mb": _children_mb(),
         "versions": versions(),
     }
-    size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if optimized:
         begun = time.perf_counter()
         _pumice("optimize", str(out))

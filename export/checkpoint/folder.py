@@ -259,7 +259,7 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
             f"{path} has only pickled weights ({pickles[0]}), which can run code and are never opened: "
             "convert it to safetensors first"
         )
-    if "manifest.json" in names and any(name.endswith(".onnx") for name in names):
+    if "manifest.json" in names and ("onnx" in names or any(name.endswith(".onnx") for name in names)):
         raise CheckpointError(
             f"{path} is a bundle, exported already: expected the checkpoint that it was made of"
         )

@@ -45,13 +45,15 @@ class WeightStorage:
     """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
 
     With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
-    output. Matrices that are `kept` are made of the checkpoint's own `integers`, by canonical name.
+    output; with `own_table` a tied table is stored apart from the head. Matrices that are `kept` are made of the
+    checkpoint's own `integers`, by canonical name.
     """
 
     dtype: torch.dtype
     quantized: Mapping[str, Storage]
     prefill: bool = False
     greedy_token: bool = False
+    own_table: bool = False
     kept: frozenset[str] = frozenset()
     integers: Mapping[str, IntegerMatrix] = field(default_factory=dict)
 
@@ -69,6 +71,8 @@ class WeightStorage:
 def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
     """Apply a recipe to a model. In a tied one the table is stored as the head is, so that both are stored once.
 
+    But where the recipe wants it apart.
+
     Raises:
         UsageError: an override that matches nothing.
     """
@@ -85,7 +89,7 @@ def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
     if recipe.refine_head and assigned[HEAD].bits == 4:
         assigned[HEAD] = msgspec.structs.replace(assigned[HEAD], symmetric=True, search="none")
         assigned[RESIDUAL_HEAD] = assigned[HEAD]
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and not recipe.own_table:
         assigned[TABLE] = assigned[HEAD]
     quantized = {name: storage for name, storage in assigned.items() if storage.bits is not None}
     return WeightStorage(
@@ -93,6 +97,7 @@ def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
         quantized=quantized,
         prefill=prefill,
         greedy_token=recipe.greedy_token,
+        own_table=recipe.own_table,
     )
 
 
@@ -108,7 +113,7 @@ def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, 
 
 def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
-    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form.prefill)]
+    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form)]
     if RESIDUAL_HEAD in form.quantized:  # it has no scales of its own
         head = decoder_weights(config)["lm_head.weight"]
         sizes.append(residual_bytes(head.shape[0], head.shape[1], form.quantized[RESIDUAL_HEAD]))
@@ -116,12 +121,12 @@ def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     return [*sizes, caches]
 
 
-def _all(config: LlavaConfig, prefill: bool) -> list[tuple[str, str, Weight]]:
+def _all(config: LlavaConfig, form: WeightStorage) -> list[tuple[str, str, Weight]]:
     return [
         (graph, name, weight)
-        for graph, table in weight_tables(config, prefill=prefill).items()
+        for graph, table in weight_tables(config, prefill=form.prefill).items()
         for name, weight in table.items()
-        if not (config.tie_word_embeddings and graph == "embedding")
+        if graph != "embedding" or form.own_table or not config.tie_word_embeddings
     ]
 
 

@@ -4,7 +4,7 @@ Enters: a bundle. Leaves: a folder of graphs that ONNX Runtime has optimised and
 again by every later `pumice.load` on this machine:
 
     $PUMICE_CACHE_DIR, or $XDG_CACHE_HOME/pumice, or ~/.cache/pumice
-      optimized/<key>/   decoder.onnx  decoder.onnx_data  …  copy.json
+      optimized/<key>/   onnx-decoder_model_merged.onnx  onnx-decoder_model_merged.onnx_data  …  copy.json
 
 The key is a digest of the bundle's manifest, of the processor, of ONNX Runtime's version and of what sessions are asked
 for, so that a copy is never taken for another's. Weights are then mapped rather than copied into memory, and of the
@@ -77,11 +77,16 @@ class Optimized:
 
     def path(self, graph: GraphSpec) -> Path | None:
         """Where the optimised graph lies, if there is one."""
-        return self.folder / graph.file if graph.file in self.record.graphs else None
+        return self.folder / copy_name(graph) if copy_name(graph) in self.record.graphs else None
 
     def data(self, graph: GraphSpec) -> str:
         """The file of the optimised graph's weights."""
-        return str(self.folder / f"{graph.file}_data")
+        return str(self.folder / f"{copy_name(graph)}_data")
+
+
+def copy_name(graph: GraphSpec) -> str:
+    """The file of a graph's copy, all of which lie in one folder."""
+    return graph.file.replace("/", "-")
 
 
 def copied_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:

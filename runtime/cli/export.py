@@ -60,6 +60,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="most tiles of an image, where the model cuts images into tiles (the checkpoint's)",
     )
     parser.add_argument(
+        "--no-clients",
+        dest="clients",
+        action="store_false",
+        help="without the files of Transformers.js and onnxruntime-genai (docs/clients.md)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a bundle that is there already, if nobody put other files into it",
@@ -99,6 +105,7 @@ def run_export(args: argparse.Namespace) -> int:
         context_length=args.context_length,
         max_tiles=args.max_tiles,
         adapters=adapters,
+        clients=args.clients,
         overwrite=args.overwrite,
         verify=args.verify,
         quiet=args.quiet,

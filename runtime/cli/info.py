@@ -132,8 +132,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("vocabulary", f"{decoder.vocab_size:,}"),
         ("chat", "by its template" if manifest.chat.template_file else "none: raw prompts only"),
     ]
-    for graph in manifest.graphs.all:
-        name = graph.file.removesuffix(".onnx")
+    for name, graph in manifest.graphs.named.items():
         size = sum(manifest.files[file].size for file in (graph.file, *graph.external_data))
         rows.append((name, f"{graph.nodes} nodes, {_megabytes(size)}"))
     requires = manifest.requires

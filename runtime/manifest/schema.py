@@ -66,10 +66,16 @@ class Graphs:
     prefill: GraphSpec | None = None
 
     @property
+    def named(self) -> dict[str, GraphSpec]:
+        """Those that there are, by name."""
+        names = ("vision_encoder", "embedding", "decoder", "prefill")
+        graphs = {name: getattr(self, name) for name in names}
+        return {name: graph for name, graph in graphs.items() if graph is not None}
+
+    @property
     def all(self) -> tuple[GraphSpec, ...]:
         """Those that there are."""
-        graphs = (self.vision_encoder, self.embedding, self.decoder, self.prefill)
-        return tuple(graph for graph in graphs if graph is not None)
+        return tuple(self.named.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from pumice.errors import UsageError
 from pumice.export.pipeline import export_bundle
 from pumice.export.verify.comparison import verify_bundle
+from tests.bundle_files import graph_file
 from tests.export.adapters.test_adapted_export import graph_files, save_adapter, save_merged
 from tests.export.test_quantised_checkpoints import INTEGERS, dequantized
 from tests.factory import make_checkpoint
@@ -49,8 +50,8 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def products(bundle: Path) -> tuple[dict[str, onnx.NodeProto], dict[str, np.ndarray]]:
     """The decoder's MatMulNBits by what they multiply with, and all that is stored."""
-    model = onnx.load(bundle / "decoder.onnx")
-    stored = {i.name: numpy_helper.to_array(i, str(bundle)) for i in model.graph.initializer}
+    model = onnx.load(graph_file(bundle, "decoder"))
+    stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     return {node.input[1].partition(".weight.")[0].removesuffix("_proj"): node for node in nodes}, stored
 

@@ -14,7 +14,7 @@ from pumice.errors import CheckpointError, ExportError, PumiceError, UsageError
 from pumice.export import pipeline as export
 from pumice.export.bundle.writing import file_entries
 from pumice.export.pipeline import export_bundle
-from pumice.export.recipes.recipe import NAMES
+from pumice.export.recipes.recipe import NAMES, load_recipe
 from pumice.export.recipes.storage import WeightStorage, weight_bytes
 from pumice.export.weights.stream import ALIGNMENT
 from pumice.manifest import load_manifest
@@ -42,7 +42,8 @@ def test_bundle_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     assert manifest == load_manifest(bundle)
     assert manifest.files == file_entries(bundle)
-    assert {f"{name}.onnx" for name in ("vision_encoder", "embedding", "decoder")} < set(manifest.files)
+    graphs = ("vision_encoder", "embedding", "decoder_model_merged")
+    assert {f"onnx/{name}.onnx" for name in graphs} < set(manifest.files)
     assert {"tokenizer.json", "chat_template.jinja", "config.json", "processor_config.json"} < set(
         manifest.files
     )
@@ -217,4 +218,5 @@ def test_needed_space_is_known_beforehand(
     assert sum(told) == sum(written)
     files = sum(entry.size for name, entry in manifest.files.items() if name.endswith("_data"))
     assert files <= sum(told) + 3 * ALIGNMENT * len(told)
-    assert ("embedding.onnx_data" in manifest.files) == (not tied)
+    table = any(name.startswith("onnx/embed_tokens") for name in manifest.graphs.embedding.external_data)
+    assert table == (not tied or load_recipe(recipe).own_table)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def operators(bundle: Path) -> set[Operator]:
-    return {held for file in bundle.glob("*.onnx") for held in read_onnx(file.read_bytes()).operators}
+    return {held for file in bundle.glob("onnx/*.onnx") for held in read_onnx(file.read_bytes()).operators}
 
 
 def test_quantised_bundles_open_on_the_lower_bound(pebble_bundle: Path, pebble_bundle_int4: Path) -> None:
@@ -29,7 +29,7 @@ def test_quantised_bundles_open_on_the_lower_bound(pebble_bundle: Path, pebble_b
 
 
 def test_the_walker_sees_what_onnx_sees(pebble_bundle_int4: Path) -> None:
-    for file in pebble_bundle_int4.glob("*.onnx"):
+    for file in pebble_bundle_int4.glob("onnx/*.onnx"):
         nodes = onnx.load(file, load_external_data=False).graph.node
         theirs = {(node.domain, node.op_type) for node in nodes}
         assert {(held.domain, held.name) for held in read_onnx(file.read_bytes()).operators} == theirs

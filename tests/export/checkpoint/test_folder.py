@@ -197,8 +197,10 @@ def test_adapter(copy):
     assert "merge it into its base model" in refused(copy)
 
 
-def test_a_bundle_is_no_checkpoint(copy):
-    (copy / WEIGHTS).rename(copy / "decoder.onnx")
+@pytest.mark.parametrize("place", ["decoder.onnx", "onnx/decoder_model_merged.onnx"])
+def test_a_bundle_is_no_checkpoint(copy, place):
+    (copy / place).parent.mkdir(exist_ok=True)
+    (copy / WEIGHTS).rename(copy / place)
     (copy / "manifest.json").write_text("{}")
     assert "is a bundle, exported already: expected the checkpoint" in refused(copy)
 

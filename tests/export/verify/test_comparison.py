@@ -20,6 +20,7 @@ from pumice.export.verify import verdict
 from pumice.export.verify.comparison import verify_bundle
 from pumice.export.verify.probes import Probe
 from pumice.manifest import load_manifest
+from tests.bundle_files import data_file
 from tests.factory import FAMILIES, Text, make_checkpoint
 
 
@@ -181,8 +182,9 @@ def test_every_family(family: str, tmp_path: Path) -> None:
 def test_changed_weights_fail(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """The check can fail: a bundle of other weights, whole in every other respect."""
     checkpoint, bundle = copied
-    data = np.fromfile(bundle / "decoder.onnx_data", np.float32)
-    (data * np.float32(1.01)).tofile(bundle / "decoder.onnx_data")
+    file = data_file(bundle, "decoder")
+    data = np.fromfile(file, np.float32)
+    (data * np.float32(1.01)).tofile(file)
     manifest = load_manifest(bundle)
     manifest.files.update(file_entries(bundle))
     write_manifest(bundle, manifest)
