@@ -29,7 +29,6 @@ class Client:
         self.template = (bundle / "chat_template.jinja").read_text(encoding="utf-8")
         self.model = og.Model(str(bundle))
         self.tokenizer = og.Tokenizer(self.model)
-        self.tokenizer.update_options(add_special_tokens="true")  # otherwise no <s>, and other answers
         processor = (bundle / "genai_processor.json").is_file()
         self.processor = self.model.create_multimodal_processor() if processor else None
 
@@ -47,6 +46,11 @@ class Client:
     def ids(self, prompt: str) -> list[int]:
         """With as many image tokens as an image has features; for models whose images are all of one size."""
         marks = self.manifest["image_tokens"]
+        bos = self.manifest["tokens"]["bos_token"]
+        begun = bos is not None and prompt.startswith(
+            bos
+        )  # some templates write <s> themselves; else it would be missing
+        self.tokenizer.update_options(add_special_tokens="false" if begun else "true")
         expanded = prompt.replace(marks["token"], marks["token"] * marks["per_image"])
         return [int(token) for token in self.tokenizer.encode(expanded)]
 

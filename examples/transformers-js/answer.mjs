@@ -23,15 +23,17 @@ export async function open(bundle) {
 
 // Token ids and pixels. The client's own processor expands the first image of a prompt only: more are expanded here.
 export async function prepare({ processor }, question, images) {
+  const { bos_token } = processor.tokenizer;
   const content = [...images.map(() => ({ type: 'image' })), { type: 'text', text: question }];
   const text = processor.apply_chat_template([{ role: 'user', content }], { add_generation_prompt: true });
-  if (images.length === 0) return processor.tokenizer(text);
-  if (images.length === 1) return processor(images[0], text);
+  const begun = { add_special_tokens: !(bos_token && text.startsWith(bos_token)) }; // some templates write <s> themselves
+  if (images.length === 0) return processor.tokenizer(text, begun);
+  if (images.length === 1) return processor(images[0], text, begun);
   const pixels = await processor.image_processor(images);
   const { image_token, patch_size, num_additional_image_tokens } = processor.config;
   const [height, width] = pixels.pixel_values.dims.slice(-2);
   const count = Math.floor(height / patch_size) * Math.floor(width / patch_size) + num_additional_image_tokens;
-  return { ...processor.tokenizer(text.replaceAll(image_token, image_token.repeat(count))), ...pixels };
+  return { ...processor.tokenizer(text.replaceAll(image_token, image_token.repeat(count)), begun), ...pixels };
 }
 
 // Greedy tokens. `pixels` replaces the client's own: { data: Float32Array, dims: [images, 3, height, width] }.
