@@ -9,7 +9,7 @@ features that stand for the image.
     features of the whole, [n², D] ─┐
     of the tiles, on one grid ─borders off─▶ [H, W, D], a newline behind each of H lines ─┴▶ [n² + H·(W + 1), D]
 
-LLaVA-OneVision shrinks a large grid, without its borders, before the newlines come (`images/shrink.py`): within 5e-7.
+LLaVA-OneVision shrinks a large grid, without its borders, before the newlines come (`images/shrink.py`).
 
 Sizes are (height, width). Formulas: transformers' `image_processing_utils.select_best_resolution` and
 `get_patch_output_size`, and `modeling_llava_next.unpad_image` and `pack_image_features`.
