@@ -6,7 +6,7 @@ themselves, and the `GraphSpec`s of what was written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -40,6 +41,7 @@ from pumice.export.weights.quantization import quantized_names
 from pumice.export.weights.stored_blocks import stored_parameter
 from pumice.export.weights.stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
+from pumice.manifest.operators import Operator, lowest_version
 from pumice.manifest.tensors import LOGITS, NUM_LOGITS_TO_KEEP
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
@@ -225,3 +227,17 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
     assert value.dtype is not None
     dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
     return TensorSpec(name=value.name, dtype=str(value.dtype.numpy()), shape=dims)
+
+
+def lowest_onnxruntime(graphs: Sequence[Graph]) -> str:
+    """The oldest version that opens them on any machine, by what they hold."""
+    operators = {
+        Operator(
+            domain=node.domain,
+            name=node.op_type,
+            inputs=max((at for at, value in enumerate(node.inputs, 1) if value is not None), default=0),
+        )
+        for graph in graphs
+        for node in graph.model.graph
+    }
+    return lowest_version(operators, makes_unsigned=True, untried=onnxruntime.__version__)

@@ -5,7 +5,6 @@ open_checkpoint → read_config → check_names → trace ×3 → write weights 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +33,7 @@ from pumice.export.graphs import (
     LayerInputs,
     decoder_graph,
     embedding_graph,
+    lowest_onnxruntime,
     prefill_graph,
     vision_encoder_graph,
     write_graph,
@@ -43,7 +43,7 @@ from pumice.export.processor.load import load_processor
 from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
-from pumice.export.recipes.storage import WeightStorage, storage_of, weight_bytes
+from pumice.export.recipes.storage import WeightStorage, precision_of, storage_of, weight_bytes
 from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
@@ -62,12 +62,10 @@ from pumice.manifest import (
     Graphs,
     GraphSpec,
     Manifest,
-    Precision,
     Requires,
     Source,
     version_for,
 )
-from pumice.manifest.operators import Operator, lowest_version
 from pumice.models.config import LlavaConfig
 from pumice.models.tensor_names import check_names
 from pumice.models.weights import Read
@@ -160,32 +158,32 @@ def export_bundle(
         config = as_stored(read_config(opened.config), opened)
         _check_tensors(config, opened)
         opened = merge_adapters(opened, merged, tied=config.tie_word_embeddings)
-        config = limit_tiles(limit_context(config, context_length), max_tiles)
-        config = with_known_videos(opened, config)
+        config = with_known_videos(opened, limit_tiles(limit_context(config, context_length), max_tiles))
         options = {
-            "block size": block_size, "symmetric": symmetric, "search": search, "calibration": calibrate
-        }  # fmt: skip
+            "block size": block_size,
+            "symmetric": symmetric,
+            "search": search,
+            "calibration": calibrate,
+        }
         chosen, keeping = leaving_integers_alone(chosen, config, opened, options)
-        stored = config
-        warn_of_words_alone(config)
-        config, read = pad_heads(*make_plain(config, opened.read_canonical))
-        config, read = rotate(config, read) if chosen.rotate and rotatable(config) else (config, read)
-        form = storage_of(chosen, config)
-        form = keep_integers(form, config, opened.integers) if keeping else form
-        warn_of_second_rounding(form, stored, opened)
-        read, inputs = _calibrated(chosen, config, read, opened, text)
-        config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
-        plan = Plan(
-            checkpoint=opened,
-            config=config,
-            read=read,
-            recipe=chosen,
-            form=form,
-            inputs=inputs,
-            adapters=merged,
-            clients=clients,
-        )
+        plan = _planned(opened, config, chosen, text, keeping=keeping)
+        plan = replace(plan, adapters=merged, clients=clients)
         return _export(plan, destination, overwrite, verify, progress)
+
+
+def _planned(
+    checkpoint: Checkpoint, config: LlavaConfig, recipe: Recipe, text: str | None, *, keeping: bool
+) -> Plan:
+    """How each matrix is stored, and the reader of its rows; with `keeping`, integers of the checkpoint stay."""
+    warn_of_words_alone(config)
+    plain, read = pad_heads(*make_plain(config, checkpoint.read_canonical))
+    turned, read = rotate(plain, read) if recipe.rotate and rotatable(plain) else (plain, read)
+    form = storage_of(recipe, turned)
+    form = keep_integers(form, turned, checkpoint.integers) if keeping else form
+    warn_of_second_rounding(form, config, checkpoint)
+    read, inputs = _calibrated(recipe, turned, read, checkpoint, text)
+    folded, read = fold_norms(turned, read) if form.of("vision_encoder") else (turned, read)
+    return Plan(checkpoint=checkpoint, config=folded, read=read, recipe=recipe, form=form, inputs=inputs)
 
 
 def _check_tensors(config: LlavaConfig, checkpoint: Checkpoint) -> None:
@@ -231,7 +229,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
     needed = _needed_bytes(plan)
     with torch.no_grad(), writing_bundle(bundle, overwrite=overwrite, needed_bytes=needed) as folder:
         described = companions.describe(plan.checkpoint, plan.config)
-        precision = _precision(plan)
+        precision = precision_of(plan.recipe, plan.form, rotated=plan.config.rotated)
         graphs = _trace(plan, progress)
         specs = _write(graphs, folder, graph_files(precision.name, plan.recipe.float_type), progress)
         companions.copy(plan.checkpoint, folder)
@@ -240,7 +238,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
             created_with={
                 name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
             },
-            requires=_requires(graphs),
+            requires=Requires(onnxruntime=lowest_onnxruntime(graphs), opset=OPSET, ir_version=IR_VERSION),
             source=_source(plan),
             precision=precision,
             graphs=specs,
@@ -298,23 +296,6 @@ def _needed_bytes(plan: Plan) -> int:
     return sum(sizes) + 3 * ALIGNMENT * len(sizes) + MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
 
 
-def _requires(graphs: list[Graph]) -> Requires:
-    """By what the graphs hold, on whatever machine they are opened."""
-    import onnxruntime
-
-    operators = {
-        Operator(
-            domain=node.domain,
-            name=node.op_type,
-            inputs=max((at for at, value in enumerate(node.inputs, 1) if value is not None), default=0),
-        )
-        for graph in graphs
-        for node in graph.model.graph
-    }
-    lowest = lowest_version(operators, makes_unsigned=True, untried=onnxruntime.__version__)
-    return Requires(onnxruntime=lowest, opset=OPSET, ir_version=IR_VERSION)
-
-
 def _source(plan: Plan) -> Source:
     whole, vision, text = model_types(plan.checkpoint.config)
     return Source(
@@ -325,33 +306,6 @@ def _source(plan: Plan) -> Source:
         dtype=plan.checkpoint.dtype,
         config_sha256=plan.checkpoint.config_sha256,
         adapters=tuple(adapter.applied() for adapter in plan.adapters) or msgspec.UNSET,
-    )
-
-
-def _precision(plan: Plan) -> Precision:
-    """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
-    recipe, quantized = plan.recipe, plan.form.quantized
-    plain = Precision(
-        name=recipe.float_type,
-        recipe=recipe.name,
-        float_type=recipe.float_type,
-        rotated=plan.config.rotated,
-    )
-    if not quantized:
-        return plain
-    fewest = min(storage.bits or 0 for storage in quantized.values())
-    most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
-    return replace(
-        plain,
-        name=most.weights,
-        bits=most.bits,
-        block_size=most.block_size,
-        symmetric=most.symmetric,
-        accuracy_level=most.accuracy_level,
-        quantized=tuple(quantized),
-        other_bits={
-            name: s.bits for name, s in quantized.items() if s.bits is not None and s.bits != most.bits
-        },
     )
 
 

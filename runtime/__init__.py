@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pumice.images.videos import Video
     from pumice.loading import load
     from pumice.model import Model
-    from pumice.prompt.builder import Prepared
+    from pumice.prompt.prepared import Prepared
     from pumice.prompt.template import ChatTemplate
     from pumice.prompt.texts import TextTokenizer
     from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
@@ -97,7 +97,7 @@ _MODULES = {
     "Histogram": "engine",
     "ImageFeatures": "images.prepared",
     "Model": "model",
-    "Prepared": "prompt.builder",
+    "Prepared": "prompt.prepared",
     "TextStream": "stream",
     "TextTokenizer": "prompt.texts",
     "Timings": "result",

@@ -23,7 +23,8 @@ from pumice.images.prepared import ImageFeatures
 from pumice.images.videos import Video, VideoInput, media_list, video_list
 from pumice.manifest import Manifest
 from pumice.pipeline import Pipeline
-from pumice.prompt.builder import Prepared, Prompt
+from pumice.prompt.builder import Prompt
+from pumice.prompt.prepared import Prepared
 from pumice.result import Generation
 from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler

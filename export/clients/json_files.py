@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pumice.export.checkpoint.json_file import read_json
+
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object that a file holds; an empty one where there is no such file."""
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_bytes())
-    assert isinstance(content, dict)  # it has been read as one before
-    return content
+    return read_json(path) if path.is_file() else {}
 
 
 def write_object(path: Path, content: Mapping[str, Any]) -> None:

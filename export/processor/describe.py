@@ -16,7 +16,8 @@ from typing import Any, TypedDict
 import msgspec
 
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint.folder import Checkpoint, read_json
+from pumice.export.checkpoint.folder import Checkpoint
+from pumice.export.checkpoint.json_file import read_json
 from pumice.export.processor.generation import CONFIG_NAME, generation_defaults
 from pumice.export.processor.images import describe_image_processor
 from pumice.export.processor.layout import layout_source

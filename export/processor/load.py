@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint.folder import read_json
+from pumice.export.checkpoint.json_file import read_json
 from pumice.models.config import LlavaConfig
 
 TOKENIZER_NAME = "tokenizer.json"

@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint.folder import Checkpoint, read_json
+from pumice.export.checkpoint.folder import Checkpoint
+from pumice.export.checkpoint.json_file import read_json
 from pumice.export.processor.load import load_processor, processor_settings
 from pumice.manifest import VideoProcessing
 from pumice.manifest.videos import Pooling, pooled_side

@@ -1,19 +1,22 @@
 """What a recipe makes of one model: how each of its matrices is stored, and how many bytes that takes.
 
-Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `WeightStorage`, which the graphs are made by.
+Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `WeightStorage`, by which the graphs are made, and its
+`Precision` in the manifest.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import torch
 
 from pumice.export.checkpoint.integer_matrix import IntegerMatrix
 from pumice.export.recipes.recipe import FLOAT, FloatType, Recipe, Storage, assign
+from pumice.manifest import Precision
 from pumice.models.config import LlavaConfig
 from pumice.models.float_types import cache_type
 from pumice.models.text_weights import HEAD_ROTATION, decoder_weights, embedding_weights, prefill_weights
@@ -147,3 +150,30 @@ def bytes_of(rows: int, columns: int, storage: Storage, scale_bytes: int) -> int
     blocks = -(-columns // storage.block_size)
     zero_points = 0 if storage.symmetric else -(-blocks * storage.bits // 8)
     return rows * (blocks * (storage.block_size * storage.bits // 8 + scale_bytes) + zero_points)
+
+
+def precision_of(recipe: Recipe, form: WeightStorage, *, rotated: bool) -> Precision:
+    """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
+    quantized = form.quantized
+    plain = Precision(
+        name=recipe.float_type,
+        recipe=recipe.name,
+        float_type=recipe.float_type,
+        rotated=rotated,
+    )
+    if not quantized:
+        return plain
+    fewest = min(storage.bits or 0 for storage in quantized.values())
+    most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
+    return replace(
+        plain,
+        name=most.weights,
+        bits=most.bits,
+        block_size=most.block_size,
+        symmetric=most.symmetric,
+        accuracy_level=most.accuracy_level,
+        quantized=tuple(quantized),
+        other_bits={
+            name: s.bits for name, s in quantized.items() if s.bits is not None and s.bits != most.bits
+        },
+    )

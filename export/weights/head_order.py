@@ -23,9 +23,7 @@ from torch import Tensor
 from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.weights import Read
 
-_TURNED = re.compile(
-    r"^language_model\.layers\.\d+\.self_attn\.([qk])_(?:proj\.(?:weight|bias)|norm\.weight)$"
-)
+_TURNED = re.compile(r"^language_model\.layers\.\d+\.self_attn\.[qk]_(?:proj\.(?:weight|bias)|norm\.weight)$")
 
 
 def order_heads(config: LlavaConfig, read: Read) -> tuple[LlavaConfig, Read]:
@@ -35,15 +33,14 @@ def order_heads(config: LlavaConfig, read: Read) -> tuple[LlavaConfig, Read]:
     if not text.neighbours and 2 * pairs == width:
         return config, read
     order = _order(text)
-    heads = {"q": text.num_attention_heads, "k": text.num_key_value_heads}
 
     def read_sorted(name: str, start: int, stop: int) -> Tensor:
-        match = _TURNED.match(name)
-        if match is None:
+        if _TURNED.match(name) is None:
             return read(name, start, stop)
-        count = 1 if "_norm." in name and text.qk_norm == "head" else heads[match[1]]
-        rows = read(name, 0, count * width)
-        return rows.reshape(count, width, *rows.shape[1:])[:, order].flatten(0, 1)[start:stop]
+        first, last = start // width, -(-stop // width)  # heads that the rows lie in
+        rows = read(name, first * width, last * width)
+        heads = rows.reshape(last - first, width, *rows.shape[1:])[:, order].flatten(0, 1)
+        return heads[start - first * width : stop - first * width]
 
     frequencies = (*text.inv_freq, *(0.0,) * (width // 2 - pairs))
     return replace(config, text=replace(text, neighbours=False, inv_freq=frequencies)), read_sorted

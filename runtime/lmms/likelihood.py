@@ -22,7 +22,7 @@ from pumice.decoder.prefix_keys import Key, common_prefix, prompt_keys
 from pumice.errors import PromptError
 from pumice.lmms.documents import Asked
 from pumice.model import Model
-from pumice.prompt.builder import Prepared
+from pumice.prompt.prepared import Prepared
 from pumice.scheduler.chunks import resumed, run_end
 from pumice.scheduler.scheduler import CHUNK
 from pumice.sessions.arrays import Rows

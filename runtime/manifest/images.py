@@ -103,8 +103,8 @@ class ImageTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
-    """Every image enters the vision encoder in one `size` (height, width), and has `tokens` image tokens."""
+class _OneArray:
+    """An image enters the vision encoder as one array of one `size` (height, width), and has `tokens` image tokens."""
 
     size: tuple[int, int]
     tokens: int
@@ -123,6 +123,11 @@ class Fixed:
     def most_arrays(self) -> int:
         """Arrays of one image that enter the encoder."""
         return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(_OneArray):
+    """Every image enters the vision encoder in one `size` (height, width), and has `tokens` image tokens."""
 
     @property
     def stackable(self) -> bool:
@@ -167,30 +172,13 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squares:
+class Squares(_OneArray):
     """An image is made a square by borders of the colour `fill`, and enters the encoder in one `size` (height, width).
 
     So are images beside others in a prompt of a LLaVA-OneVision, and have `tokens` image tokens each.
     """
 
-    size: tuple[int, int]
-    tokens: int
     fill: tuple[int, int, int]
-
-    @property
-    def most_tokens(self) -> int:
-        """All tokens of the largest image."""
-        return self.tokens
-
-    @property
-    def most_rows(self) -> int:
-        """Rows of features of the largest array that enters the encoder."""
-        return self.tokens
-
-    @property
-    def most_arrays(self) -> int:
-        """Arrays of one image that enter the encoder."""
-        return 1
 
     @property
     def stackable(self) -> bool:

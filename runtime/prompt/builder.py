@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pumice.errors import ContextLengthError, PromptError, UsageError
+from pumice.errors import ContextLengthError, PromptError
 from pumice.images.files import ImageInput
 from pumice.images.layout import Layout, among, common_size, feature_count, image_text, token_count
 from pumice.images.prepared import (
@@ -36,10 +36,11 @@ from pumice.images.preprocess import Size
 from pumice.images.videos import OpenedVideo, Video, is_video, open_video
 from pumice.manifest import Manifest
 from pumice.prompt.content_form import ContentForms
+from pumice.prompt.ending import Ending
 from pumice.prompt.message_images import gathered
 from pumice.prompt.messages import Medium, Message, as_messages, question
 from pumice.prompt.placeholders import in_places, insert_media, places
-from pumice.prompt.prepared import Prepared as Prepared
+from pumice.prompt.prepared import Prepared
 from pumice.prompt.sealed import Span
 from pumice.prompt.spans import render_spans
 from pumice.prompt.template import ChatTemplate
@@ -59,33 +60,6 @@ class _Draft:
 
     spans: list[Span]
     raw: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ending:
-    """How a rendered prompt ends: with the beginning of an answer, or with the last message's own words."""
-
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-
-    @classmethod
-    def of(cls, prompt: Prompt, raw: bool, add: bool | None, go_on: bool) -> _Ending:
-        """As asked for; the beginning of an answer is added unless the last message goes on."""
-        if raw and (go_on or add):
-            raise UsageError(
-                "a raw prompt is taken as it stands: nothing is added to it, and it is continued anyway"
-            )
-        if go_on and add:
-            raise UsageError(
-                "continue_final_message and add_generation_prompt contradict each other: either the last message goes "
-                "on, or an answer to it begins"
-            )
-        if go_on and isinstance(prompt, str):
-            raise UsageError(
-                "continue_final_message is for messages [{'role', 'content'}], the last of which goes on: "
-                "got a question"
-            )
-        return cls(add_generation_prompt=not go_on if add is None else add, continue_final_message=go_on)
 
 
 class PromptBuilder:
@@ -125,7 +99,7 @@ class PromptBuilder:
         """
         if not raw:
             prompt, images = gathered(prompt, images)
-        ending = _Ending.of(prompt, raw, add_generation_prompt, continue_final_message)
+        ending = Ending.of(prompt, raw, add_generation_prompt, continue_final_message)
         videos = [image for image in images if is_video(image)]
         stills = [image for image in images if not is_video(image)]
         layout = among(self._manifest.layout, alone=len(stills) == 1)
@@ -228,7 +202,7 @@ class PromptBuilder:
         self._check_texts([text for message in messages for text in message.texts])
         return self._forms.adapted(messages)
 
-    def _draft(self, prompt: Prompt, given: Mapping[Medium, int], raw: bool, ending: _Ending) -> _Draft:
+    def _draft(self, prompt: Prompt, given: Mapping[Medium, int], raw: bool, ending: Ending) -> _Draft:
         """The prompt in spans, with a place for each image and video."""
         draft = self._raw_draft(prompt) if raw else self._chat_draft(prompt, given, ending)
         found = places(draft.spans, self._tokens)
@@ -242,7 +216,7 @@ class PromptBuilder:
         self._check_texts([prompt])
         return _Draft(spans=[Span(text=prompt, trusted=True)], raw=True)
 
-    def _chat_draft(self, prompt: Prompt, given: Mapping[Medium, int], ending: _Ending) -> _Draft:
+    def _chat_draft(self, prompt: Prompt, given: Mapping[Medium, int], ending: Ending) -> _Draft:
         messages = self._messages(prompt, given)
         assert self._template is not None
         spans = render_spans(
