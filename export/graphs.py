@@ -236,6 +236,7 @@ def lowest_onnxruntime(graphs: Sequence[Graph]) -> str:
             domain=node.domain,
             name=node.op_type,
             inputs=max((at for at, value in enumerate(node.inputs, 1) if value is not None), default=0),
+            attributes=frozenset(node.attributes),
         )
         for graph in graphs
         for node in graph.model.graph

@@ -39,7 +39,7 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.kind, self.softcap = config.head_dim, kind, config.softcap
-        self.parts, self.scale = self.num_heads + 2 * self.kv_heads, config.attention_scale
+        self.scale = config.attention_scale
         queries, keys = self.num_heads * config.head_dim, self.kv_heads * config.head_dim
         self.qkv = Linear(config.hidden_size, queries + 2 * keys, bias=config.qkv_bias)
         normed = config.qk_norm != "none"
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         """x [B, T, D] → [B, T, D], or what the last projection would take, and the present key and value."""
         packed = self.qkv(x)
         if places.growth is not None:
-            packed = (packed.unflatten(-1, (self.parts, -1)) * places.growth.to(packed.dtype)).flatten(-2)
+            packed = packed * places.growth.to(packed.dtype)
         query, key, value = packed, None, None
         if self.q_norm is not None and self.k_norm is not None:
             widths = [heads * self.head_dim for heads in (self.num_heads, self.kv_heads, self.kv_heads)]
@@ -199,9 +199,10 @@ def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:
 
 
 def query_growth(text: TextConfig, seqlens_k: Tensor, new_tokens: int) -> Tensor | None:
-    """What queries are times by their positions, and keys and values by 1, float32 [B, T, heads, 1].
+    """What packed queries, keys and values are times: queries by their positions, float32 [B, T, packed width].
 
-    None where that is 1 in the whole context.
+    None where that is 1 in the whole context. In that width, for onnxruntime before 1.32 wants to know the width of
+    what goes into its attention, and a reshape to heads and back would hide it.
     """
     growth = text.query_growth
     if growth is None or text.max_position_embeddings <= growth.every:
@@ -209,8 +210,9 @@ def query_growth(text: TextConfig, seqlens_k: Tensor, new_tokens: int) -> Tensor
     first_B1 = (seqlens_k.to(torch.int64).unsqueeze(1) - tensor_of(new_tokens - 1)).clamp(min=0)
     positions_BT = (first_B1 + torch.arange(new_tokens)).float()
     grown_BT = growth.beta * torch.log(1 + torch.floor(positions_BT / growth.every))
-    heads = torch.arange(text.num_attention_heads + 2 * text.num_key_value_heads)
-    return 1 + grown_BT[:, :, None, None] * (heads < text.num_attention_heads).float()[:, None]
+    channels = torch.arange((text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim)
+    queries = (channels < text.num_attention_heads * text.head_dim).float()
+    return 1 + grown_BT.unsqueeze(-1) * queries
 
 
 def tensor_of(number: int | float) -> Tensor:

@@ -73,6 +73,7 @@ def open_bundle(folder: str | os.PathLike[str], *, unchanged: Collection[str] = 
             pass
     for graph in bundle.manifest.graphs.all:
         read = _check_graph(bundle, graph)
+        _check_onnxruntime(lowest_version(read.operators, makes_unsigned=False))
         _check_onnxruntime(lowest_version(read.operators, makes_unsigned=saturates()), " on this processor")
     return bundle
 

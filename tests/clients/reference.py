@@ -30,7 +30,7 @@ CASES = (
 )
 
 
-def picture(name: str, folder: Path) -> Path:
+def image_file(name: str, folder: Path) -> Path:
     """An image of pebble's held-out set, or one that is not square."""
     sizes = {"wide": (321, 215), "tall": (217, 403)}
     if name not in sizes:
@@ -46,7 +46,7 @@ def write_cases(bundle: Path, folder: Path) -> list[dict[str, Any]]:
     model = pumice.load(bundle, device="cpu", threads=1)
     cases = []
     for number, (names, question) in enumerate(CASES):
-        images = [picture(name, folder) for name in names]
+        images = [image_file(name, folder) for name in names]
         prepared = model.prepare(question, list(images))
         case: dict[str, Any] = {"question": question, "images": [str(image) for image in images]}
         case |= {"pixels": None, "shape": None, "most": NEW_TOKENS}

@@ -12,6 +12,7 @@ from pumice.bundle.onnx_file import read_onnx
 from pumice.export.pipeline import export_bundle
 from pumice.manifest import load_manifest
 from pumice.manifest.operators import LOWEST, Operator, lowest_version
+from tests.factory.texts import make_text_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +34,13 @@ def test_the_walker_sees_what_onnx_sees(pebble_bundle_int4: Path) -> None:
         nodes = onnx.load(file, load_external_data=False).graph.node
         theirs = {(node.domain, node.op_type) for node in nodes}
         assert {(held.domain, held.name) for held in read_onnx(file.read_bytes()).operators} == theirs
+
+
+@pytest.mark.parametrize(("text", "needed"), [("gemma2", "1.24.0"), ("olmo2", LOWEST)])
+def test_windows_need_a_newer_one(text: str, needed: str, tmp_path: Path) -> None:
+    checkpoint = make_text_checkpoint(tmp_path / "checkpoint", text)
+    assert export_bundle(checkpoint, tmp_path / "bundle").requires.onnxruntime == needed
+    assert lowest_version(operators(tmp_path / "bundle"), makes_unsigned=False) == needed
 
 
 def test_every_operator_that_is_written_was_tried() -> None:

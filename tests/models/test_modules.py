@@ -150,9 +150,11 @@ def test_queries_do_not_grow_in_a_short_context(tmp_path: Path) -> None:
     assert grown is not None
     positions = torch.arange(23, 30)
     queries = 1 + 0.1 * torch.log(1 + torch.floor(positions / 24))
-    torch.testing.assert_close(grown[0, :, 0, 0], queries, atol=0, rtol=0)
-    assert grown.shape == (1, 7, text.num_attention_heads + 2 * text.num_key_value_heads, 1)
-    assert bool((grown[:, :, text.num_attention_heads :] == 1).all())
+    torch.testing.assert_close(grown[0, :, 0], queries, atol=0, rtol=0)
+    width = text.num_attention_heads * text.head_dim
+    assert grown.shape == (1, 7, width + 2 * text.num_key_value_heads * text.head_dim)
+    assert torch.equal(grown[:, :, :width], grown[:, :, :1].expand(-1, -1, width))
+    assert bool((grown[:, :, width:] == 1).all())
 
 
 @torch.no_grad()
