@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from pumice.export.clients.json_files import read_object, write_object
-from pumice.manifest import ImageProcessing, Manifest
+from pumice.manifest import Fixed, ImageProcessing, Manifest, Tiles
 from pumice.manifest.tensors import (
     ATTENTION_MASK,
     IMAGE_FEATURES,
@@ -34,14 +32,14 @@ _EXACT = {"session.x64quantprecision": "1"}
 
 def refusal(manifest: Manifest) -> str | None:
     """Why the client cannot take the model; None where it can."""
-    if manifest.image.tiles is not msgspec.UNSET:
+    if isinstance(manifest.layout, Tiles):
         return "onnxruntime-genai joins the features of an image's tiles in no way that LLaVA has"
     return None
 
 
 def write(folder: Path, manifest: Manifest, config: LlavaConfig) -> None:
     """Write the client's files."""
-    operations = _operations(manifest.image)
+    operations = _operations(manifest.image) if isinstance(manifest.layout, Fixed) else None
     if operations is not None:
         steps = [
             {"operation": {"name": name, "type": kind, "attrs": attrs}} for name, kind, attrs in operations
@@ -115,7 +113,7 @@ def _operations(image: ImageProcessing) -> list[tuple[str, str, dict[str, Any]]]
     `keep_aspect_ratio` is asked for where the shortest edge counts; genai 0.18 passes it over, so that only square
     images are right then.
     """
-    if image.size is None or image.resample not in _FILTERS:
+    if image.resample not in _FILTERS:
         return None
     operations: list[tuple[str, str, dict[str, Any]]] = [
         ("decode_image", "DecodeImage", {"color_space": "RGB"})

@@ -11,12 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from pumice.export.bundle.layout import EMBED_TOKENS, GraphFiles, graph_files
 from pumice.export.clients.embed_tokens import write_embed_tokens
 from pumice.export.clients.json_files import read_object, update_object, write_object
-from pumice.manifest import Manifest
+from pumice.manifest import Fixed, Manifest, Rows, Tiles
 from pumice.models.config import LlavaConfig
 
 DTYPES = {"": "fp32", "_fp16": "fp16", "_quantized": "q8", "_q4": "q4", "_q4f16": "q4f16"}
@@ -32,7 +30,7 @@ _TOKENIZER = "PreTrainedTokenizerFast"
 def refusal(manifest: Manifest) -> str | None:
     """Why the client cannot take the model; None where it can."""
     source, precision = manifest.source, manifest.precision
-    if manifest.image.tiles is not msgspec.UNSET:
+    if isinstance(manifest.layout, Tiles):
         return "Transformers.js has no processor that cuts images into tiles"
     if _model_type(manifest) not in _MODELS:
         return f"Transformers.js has no {source.model_type}"
@@ -103,10 +101,10 @@ def _data_files(manifest: Manifest, files: GraphFiles) -> dict[str, int]:
 
 def _image_processor(folder: Path, manifest: Manifest, config: LlavaConfig) -> dict[str, Any]:
     """The manifest's steps under transformers' names, so that no default of a class is needed."""
-    image = manifest.image
+    image, layout = manifest.image, manifest.layout
     # newer releases have it in the other file
     given = read_object(folder / "processor_config.json").get("image_processor")
-    kind = "CLIPImageProcessor" if image.size is not None else "PixtralImageProcessor"
+    kind = "PixtralImageProcessor" if isinstance(layout, Rows) else "CLIPImageProcessor"
     known = read_object(folder / "preprocessor_config.json")
     content: dict[str, Any] = {"image_processor_type": known.get("image_processor_type", kind)}
     content |= given if isinstance(given, dict) else {}
@@ -132,14 +130,13 @@ def _image_processor(folder: Path, manifest: Manifest, config: LlavaConfig) -> d
     }
     content |= {} if size is None else {"size": size}
     content |= {} if crop is None else {"crop_size": {"height": crop[0], "width": crop[1]}}
-    if image.size is None:  # rows: Transformers.js wants numbers here
-        merge = (manifest.image_tokens.patch_size or config.vision.patch_size) // config.vision.patch_size
-        content |= {"patch_size": config.vision.patch_size, "spatial_merge_size": merge}
+    if isinstance(layout, Rows):  # Transformers.js wants numbers here
+        content |= {"patch_size": config.vision.patch_size, "spatial_merge_size": layout.merge}
     return content
 
 
 def _processor_class(manifest: Manifest) -> str:
-    return "LlavaProcessor" if manifest.image.size is not None else "PixtralProcessor"
+    return "PixtralProcessor" if isinstance(manifest.layout, Rows) else "LlavaProcessor"
 
 
 def _processor(manifest: Manifest, config: LlavaConfig) -> dict[str, Any]:
@@ -147,19 +144,22 @@ def _processor(manifest: Manifest, config: LlavaConfig) -> dict[str, Any]:
 
     Python takes one off again where the strategy is `default`, Transformers.js never does.
     """
-    marks, patch = manifest.image_tokens, config.vision.patch_size
-    content = {"processor_class": _processor_class(manifest), "image_token": marks.token, "patch_size": patch}
-    if manifest.image.size is None:
-        merge = (marks.patch_size or patch) // patch
+    layout, patch = manifest.layout, config.vision.patch_size
+    content = {
+        "processor_class": _processor_class(manifest),
+        "image_token": manifest.image_tokens.token,
+        "patch_size": patch,
+    }
+    if isinstance(layout, Rows):
         return content | {
-            "spatial_merge_size": merge,
-            "image_break_token": marks.break_token,
-            "image_end_token": marks.end_token,
+            "spatial_merge_size": layout.merge,
+            "image_break_token": layout.break_token,
+            "image_end_token": layout.end_token,
         }
-    height, width = manifest.image.size
-    assert marks.per_image is not None
+    assert isinstance(layout, Fixed)  # tiles are refused
+    height, width = layout.size
     return content | {
-        "num_additional_image_tokens": marks.per_image - (height // patch) * (width // patch),
+        "num_additional_image_tokens": layout.tokens - (height // patch) * (width // patch),
         "vision_feature_select_strategy": "full",
     }
 

@@ -46,7 +46,7 @@ def test_bundle_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     assert manifest == load_manifest(bundle)
     assert manifest.files == file_entries(bundle)
     graphs = ("vision_encoder", "embedding", "decoder_model_merged")
-    assert {f"onnx/{name}.onnx" for name in graphs} < set(manifest.files)
+    assert {f"onnx/{name}_q4.onnx" for name in graphs} < set(manifest.files)
     assert {"tokenizer.json", "chat_template.jinja", "config.json", "processor_config.json"} < set(
         manifest.files
     )

@@ -100,7 +100,7 @@ def test_a_model_that_it_knows_under_another_name() -> None:
 def test_which_models_it_takes(name: str) -> None:
     """By the manifests of docs/manifests."""
     told = refusal(decode_manifest((FOLDER / f"{name}.json").read_bytes(), name))
-    assert (told is None) == (name not in ("llava-next", "llava-onevision"))
+    assert (told is None) == (name not in ("llava-next", "llava-next-video", "llava-onevision"))
     assert told is None or "tiles" in told
 
 
