@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +28,13 @@ TOKENS = {"writes": "write", "reads": "read"}
 ACCOUNT = {"type": "user", "name": "me", "orgs": [{"name": "org", "roleInOrg": "admin"}]}
 
 Files = dict[str, bytes]
+
+
+def files_of(folder: Path) -> Files:
+    """Every file of a folder and the folders in it, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @dataclass(kw_only=True)
@@ -74,7 +82,8 @@ class Hub:
 
     def fetched(self) -> list[str]:
         """Files whose bytes were asked for."""
-        small = [line.rpartition("/")[2] for line in self.asked if re.match(r"GET /\S+/resolve/", line)]
+        asked = (re.fullmatch(r"GET /[^/]+/[^/]+/resolve/[^/]+/(.+)", line) for line in self.asked)
+        small = [found[1] for found in asked if found]
         return small + [self.names[line[11:]] for line in self.asked if line.startswith("GET /large/")]
 
 

@@ -13,6 +13,7 @@ import pumice
 from pumice.bundle.folder import open_bundle
 from pumice.bundle.hub_cache import is_cached_file
 from pumice.errors import BundleError
+from tests.hub_stand_in import files_of
 
 XET = "ab" + "0" * 62
 
@@ -27,8 +28,7 @@ def cached(bundle: Path, cache: Path, *, shared: bool, under: str = "") -> Path:
     """A snapshot as the client lays it out; with a store that repositories share, as it does since version 2."""
     repository = cache / "models--org--name"
     snapshot = repository / "snapshots" / ("0123456789" * 4)
-    for file in bundle.iterdir():
-        data = file.read_bytes()
+    for name, data in files_of(bundle).items():
         blob = repository / "blobs" / sha256(data).hexdigest()
         if shared:
             store = cache / "blobs" / blob.name[:2] / blob.name
@@ -38,7 +38,7 @@ def cached(bundle: Path, cache: Path, *, shared: bool, under: str = "") -> Path:
         else:
             blob.parent.mkdir(parents=True, exist_ok=True)
             blob.write_bytes(data)
-        link(snapshot / under / file.name, blob)
+        link(snapshot / under / name, blob)
     return snapshot / under
 
 

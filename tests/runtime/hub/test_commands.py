@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pumice.cli.main import main
-from tests.hub_stand_in import Hub, serving
+from tests.hub_stand_in import Hub, files_of, serving
 
 pytestmark = [
     pytest.mark.export_extra,
@@ -50,12 +50,12 @@ def test_pushed_and_run_by_name(own_hub: Hub, command: Pumice, pebble_bundle: Pa
     pushed = command("push", pebble_bundle, "org/pebble", "--json")
     assert pushed.returncode == 0, pushed.stderr
     commit = json.loads(pushed.stdout)["commit"]
-    assert pushed.stderr == f"pumice: pushing 11.7 MB in 14 files to {own_hub.address}/org/pebble\n"
+    assert pushed.stderr == f"pumice: pushing 11.7 MB in 17 files to {own_hub.address}/org/pebble\n"
     ran = command("run", f"org/pebble@{commit}", "-i", IMAGE, "What is this?", "--max-new-tokens", "4")
     here = command("run", pebble_bundle, "-i", IMAGE, "What is this?", "--max-new-tokens", "4")
     assert (ran.returncode, ran.stdout) == (0, here.stdout)
     assert (
-        ran.stderr == f"pumice: fetching org/pebble at {commit[:7]}: 11.7 MB in 14 files, of 11.7 MB in 14\n"
+        ran.stderr == f"pumice: fetching org/pebble at {commit[:7]}: 11.7 MB in 17 files, of 11.7 MB in 17\n"
     )
     offline = command("run", f"org/pebble@{commit}", "Hi", "--max-new-tokens", "1", HF_HUB_OFFLINE="1")
     assert (offline.returncode, offline.stderr) == (0, "")
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_told_in_one_line(
     ("words", "fetched"),
     [
         (["info", "org/pebble", "--plan"], 1),
-        (["info", "org/pebble", "-q"], 15),
+        (["info", "org/pebble", "-q"], 18),
         (["run", "org/pebble", "Hi", "--temperature", "-1"], 1),
         (["run", "org/pebble", "Hi", "-i", "nowhere.png"], 1),
         (["batch", "org/pebble", "x.jsonl", "-o", "y.jsonl", "--top-k", "-1"], 1),
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_told_in_one_line(
 def test_no_more_is_fetched_than_is_needed(
     hub: Hub, pebble_bundle: Path, words: list[str], fetched: int
 ) -> None:
-    hub.add("org/pebble", {path.name: path.read_bytes() for path in pebble_bundle.iterdir()})
+    hub.add("org/pebble", files_of(pebble_bundle))
     assert main(words) == (0 if words[0] == "info" else 1 if "nowhere.png" in words else 2)
     assert len(hub.fetched()) == fetched
 

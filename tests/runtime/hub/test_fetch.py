@@ -17,7 +17,7 @@ from pumice.hub import client, fetch
 from pumice.hub.location import locate
 from pumice.hub.name import hub_name
 from pumice.ray import BatchGenerator
-from tests.hub_stand_in import Files, Hub, Repository
+from tests.hub_stand_in import Files, Hub, Repository, files_of
 
 pytestmark = pytest.mark.export_extra
 QUESTION = "What is this?"
@@ -25,7 +25,7 @@ QUESTION = "What is this?"
 
 @pytest.fixture
 def files(pebble_bundle: Path) -> Files:
-    return {path.name: path.read_bytes() for path in pebble_bundle.iterdir()}
+    return files_of(pebble_bundle)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_sizes_are_told_and_options_checked_before_anything_large_comes(hub: Hub
     ((line, before),) = told
     assert before == ["manifest.json"]
     assert (
-        f"fetching org/pebble at {pebble.branches['main'][:7]}: 11.7 MB in 14 files, of 11.7 MB in 14" in line
+        f"fetching org/pebble at {pebble.branches['main'][:7]}: 11.7 MB in 17 files, of 11.7 MB in 17" in line
     )
     locate("org/pebble", tell=lambda line: pytest.fail(line))
 
@@ -192,17 +192,17 @@ def test_files_with_letters_of_patterns_come(hub: Hub, files: Files) -> None:
 
 
 def test_repositories_that_are_not_whole(hub: Hub, files: Files) -> None:
-    hub.add("org/pebble", {name: data for name, data in files.items() if name != "decoder.onnx_data"})
-    assert "lists decoder.onnx_data with 7,114,752 bytes, the repository lacks it" in refused("org/pebble")
-    hub.add("org/other", files | {"decoder.onnx_data": files["decoder.onnx_data"] + b"x"})
+    hub.add("org/pebble", {name: data for name, data in files.items() if name != "onnx/decoder_model_merged.onnx_data"})
+    assert "lists onnx/decoder_model_merged.onnx_data with 7,114,752 bytes, the repository lacks it" in refused("org/pebble")
+    hub.add("org/other", files | {"onnx/decoder_model_merged.onnx_data": files["onnx/decoder_model_merged.onnx_data"] + b"x"})
     assert "has 7,114,753" in refused("org/other")
     assert hub.fetched() == ["manifest.json"] * 2
 
 
 def test_a_changed_byte_is_found_when_it_is_opened(hub: Hub, files: Files) -> None:
-    data = files["decoder.onnx_data"]
-    hub.add("org/pebble", files | {"decoder.onnx_data": data[:-1] + bytes([data[-1] ^ 1])})
-    with pytest.raises(BundleError, match=r"decoder\.onnx_data was changed"):
+    data = files["onnx/decoder_model_merged.onnx_data"]
+    hub.add("org/pebble", files | {"onnx/decoder_model_merged.onnx_data": data[:-1] + bytes([data[-1] ^ 1])})
+    with pytest.raises(BundleError, match=r"decoder_model_merged\.onnx_data was changed"):
         pumice.load("org/pebble", device="cpu")
 
 

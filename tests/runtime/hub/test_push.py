@@ -76,7 +76,7 @@ def test_a_bundle_comes_back_as_it_went(hub: Hub, bundle: Path) -> None:
 def test_a_private_repository_and_a_branch_are_made(hub: Hub, bundle: Path) -> None:
     pushed(bundle, HubName(repo="me/pebble", revision="int4"), private=True)
     assert hub.repositories["me/pebble"].private
-    assert "decoder.onnx" in on_hub(hub, "me/pebble", "int4")
+    assert "onnx/decoder_model_merged.onnx" in on_hub(hub, "me/pebble", "int4")
     assert on_hub(hub, "me/pebble").keys() == {".gitattributes"}
     assert hub.messages == ["pebble/checkpoint as a bundle of pumice"]
 
@@ -198,8 +198,8 @@ def test_a_commit_of_somebody_else_in_between_is_told(
 
 
 def test_files_that_the_repository_ignores_are_missed(hub: Hub, bundle: Path) -> None:
-    hub.ignored.add("decoder.onnx_data")
-    assert "decoder.onnx_data did not arrive" in refused(bundle)
+    hub.ignored.add("onnx/decoder_model_merged.onnx_data")
+    assert "onnx/decoder_model_merged.onnx_data did not arrive" in refused(bundle)
 
 
 @pytest.mark.parametrize(
