@@ -192,9 +192,18 @@ def test_files_with_letters_of_patterns_come(hub: Hub, files: Files) -> None:
 
 
 def test_repositories_that_are_not_whole(hub: Hub, files: Files) -> None:
-    hub.add("org/pebble", {name: data for name, data in files.items() if name != "onnx/decoder_model_merged.onnx_data"})
-    assert "lists onnx/decoder_model_merged.onnx_data with 7,114,752 bytes, the repository lacks it" in refused("org/pebble")
-    hub.add("org/other", files | {"onnx/decoder_model_merged.onnx_data": files["onnx/decoder_model_merged.onnx_data"] + b"x"})
+    hub.add(
+        "org/pebble",
+        {name: data for name, data in files.items() if name != "onnx/decoder_model_merged.onnx_data"},
+    )
+    assert (
+        "lists onnx/decoder_model_merged.onnx_data with 7,114,752 bytes, the repository lacks it"
+        in refused("org/pebble")
+    )
+    hub.add(
+        "org/other",
+        files | {"onnx/decoder_model_merged.onnx_data": files["onnx/decoder_model_merged.onnx_data"] + b"x"},
+    )
     assert "has 7,114,753" in refused("org/other")
     assert hub.fetched() == ["manifest.json"] * 2
 
