@@ -19,10 +19,11 @@ from pumice.export.adapters.folder import Adapter, OpenedAdapter, open_adapters
 from pumice.export.adapters.merged import merge_adapters
 from pumice.export.bundle.destination import check_destination, keep_apart, resolved
 from pumice.export.bundle.layout import GraphFiles, graph_files
-from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
+from pumice.export.bundle.writing import file_entries, write_card, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
+from pumice.export.checkpoint.card import base_model_of, license_in
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.checkpoint.support import adapter_hint
 from pumice.export.clients.writing import write_clients
@@ -239,7 +240,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
                 name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
             },
             requires=Requires(onnxruntime=lowest_onnxruntime(graphs), opset=OPSET, ir_version=IR_VERSION),
-            source=_source(plan),
+            source=_source(plan, progress),
             precision=precision,
             graphs=specs,
             decoder=_decoder_shape(plan),
@@ -251,6 +252,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
         progress.stage("checksums")
         manifest = replace(manifest, files=file_entries(folder))
         write_manifest(folder, manifest)
+        write_card(folder, manifest)
         if verify:
             from pumice.export.verify.comparison import verify_bundle  # loads transformers' models
 
@@ -296,8 +298,11 @@ def _needed_bytes(plan: Plan) -> int:
     return sum(sizes) + 3 * ALIGNMENT * len(sizes) + MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
 
 
-def _source(plan: Plan) -> Source:
+def _source(plan: Plan, progress: Progress) -> Source:
     whole, vision, text = model_types(plan.checkpoint.config)
+    licence = license_in(plan.checkpoint.path)
+    if licence is None:
+        progress.note(f"{plan.checkpoint.name} has no card that names its licence: README.md leaves it out")
     return Source(
         checkpoint=plan.checkpoint.name,
         model_type=whole,
@@ -306,6 +311,8 @@ def _source(plan: Plan) -> Source:
         dtype=plan.checkpoint.dtype,
         config_sha256=plan.checkpoint.config_sha256,
         adapters=tuple(adapter.applied() for adapter in plan.adapters) or msgspec.UNSET,
+        base_model=base_model_of(plan.checkpoint.path) or msgspec.UNSET,
+        license=licence or msgspec.UNSET,
     )
 
 

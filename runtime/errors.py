@@ -6,7 +6,8 @@ PumiceError                 the root: catch this
 ├── CheckpointError         a checkpoint cannot be read, or is not supported
 ├── ExportError             a bundle cannot be written
 ├── BundleError             a bundle cannot be trusted or opened
-│   └── SchemaVersionError  it was written for a newer pumice
+│   ├── SchemaVersionError  it was written for a newer pumice
+│   └── HubError            it cannot be fetched from the hub, or pushed there
 ├── OptimizeError           a copy of a bundle for this machine cannot be made
 ├── ImageError              an image cannot be read, or is too large
 │   └── VideoError          a video cannot be read, or is too large or too long
@@ -65,6 +66,10 @@ class BundleError(PumiceError):
 
 class SchemaVersionError(BundleError):
     """A bundle whose manifest is of a newer schema than this pumice reads."""
+
+
+class HubError(BundleError):
+    """The hub cannot be reached, refuses, or has something else; or nobody is logged in."""
 
 
 class OptimizeError(PumiceError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pumice.cli import vocabulary
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice info BUNDLE [--json] [--plan [--context-length N] [--slots N] [--frames N] [--low-memory] …]`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     vocabulary.add_json(parser, "print the manifest, or the plan, as JSON")
     parser.add_argument("--plan", action="store_true", help="what it needs of memory, without loading it")
     vocabulary.add_context_length(parser, "plan: tokens that a prompt and its answer may have (the model's)")
@@ -47,9 +47,10 @@ def run_info(args: argparse.Namespace) -> int:
         raise UsageError(f"{option} is for --plan: give both, or neither")
     from pumice.bundle.folder import open_bundle
     from pumice.bundle.optimized import find
+    from pumice.cli.located import located
     from pumice.manifest import encode_manifest
 
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(located(args))
     if args.json:
         print(json_lines(encode_manifest(bundle.manifest).decode()), end="")
     else:
@@ -62,10 +63,11 @@ def run_info(args: argparse.Namespace) -> int:
 def _run_plan(args: argparse.Namespace) -> int:
     """Nothing but the manifest is read, so that a bundle need not be whole, nor ONNX Runtime installed."""
     from pumice.bundle.plan import plan
+    from pumice.cli.located import located
     from pumice.manifest import load_manifest
 
     found = plan(
-        load_manifest(Path(args.bundle)),
+        load_manifest(located(args, whole=False)),
         context=args.context_length,
         batch=1 if args.slots is None else args.slots,
         frames=args.frames or 0,

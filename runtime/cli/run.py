@@ -6,6 +6,7 @@ import argparse
 import collections
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pumice.cli import vocabulary
@@ -14,12 +15,16 @@ from pumice.cli.terminal import as_json, print_stream
 from pumice.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from pumice.images.videos import Video
     from pumice.stream import TextStream
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice run BUNDLE [-i FILE]... [PROMPT]`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     parser.add_argument(
         "prompt",
         nargs="?",
@@ -49,15 +54,23 @@ def run_run(args: argparse.Namespace) -> int:
     _check_together(args, prompt)
     options = generation_options(args)
     from pumice.cli.checks import check_options, opened_images, opened_videos
+    from pumice.cli.located import located
 
-    check_options(
-        args.bundle, options, context_length=args.context_length, device=args.device, threads=args.threads
-    )
-    images, videos = opened_images(args.image), opened_videos(args.bundle, args.video, args.frames)
+    images: list[Image.Image] = []
+    videos: list[Video] = []
+
+    def check(folder: Path) -> None:
+        check_options(
+            folder, options, context_length=args.context_length, device=args.device, threads=args.threads
+        )
+        images.extend(opened_images(args.image))
+        videos.extend(opened_videos(folder, args.video, args.frames))
+
+    folder = located(args, check=check)
     import pumice
 
     model = pumice.load(
-        args.bundle,
+        folder,
         device=args.device,
         threads=args.threads,
         low_memory=args.low_memory,

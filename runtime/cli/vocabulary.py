@@ -11,13 +11,27 @@ from typing import Any
 
 from pumice.machine.devices import DEVICES
 
-BUNDLE = "folder that `pumice export` wrote"
+BUNDLE = "folder that `pumice export` wrote, or a hub id (org/name, org/name@revision)"
 CHECKPOINT = "checkpoint folder in Hugging Face layout, or a hub id (org/name)"
 
 
 def add_bundle(parser: argparse.ArgumentParser, help: str = BUNDLE, **how: Any) -> None:
     """The first word of most commands."""
     parser.add_argument("bundle", help=help, **how)
+
+
+def add_revision(
+    parser: argparse.ArgumentParser, help: str = "branch, tag or commit of a bundle on the hub"
+) -> None:
+    """`--revision NAME`, beside a bundle."""
+    parser.add_argument("--revision", metavar="NAME", help=help)
+
+
+def add_private(parser: argparse.ArgumentParser) -> None:
+    """`--private`."""
+    parser.add_argument(
+        "--private", action="store_true", help="make the repository private, where it is made"
+    )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, help: str = CHECKPOINT) -> None:

@@ -5,7 +5,9 @@ Enters: a bundle's folder, or bytes. Leaves: a checked `Manifest`; or the bytes 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -64,6 +66,21 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     if manifest.videos is not None:
         manifest.clip(1, where)
     return manifest
+
+
+def listed_files(data: bytes) -> Collection[str] | None:
+    """The files that a manifest lists, be it of a newer schema or damaged since; None: it is no bundle's."""
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(manifest, dict) or not {"schema_version", "graphs", "files"} <= manifest.keys():
+        return None
+    files = manifest["files"]
+    entries = isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()
+    )
+    return files.keys() if entries else None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -126,6 +126,15 @@ class AppliedAdapter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class License:
+    """Of a checkpoint, as its card has it: the hub's identifier; for `other`, a name and where its text is."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """What was exported: names and versions, for people; nothing here changes behaviour."""
 
@@ -137,6 +146,10 @@ class Source:
     config_sha256: Sha256
     adapters: tuple[AppliedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
     """Merged into the checkpoint's weights, in this order; absent where there are none."""
+    base_model: str | msgspec.UnsetType = msgspec.UNSET
+    """The checkpoint's id on the hub; absent where it is not known to be from there."""
+    license: License | msgspec.UnsetType = msgspec.UNSET
+    """Absent where the checkpoint has no card that names one."""
 
 
 @dataclass(frozen=True, kw_only=True)

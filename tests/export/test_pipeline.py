@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +19,8 @@ from pumice.export.pipeline import export_bundle
 from pumice.export.recipes.recipe import NAMES, load_recipe
 from pumice.export.recipes.storage import WeightStorage, weight_bytes
 from pumice.export.weights.stream import ALIGNMENT
-from pumice.manifest import load_manifest
+from pumice.manifest import License, load_manifest
+from pumice.manifest.card import front_matter, render
 from tests.factory import Text, make_checkpoint
 
 
@@ -51,6 +54,26 @@ def test_bundle_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     assert manifest.source.dtype == "float16"
     assert manifest.image_tokens.per_image == (56 // 14) ** 2
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_card_is_written_and_named_after_what_the_checkpoint_says(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = export_bundle(checkpoint, tmp_path / "plain", quiet=False)
+    assert "has no card that names its licence" in capfd.readouterr().err
+    assert (plain.source.base_model, plain.source.license) == (msgspec.UNSET, msgspec.UNSET)
+    assert (tmp_path / "plain" / "README.md").read_bytes() == render(plain)
+    cached = tmp_path / "models--org--name" / "snapshots" / "0123abc"
+    shutil.copytree(checkpoint, cached)
+    (cached / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Theirs\n")
+    known = export_bundle(cached, tmp_path / "known", quiet=False)
+    assert "licence" not in capfd.readouterr().err
+    assert known.source.base_model == "org/name"
+    assert known.source.license == License(id="apache-2.0")
+    card = (tmp_path / "known" / "README.md").read_text()
+    assert {"base_model": "org/name", "license": "apache-2.0"}.items() <= front_matter(card).items()
+    assert "Theirs" not in card
+    assert load_manifest(tmp_path / "known") == known
 
 
 def test_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

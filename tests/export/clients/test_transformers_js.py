@@ -85,7 +85,7 @@ def test_the_template_is_in_the_tokenizers_file(bundles: Bundles) -> None:
 def test_everything_is_listed(bundles: Bundles) -> None:
     found = bundles["llava-1.5"]
     files = {path.relative_to(found.bundle).as_posix() for path in found.bundle.rglob("*") if path.is_file()}
-    assert files == {*found.manifest.files, "manifest.json"}
+    assert files == {*found.manifest.files, "manifest.json", "README.md"}
     assert pumice.load(found.bundle, device="cpu").generate("hi", max_new_tokens=1).token_ids
 
 
