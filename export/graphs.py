@@ -1,7 +1,7 @@
-"""The three graphs of a bundle: traced, simplified, quantised where the recipe asks for it, and written.
+"""The three graphs of a bundle: their structures, quantised where the recipe asks for it, and written.
 
-Enters: a `LlavaConfig` and a `WeightStorage`. Leaves: `Graph`s, which know how many bytes they need and write
-themselves, and the `GraphSpec`s of what was written.
+Enters: a `LlavaConfig` and a `WeightStorage`, and whether structures may be those that were traced before (`cached`).
+Leaves: `Graph`s, which know how many bytes they need and write themselves, and the `GraphSpec`s of what was written.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ import torch
 from torch import Tensor
 
 from pumice.export.bundle.layout import FOLDER, GraphFiles
+from pumice.export.passes.counts import NodeCounts
 from pumice.export.passes.matmul_integer import make_integer_products
 from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
 from pumice.export.passes.residual_head import refine_head, refine_table, residual_names, residual_parameter
-from pumice.export.passes.simplify import NodeCounts, simplify
 from pumice.export.recipes.recipe import Storage
 from pumice.export.recipes.storage import HEAD, RESIDUAL, RESIDUAL_HEAD, TABLE, WeightStorage, weight_tables
-from pumice.export.trace.decoder import trace_decoder, trace_prefill
-from pumice.export.trace.embedding import trace_embedding
-from pumice.export.trace.tracing import Traced
-from pumice.export.trace.vision_encoder import trace_vision_encoder
+from pumice.export.structure.structure import Structure, structure_of
+from pumice.export.structure.wanted import wanted
 from pumice.export.weights.parameters import (
     KnownInputs,
     Parameter,
@@ -74,6 +72,8 @@ class Graph:
     inputs: tuple[str, ...]
     counts: NodeCounts
     parameters: list[Parameter]
+    found: bool
+    """Its structure was in the user's cache."""
     shared: dict[str, str] = field(default_factory=dict)
     """Parameters whose bytes the decoder holds: name here → name there."""
 
@@ -83,14 +83,18 @@ class Graph:
         return parameter_bytes(self.model, self.parameters)
 
 
-def vision_encoder_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
+def vision_encoder_graph(
+    config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True
+) -> Graph:
     """The vision encoder."""
-    return _graph("vision_encoder", trace_vision_encoder(config, form.dtype), config, read, form)
+    structure = structure_of(wanted("vision_encoder", config, form.dtype), cached=cached)
+    return _graph("vision_encoder", structure, config, read, form)
 
 
-def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
+def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True) -> Graph:
     """The embedding merge; with a tied head its table lies in the decoder's file, but where it is to have its own."""
-    graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
+    structure = structure_of(wanted("embedding", config, form.dtype), cached=cached)
+    graph = _graph("embedding", structure, config, read, form)
     if form.own_table or not config.tie_word_embeddings:
         return graph
     storage = form.quantized.get(TABLE)
@@ -104,11 +108,16 @@ def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Gra
 
 
 def decoder_graph(
-    config: LlavaConfig, read: Read, form: WeightStorage, inputs: LayerInputs | None = None
+    config: LlavaConfig,
+    read: Read,
+    form: WeightStorage,
+    inputs: LayerInputs | None = None,
+    *,
+    cached: bool = True,
 ) -> Graph:
     """The decoder, with its rotary caches computed; `inputs` is what is known of its matrices' inputs."""
-    traced = trace_decoder(config, form.dtype, greedy=form.greedy_token)
-    graph = _graph("decoder", traced, config, read, form, inputs)
+    structure = structure_of(wanted("decoder", config, form.dtype, greedy=form.greedy_token), cached=cached)
+    graph = _graph("decoder", structure, config, read, form, inputs)
     if RESIDUAL_HEAD in form.quantized:
         refine_head(graph.model, config.text.vocab_size)
         head = decoder_weights(config)["lm_head.weight"]
@@ -119,9 +128,10 @@ def decoder_graph(
     return graph
 
 
-def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
+def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True) -> Graph:
     """The decoder's twin for reading prompts; the rotary caches lie in the decoder's file."""
-    graph = _graph("prefill", trace_prefill(config, form.dtype), config, read, form)
+    structure = structure_of(wanted("prefill", config, form.dtype), cached=cached)
+    graph = _graph("prefill", structure, config, read, form)
     graph.shared = {name: name for name in ("cos_cache", "sin_cache")}
     return graph
 
@@ -168,13 +178,13 @@ def _declare_one_row(model: ir.Model) -> None:
 
 def _graph(
     name: str,
-    traced: Traced,
+    structure: Structure,
     config: LlavaConfig,
     read: Read,
     form: WeightStorage,
     inputs: LayerInputs | None = None,
 ) -> Graph:
-    model, counts = simplify(traced)
+    model = structure.model
     floats = {value.name: value.dtype for value in model.graph.inputs}
     quantized = form.of(name)
     make_integer_products(model, quantized)
@@ -196,7 +206,14 @@ def _graph(
         if inputs is not None and key.startswith("layers."):
             made = replace(made, prepare=_both(partial(inputs.reach, key), made.prepare))
         parameters.append(made)
-    return Graph(name=name, model=model, inputs=traced.inputs, counts=counts, parameters=parameters)
+    return Graph(
+        name=name,
+        model=model,
+        inputs=structure.inputs,
+        counts=structure.counts,
+        parameters=parameters,
+        found=structure.found,
+    )
 
 
 def _known(key: str, storage: Storage, inputs: LayerInputs | None) -> KnownInputs | None:

@@ -1,6 +1,6 @@
 """A checkpoint becomes a bundle: the main road through this package.
 
-open_checkpoint → read_config → check_names → trace ×3 → write weights and graphs → companions → manifest
+open_checkpoint → read_config → check_names → trace or find ×3 → write weights and graphs → companions → manifest
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
 from pumice.export.recipes.storage import WeightStorage, precision_of, storage_of, weight_bytes
-from pumice.export.trace.tracing import OPSET
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
 from pumice.export.weights.kept_integers import (
@@ -88,6 +87,7 @@ class Plan:
     inputs: LayerInputs | None = None
     adapters: tuple[OpenedAdapter, ...] = ()
     clients: bool = True
+    graph_cache: bool = True
 
 
 def export_bundle(
@@ -104,6 +104,7 @@ def export_bundle(
     max_tiles: int | None = None,
     adapters: Sequence[str | Path | Adapter] = (),
     clients: bool = True,
+    graph_cache: bool = True,
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -127,6 +128,8 @@ def export_bundle(
         adapters: LoRA adapters of PEFT's, folders or hub ids, merged in this order while weights are read
             (docs/adapters.md); an `Adapter` has a scale, too.
         clients: also write what Transformers.js and onnxruntime-genai need beside the graphs (docs/clients.md).
+        graph_cache: take the structure of graphs from the user's cache where an equal model was exported before, and
+            keep it there; without, all are traced (docs/decisions/graph-cache.md). The bundle is the same.
         overwrite: replace a bundle that is there already, if nobody has put anything else into its folder.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
         quiet: show no progress on stderr.
@@ -168,7 +171,7 @@ def export_bundle(
         }
         chosen, keeping = leaving_integers_alone(chosen, config, opened, options)
         plan = _planned(opened, config, chosen, text, keeping=keeping)
-        plan = replace(plan, adapters=merged, clients=clients)
+        plan = replace(plan, adapters=merged, clients=clients, graph_cache=graph_cache)
         return _export(plan, destination, overwrite, verify, progress)
 
 
@@ -239,7 +242,11 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
             created_with={
                 name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
             },
-            requires=Requires(onnxruntime=lowest_onnxruntime(graphs), opset=OPSET, ir_version=IR_VERSION),
+            requires=Requires(
+                onnxruntime=lowest_onnxruntime(graphs),
+                opset=max(graph.model.opset_imports[""] for graph in graphs),
+                ir_version=IR_VERSION,
+            ),
             source=_source(plan, progress),
             precision=precision,
             graphs=specs,
@@ -263,7 +270,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
 
 def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     """The decoder goes first: others point into its weights."""
-    makers: dict[str, Callable[[LlavaConfig, Read, WeightStorage], Graph]] = {
+    makers: dict[str, Callable[..., Graph]] = {
         "decoder": partial(decoder_graph, inputs=plan.inputs),
         "embedding": embedding_graph,
         "vision_encoder": vision_encoder_graph,
@@ -273,11 +280,11 @@ def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     progress.stage(f"tracing {', '.join(makers)}", steps=len(makers))
     graphs = []
     for make in makers.values():
-        graph = make(plan.config, plan.read, plan.form)
+        graph = make(plan.config, plan.read, plan.form, cached=plan.graph_cache)
         counts = graph.counts
         progress.note(
             f"{graph.name}: {counts.traced} nodes traced, {counts.optimized} after onnxscript, "
-            f"{counts.simplified} after onnxsim"
+            f"{counts.simplified} after onnxsim{', found in the cache' if graph.found else ''}"
         )
         progress.advance()
         graphs.append(graph)

@@ -6,6 +6,7 @@ is left out by name (tests/without_export.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,18 @@ settings.load_profile("default")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Copies that the user's own `pumice optimize` has made are not for tests: they change what is in memory."""
+    """Copies that the user's own `pumice optimize` has made are not for tests: they change what is in memory.
+
+    Structures of graphs are kept for the length of the session, by all its processes together: families' small graphs
+    are then traced once. Tests of tracing call the tracers, or export without the cache.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    (folder / "graphs").symlink_to(shared)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUMICE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PUMICE_CACHE_DIR", str(folder))
         yield
 
 

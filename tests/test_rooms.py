@@ -32,6 +32,7 @@ EXPORT = """
 compare
 pipeline
 graphs | verify
+structure
 passes
 config < calibration < weights | processor
 clients | recipes | trace
@@ -41,8 +42,8 @@ progress
 """
 MAY_BE_IMPORTED_BY_EXPORT = {"manifest", "errors", "the face"}
 """Of the runtime; `the face` are the public names of `pumice` itself."""
-DOORS_FOR_EXPORT = {"pumice.images.layout"}
-"""Verify joins the features of tiles as answers do."""
+DOORS_FOR_EXPORT = {"pumice.images.layout", "pumice.machine.cache_folder"}
+"""Verify joins the features of tiles as answers do; both sides keep what they keep in one folder."""
 NEVER_IN_RUNTIME = {
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "safetensors", "lmms_eval"),
     "huggingface_hub",

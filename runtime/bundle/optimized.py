@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from pumice.errors import OptimizeError
+from pumice.machine.cache_folder import cache_folder
 from pumice.machine.cpu import description
 from pumice.manifest import MANIFEST_NAME, GraphSpec, Manifest
 from pumice.manifest.file import MOST_BYTES
@@ -182,13 +183,8 @@ def _strangers(place: Path) -> list[str]:
 
 
 def copies_folder() -> Path:
-    """Without links: the system names mapped files by their real paths."""
-    own = os.environ.get("PUMICE_CACHE_DIR")
-    if own:
-        return Path(own).expanduser().resolve() / "optimized"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    base = Path(cache) if cache and Path(cache).is_absolute() else Path("~/.cache").expanduser()
-    return base.resolve() / "pumice" / "optimized"
+    """Of all bundles."""
+    return cache_folder("optimized")
 
 
 def copy_key(folder: Path) -> str:

@@ -70,6 +70,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="without the files of Transformers.js and onnxruntime-genai (docs/clients.md)",
     )
     parser.add_argument(
+        "--no-graph-cache",
+        dest="graph_cache",
+        action="store_false",
+        help="trace all graphs, even if those of an equal model were kept, and keep none",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a bundle that is there already, if nobody put other files into it",
@@ -119,6 +125,7 @@ def run_export(args: argparse.Namespace) -> int:
         max_tiles=args.max_tiles,
         adapters=adapters,
         clients=args.clients,
+        graph_cache=args.graph_cache,
         overwrite=args.overwrite,
         verify=args.verify,
         quiet=args.quiet,
