@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 OLDEST    := build/oldest
 NEWEST    := build/newest
 MATRIX    := build/onnxruntime
+LMMS      := build/lmms
+CLIENTS   := build/clients
 # The lower bound, two between, and the newest that is tested.
 ONNXRUNTIMES = $(shell sed -nE 's/^cpu = .*onnxruntime>=([0-9.]+).*/\1/p' pyproject.toml) 1.26.0 1.30.0 $(shell sed -n 's/^onnxruntime==//p' constraints.txt)
 TORCH     ?= $(shell sed -n '/^torch==/p' constraints.txt)
@@ -26,7 +28,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lint format types wheel accuracy real bench bench-quick cuda-check pebble clean
+.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms lint format types wheel accuracy real bench bench-quick cuda-check clients pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,7 +98,7 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt tests/bounds.py
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) -m tests.bounds pins >$(OLDEST)/pins.txt
-	$(OLDEST)/bin/pip install -q -r $(OLDEST)/pins.txt -e ".[cpu,parquet,serve,structured]"
+	$(OLDEST)/bin/pip install -q -r $(OLDEST)/pins.txt -e ".[cpu,parquet,serve,structured,video]"
 	$(OLDEST)/bin/pip check
 	@touch $@
 
@@ -121,6 +123,19 @@ $(MATRIX)/%/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(MATRIX)/$*
 	grep -v '^onnxruntime==' constraints.txt >$(MATRIX)/$*/constraints.txt
 	$(MATRIX)/$*/bin/pip install -q -c $(MATRIX)/$*/constraints.txt -e . onnxruntime==$*
+	@touch $@
+
+# lmms-eval alone is installed there; the rest it finds in .venv, whose packages a line in a .pth file adds.
+lmms: $(INSTALLED) $(LMMS)/.installed ## the plug-in for lmms-eval in lmms-eval itself: minutes to install
+	OMP_NUM_THREADS=1 HF_HOME=$(CURDIR)/$(LMMS)/huggingface HF_HUB_OFFLINE=1 \
+		$(LMMS)/bin/python -m pytest -W ignore tests/lmms $(ARGS)
+
+$(LMMS)/.installed: pyproject.toml tests/lmms/requirements.txt
+	rm -rf $(LMMS)
+	$(BIN)/python -m venv $(LMMS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$($(LMMS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_the_checkout.pth"
+	$(LMMS)/bin/pip install -q --no-deps -r tests/lmms/requirements.txt -e .
 	@touch $@
 
 lint: $(INSTALLED) ## ruff: rules and format
@@ -157,6 +172,23 @@ bench-quick: $(INSTALLED) ## the same on small models, without installing anythi
 
 cuda-check: $(INSTALLED) ## on a machine with an NVIDIA GPU: parity, then the bench, into docs/benchmarks/cuda.md
 	$(BIN)/python -m bench.cuda_check $(ARGS)
+
+# Each client in an environment of its own, made once; a browser is used where there is a Chromium.
+clients: $(INSTALLED) $(CLIENTS)/genai/.installed $(CLIENTS)/node/.installed ## Transformers.js, onnxruntime-genai and plain ONNX Runtime on bundles: the same answers? (needs node)
+	PUMICE_CLIENTS=$(CLIENTS) OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/clients $(ARGS)
+
+$(CLIENTS)/genai/.installed: tests/clients/requirements.txt
+	rm -rf $(CLIENTS)/genai
+	$(PYTHON) -m venv $(CLIENTS)/genai
+	$(CLIENTS)/genai/bin/pip install -q -r $<
+	@touch $@
+
+$(CLIENTS)/node/.installed: tests/clients/package.json
+	rm -rf $(CLIENTS)/node
+	mkdir -p $(CLIENTS)/node
+	cp $< $(CLIENTS)/node/
+	cd $(CLIENTS)/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
 
 pebble: $(INSTALLED) ## train the bundled model again (about an hour on two cores; ARGS=--restart from scratch)
 	$(BIN)/python -m pebble.train $(ARGS)

@@ -127,7 +127,7 @@ def _row(recipe: str, kind: Kind, bundle: Path, records: list[Record], reference
     return Row(
         recipe=Path(recipe).stem,
         kind=kind.name,
-        megabytes=sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
+        megabytes=sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6,
         accuracy=found.table.total.accuracy,
         same_tokens=sum(found.token_ids[key] == ids for key, ids in told.token_ids.items()),
         answer_kl=_mean_kl(logits.answers, mine.answers),

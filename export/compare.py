@@ -18,11 +18,14 @@ import numpy as np
 import pumice
 from pumice import TextTokenizer
 from pumice.errors import PumiceError, UsageError
+from pumice.export.adapters.folder import Adapter, open_adapters
+from pumice.export.adapters.merged import merge_adapters
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.pipeline import export_bundle
 from pumice.export.processor import describe as companions
+from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import load_recipe
 from pumice.export.verify.bundle_graphs import BundleGraphs
@@ -75,9 +78,13 @@ class RecipeScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All recipes in the order asked for; `failed` says why others could not be measured; `advice` is a sentence."""
+    """All recipes in the order asked for; `failed` says why others could not be measured; `advice` is a sentence.
+
+    `adapters` are the names of those that were merged into the checkpoint.
+    """
 
     checkpoint: str
+    adapters: tuple[str, ...]
     recipes: tuple[RecipeScore, ...]
     failed: dict[str, str]
     advice: str
@@ -87,6 +94,7 @@ def compare_recipes(
     checkpoint: str | Path,
     recipes: Sequence[str],
     *,
+    adapters: Sequence[str | Path | Adapter] = (),
     texts: Texts | None = None,
     probes: Sequence[Probe] = (),
     work: Path | None = None,
@@ -100,6 +108,7 @@ def compare_recipes(
     Args:
         checkpoint: a folder, or a hub id.
         recipes: names of pumice's own recipes, or TOML files.
+        adapters: merged into the checkpoint, in bundles and in transformers alike (docs/adapters.md).
         texts: texts to score by.
         probes: prompts and images to compare on as well, or instead.
         work: where the temporary folder is made: room for one bundle, and for 4 bytes × the model's width for each
@@ -110,7 +119,7 @@ def compare_recipes(
         speed_of: measures a loaded model: tokens a second of decoding, and of prefill.
 
     Raises:
-        CheckpointError: transformers cannot load the checkpoint.
+        CheckpointError: transformers cannot load the checkpoint, or an adapter cannot be merged.
         UsageError: an unknown recipe, nothing to compare on, a text that is too short, or `work` is no folder.
     """
     if not probes and not (texts and texts.files):
@@ -124,25 +133,32 @@ def compare_recipes(
         raise UsageError(f"{work} is not a folder to work in")
     with showing(quiet=quiet) as progress:
         opened = open_checkpoint(checkpoint, progress=progress)
+        merging = open_adapters(adapters, progress)
+        config = as_stored(read_config(opened.config), opened)
+        merged = merge_adapters(opened, merging, tied=config.tie_word_embeddings)
     scores: list[RecipeScore] = []
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="pumice-compare-", dir=work) as folder:
         place = Path(folder)
         windows = _windows(opened, texts, place) if texts and texts.files else []
-        desk = _Desk(opened, windows, probes, place, device, max_new_tokens, speed_of)
+        desk = _Desk(merged, adapters, windows, probes, place, device, max_new_tokens, speed_of)
         for recipe in dict.fromkeys(recipes):
             try:
                 scores.append(desk.score(recipe, quiet=quiet))
             except PumiceError as error:
                 failed[recipe] = str(error)
     return Comparison(
-        checkpoint=opened.name, recipes=tuple(scores), failed=failed, advice=advice(scores) if scores else ""
+        checkpoint=opened.name,
+        adapters=tuple(adapter.name for adapter in merging),
+        recipes=tuple(scores),
+        failed=failed,
+        advice=advice(scores) if scores else "",
     )
 
 
 def _windows(checkpoint: Checkpoint, texts: Texts, folder: Path) -> list[Windows]:
     """The texts as every bundle of the checkpoint will read them."""
-    config = as_stored(read_config(checkpoint.config), checkpoint)
+    config = with_known_videos(checkpoint, as_stored(read_config(checkpoint.config), checkpoint))
     parts = companions.describe(checkpoint, config)
     companions.copy(checkpoint, folder)
     tokenizer = TextTokenizer(folder, parts["tokens"], parts["image_tokens"], parts["chat"])
@@ -155,6 +171,7 @@ class _Desk:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        adapters: Sequence[str | Path | Adapter],
         windows: Sequence[Windows],
         probes: Sequence[Probe],
         folder: Path,
@@ -162,7 +179,7 @@ class _Desk:
         max_new_tokens: int,
         speed_of: SpeedMeter,
     ) -> None:
-        self._checkpoint, self._windows, self._probes = checkpoint, windows, probes
+        self._checkpoint, self._adapters, self._windows, self._probes = checkpoint, adapters, windows, probes
         self._folder, self._device, self._max_new_tokens = folder, device, max_new_tokens
         self._speed_of = speed_of
         self._reference: TextReference | None = None
@@ -171,7 +188,7 @@ class _Desk:
         """Export, measure, and remove the bundle."""
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
             bundle = Path(place) / "bundle"
-            export_bundle(self._checkpoint.path, bundle, recipe=recipe, quiet=quiet)
+            export_bundle(self._checkpoint.path, bundle, recipe=recipe, adapters=self._adapters, quiet=quiet)
             with showing(quiet=quiet) as progress:
                 return self._score(recipe, bundle, progress)
 

@@ -1,12 +1,12 @@
-"""The three graphs of a bundle: traced, simplified, quantised where the recipe asks for it, and written.
+"""The three graphs of a bundle: their structures, quantised where the recipe asks for it, and written.
 
-Enters: a `LlavaConfig` and a `WeightStorage`. Leaves: `Graph`s, which know how many bytes they need and write
-themselves, and the `GraphSpec`s of what was written.
+Enters: a `LlavaConfig` and a `WeightStorage`, and whether structures may be those that were traced before (`cached`).
+Leaves: `Graph`s, which know how many bytes they need and write themselves, and the `GraphSpec`s of what was written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,19 +14,19 @@ from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import torch
 from torch import Tensor
 
+from pumice.export.bundle.layout import FOLDER, GraphFiles
+from pumice.export.passes.counts import NodeCounts
 from pumice.export.passes.matmul_integer import make_integer_products
 from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
 from pumice.export.passes.residual_head import refine_head, refine_table, residual_names, residual_parameter
-from pumice.export.passes.simplify import NodeCounts, simplify
 from pumice.export.recipes.recipe import Storage
 from pumice.export.recipes.storage import HEAD, RESIDUAL, RESIDUAL_HEAD, TABLE, WeightStorage, weight_tables
-from pumice.export.trace.decoder import trace_decoder, trace_prefill
-from pumice.export.trace.embedding import trace_embedding
-from pumice.export.trace.tracing import Traced
-from pumice.export.trace.vision_encoder import trace_vision_encoder
+from pumice.export.structure.structure import Structure, structure_of
+from pumice.export.structure.wanted import wanted
 from pumice.export.weights.parameters import (
     KnownInputs,
     Parameter,
@@ -39,7 +39,8 @@ from pumice.export.weights.quantization import quantized_names
 from pumice.export.weights.stored_blocks import stored_parameter
 from pumice.export.weights.stream import parameter_bytes, share_weights, write_weights
 from pumice.manifest import GraphSpec, TensorSpec
-from pumice.manifest.tensors import NUM_LOGITS_TO_KEEP
+from pumice.manifest.operators import Operator, lowest_version
+from pumice.manifest.tensors import LOGITS, NUM_LOGITS_TO_KEEP
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
 from pumice.models.text_weights import decoder_weights
@@ -71,18 +72,10 @@ class Graph:
     inputs: tuple[str, ...]
     counts: NodeCounts
     parameters: list[Parameter]
+    found: bool
+    """Its structure was in the user's cache."""
     shared: dict[str, str] = field(default_factory=dict)
     """Parameters whose bytes the decoder holds: name here → name there."""
-
-    @property
-    def file(self) -> str:
-        """The graph's own file name."""
-        return f"{self.name}.onnx"
-
-    @property
-    def data_file(self) -> str:
-        """Its external data's file name, as ONNX Runtime's own exporters and Transformers.js call it."""
-        return f"{self.name}.onnx_data"
 
     @property
     def nbytes(self) -> int:
@@ -90,15 +83,19 @@ class Graph:
         return parameter_bytes(self.model, self.parameters)
 
 
-def vision_encoder_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
+def vision_encoder_graph(
+    config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True
+) -> Graph:
     """The vision encoder."""
-    return _graph("vision_encoder", trace_vision_encoder(config, form.dtype), config, read, form)
+    structure = structure_of(wanted("vision_encoder", config, form.dtype), cached=cached)
+    return _graph("vision_encoder", structure, config, read, form)
 
 
-def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
-    """The embedding merge; with a tied head its table lies in the decoder's file."""
-    graph = _graph("embedding", trace_embedding(config, form.dtype), config, read, form)
-    if not config.tie_word_embeddings:
+def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True) -> Graph:
+    """The embedding merge; with a tied head its table lies in the decoder's file, but where it is to have its own."""
+    structure = structure_of(wanted("embedding", config, form.dtype), cached=cached)
+    graph = _graph("embedding", structure, config, read, form)
+    if form.own_table or not config.tie_word_embeddings:
         return graph
     storage = form.quantized.get(TABLE)
     ours, heads = (_stored_names(name.partition("/")[2], storage) for name in (TABLE, HEAD))
@@ -111,11 +108,16 @@ def embedding_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Gra
 
 
 def decoder_graph(
-    config: LlavaConfig, read: Read, form: WeightStorage, inputs: LayerInputs | None = None
+    config: LlavaConfig,
+    read: Read,
+    form: WeightStorage,
+    inputs: LayerInputs | None = None,
+    *,
+    cached: bool = True,
 ) -> Graph:
     """The decoder, with its rotary caches computed; `inputs` is what is known of its matrices' inputs."""
-    traced = trace_decoder(config, form.dtype, greedy=form.greedy_token)
-    graph = _graph("decoder", traced, config, read, form, inputs)
+    structure = structure_of(wanted("decoder", config, form.dtype, greedy=form.greedy_token), cached=cached)
+    graph = _graph("decoder", structure, config, read, form, inputs)
     if RESIDUAL_HEAD in form.quantized:
         refine_head(graph.model, config.text.vocab_size)
         head = decoder_weights(config)["lm_head.weight"]
@@ -126,21 +128,23 @@ def decoder_graph(
     return graph
 
 
-def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage) -> Graph:
+def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True) -> Graph:
     """The decoder's twin for reading prompts; the rotary caches lie in the decoder's file."""
-    graph = _graph("prefill", trace_prefill(config, form.dtype), config, read, form)
+    structure = structure_of(wanted("prefill", config, form.dtype), cached=cached)
+    graph = _graph("prefill", structure, config, read, form)
     graph.shared = {name: name for name in ("cos_cache", "sin_cache")}
     return graph
 
 
 def write_graph(
-    graph: Graph, folder: Path, decoder: Graph | None, advance: Callable[[int], None]
+    graph: Graph, folder: Path, files: GraphFiles, decoder: Graph | None, advance: Callable[[int], None]
 ) -> GraphSpec:
     """Write the graph's weights and then its file; `decoder` has been written where weights are shared."""
-    model = graph.model
+    model, file, data = graph.model, folder / files.graph(graph.name), folder / files.data(graph.name)
+    file.parent.mkdir(exist_ok=True)
     inputs = tuple(_tensor_spec(v) for v in model.graph.inputs if v.name in graph.inputs)
     outputs = tuple(_tensor_spec(v) for v in model.graph.outputs)
-    write_weights(model, graph.parameters, folder, graph.data_file, advance)
+    write_weights(model, graph.parameters, data.parent, data.name, advance)
     if graph.shared:
         assert decoder is not None
         share_weights(model, decoder.model, graph.shared)
@@ -148,11 +152,12 @@ def write_graph(
         if value.name == NUM_LOGITS_TO_KEEP:  # an input with an initializer is optional to callers
             value.const_value = ir.tensor(np.array(1, dtype=np.int64), name=NUM_LOGITS_TO_KEEP)
             model.graph.register_initializer(value)
+    _declare_one_row(model)
     model.producer_name = "pumice"
-    ir.save(model, folder / graph.file)
-    external = {str(t.location) for t in _stored(model) if isinstance(t, ir.ExternalTensor)}
+    ir.save(model, file)
+    external = {f"{FOLDER}/{t.location}" for t in _stored(model) if isinstance(t, ir.ExternalTensor)}
     return GraphSpec(
-        file=graph.file,
+        file=files.graph(graph.name),
         external_data=tuple(sorted(external)),
         inputs=inputs,
         outputs=outputs,
@@ -160,15 +165,26 @@ def write_graph(
     )
 
 
+def _declare_one_row(model: ir.Model) -> None:
+    """Logits of one position, as `num_logits_to_keep` is by default: clients that know no other allocate so many.
+
+    ONNX Runtime computes as many as are asked for, whatever is declared.
+    """
+    for value in model.graph.outputs:
+        if value.name == LOGITS:
+            assert value.shape is not None
+            value.shape = ir.Shape([value.shape[0], 1, value.shape[2]])
+
+
 def _graph(
     name: str,
-    traced: Traced,
+    structure: Structure,
     config: LlavaConfig,
     read: Read,
     form: WeightStorage,
     inputs: LayerInputs | None = None,
 ) -> Graph:
-    model, counts = simplify(traced)
+    model = structure.model
     floats = {value.name: value.dtype for value in model.graph.inputs}
     quantized = form.of(name)
     make_integer_products(model, quantized)
@@ -190,7 +206,14 @@ def _graph(
         if inputs is not None and key.startswith("layers."):
             made = replace(made, prepare=_both(partial(inputs.reach, key), made.prepare))
         parameters.append(made)
-    return Graph(name=name, model=model, inputs=traced.inputs, counts=counts, parameters=parameters)
+    return Graph(
+        name=name,
+        model=model,
+        inputs=structure.inputs,
+        counts=structure.counts,
+        parameters=parameters,
+        found=structure.found,
+    )
 
 
 def _known(key: str, storage: Storage, inputs: LayerInputs | None) -> KnownInputs | None:
@@ -221,3 +244,18 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
     assert value.dtype is not None
     dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
     return TensorSpec(name=value.name, dtype=str(value.dtype.numpy()), shape=dims)
+
+
+def lowest_onnxruntime(graphs: Sequence[Graph]) -> str:
+    """The oldest version that opens them on any machine, by what they hold."""
+    operators = {
+        Operator(
+            domain=node.domain,
+            name=node.op_type,
+            inputs=max((at for at, value in enumerate(node.inputs, 1) if value is not None), default=0),
+            attributes=frozenset(node.attributes),
+        )
+        for graph in graphs
+        for node in graph.model.graph
+    }
+    return lowest_version(operators, makes_unsigned=True, untried=onnxruntime.__version__)

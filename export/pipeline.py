@@ -1,11 +1,10 @@
 """A checkpoint becomes a bundle: the main road through this package.
 
-open_checkpoint → read_config → check_names → trace ×3 → write weights and graphs → companions → manifest
+open_checkpoint → read_config → check_names → trace or find ×3 → write weights and graphs → companions → manifest
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +18,15 @@ from pumice.errors import CheckpointError, UsageError
 from pumice.export.adapters.folder import Adapter, OpenedAdapter, open_adapters
 from pumice.export.adapters.merged import merge_adapters
 from pumice.export.bundle.destination import check_destination, keep_apart, resolved
-from pumice.export.bundle.writing import file_entries, write_manifest, writing_bundle
+from pumice.export.bundle.layout import GraphFiles, graph_files
+from pumice.export.bundle.writing import file_entries, write_card, write_manifest, writing_bundle
 from pumice.export.calibration.embeds import calibration_embeds, calibration_pixels
 from pumice.export.calibration.moments import Calibration
 from pumice.export.calibration.tokens import random_tokens, read_text, text_tokens
+from pumice.export.checkpoint.card import base_model_of, license_in
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.checkpoint.support import adapter_hint
+from pumice.export.clients.writing import write_clients
 from pumice.export.config.llava import limit_context, limit_tiles, model_types, read_config
 from pumice.export.config.tying import as_stored
 from pumice.export.graphs import (
@@ -32,16 +34,17 @@ from pumice.export.graphs import (
     LayerInputs,
     decoder_graph,
     embedding_graph,
+    lowest_onnxruntime,
     prefill_graph,
     vision_encoder_graph,
     write_graph,
 )
 from pumice.export.processor import describe as companions
 from pumice.export.processor.load import load_processor
+from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
-from pumice.export.recipes.storage import WeightStorage, storage_of, weight_bytes
-from pumice.export.trace.tracing import OPSET
+from pumice.export.recipes.storage import WeightStorage, precision_of, storage_of, weight_bytes
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
 from pumice.export.weights.kept_integers import (
@@ -49,22 +52,20 @@ from pumice.export.weights.kept_integers import (
     leaving_integers_alone,
     warn_of_second_rounding,
 )
-from pumice.export.weights.multipliers import fold_multipliers
-from pumice.export.weights.norm_offset import add_norm_offset
+from pumice.export.weights.multipliers import warn_of_words_alone
 from pumice.export.weights.norms import fold_norms
-from pumice.export.weights.rotation import rotate
+from pumice.export.weights.plain import make_plain
+from pumice.export.weights.rotation import rotatable, rotate
 from pumice.export.weights.stream import ALIGNMENT
 from pumice.manifest import (
     DecoderShape,
     Graphs,
     GraphSpec,
     Manifest,
-    Precision,
     Requires,
     Source,
     version_for,
 )
-from pumice.manifest.operators import Operator, lowest_version
 from pumice.models.config import LlavaConfig
 from pumice.models.tensor_names import check_names
 from pumice.models.weights import Read
@@ -85,6 +86,8 @@ class Plan:
     form: WeightStorage
     inputs: LayerInputs | None = None
     adapters: tuple[OpenedAdapter, ...] = ()
+    clients: bool = True
+    graph_cache: bool = True
 
 
 def export_bundle(
@@ -100,6 +103,8 @@ def export_bundle(
     context_length: int | None = None,
     max_tiles: int | None = None,
     adapters: Sequence[str | Path | Adapter] = (),
+    clients: bool = True,
+    graph_cache: bool = True,
     overwrite: bool = False,
     verify: bool = False,
     quiet: bool = True,
@@ -118,10 +123,13 @@ def export_bundle(
         calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
             random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
-        max_tiles: of a model that cuts images into tiles (LLaVA-NeXT), most of them for an image: grids of more
+        max_tiles: of a model that cuts images into tiles (LLaVA-NeXT, LLaVA-OneVision), most of them: grids of more
             are left out. Fewer tiles are fewer tokens and less detail.
         adapters: LoRA adapters of PEFT's, folders or hub ids, merged in this order while weights are read
             (docs/adapters.md); an `Adapter` has a scale, too.
+        clients: also write what Transformers.js and onnxruntime-genai need beside the graphs (docs/clients.md).
+        graph_cache: take the structure of graphs from the user's cache where an equal model was exported before, and
+            keep it there; without, all are traced (docs/decisions/graph-cache.md). The bundle is the same.
         overwrite: replace a bundle that is there already, if nobody has put anything else into its folder.
         verify: compare with transformers before the bundle is moved into place (`pumice.export.verify.comparison`).
         quiet: show no progress on stderr.
@@ -154,29 +162,32 @@ def export_bundle(
         config = as_stored(read_config(opened.config), opened)
         _check_tensors(config, opened)
         opened = merge_adapters(opened, merged, tied=config.tie_word_embeddings)
-        config = limit_tiles(limit_context(config, context_length), max_tiles)
+        config = with_known_videos(opened, limit_tiles(limit_context(config, context_length), max_tiles))
         options = {
-            "block size": block_size, "symmetric": symmetric, "search": search, "calibration": calibrate
-        }  # fmt: skip
+            "block size": block_size,
+            "symmetric": symmetric,
+            "search": search,
+            "calibration": calibrate,
+        }
         chosen, keeping = leaving_integers_alone(chosen, config, opened, options)
-        config, read = fold_multipliers(*add_norm_offset(config, opened.read_canonical))
-        config, read = pad_heads(config, read)
-        config, read = rotate(config, read) if chosen.rotate else (config, read)
-        form = storage_of(chosen, config)
-        form = keep_integers(form, config, opened.integers) if keeping else form
-        warn_of_second_rounding(form, config, opened)
-        read, inputs = _calibrated(chosen, config, read, opened, text)
-        config, read = fold_norms(config, read) if form.of("vision_encoder") else (config, read)
-        plan = Plan(
-            checkpoint=opened,
-            config=config,
-            read=read,
-            recipe=chosen,
-            form=form,
-            inputs=inputs,
-            adapters=merged,
-        )
+        plan = _planned(opened, config, chosen, text, keeping=keeping)
+        plan = replace(plan, adapters=merged, clients=clients, graph_cache=graph_cache)
         return _export(plan, destination, overwrite, verify, progress)
+
+
+def _planned(
+    checkpoint: Checkpoint, config: LlavaConfig, recipe: Recipe, text: str | None, *, keeping: bool
+) -> Plan:
+    """How each matrix is stored, and the reader of its rows; with `keeping`, integers of the checkpoint stay."""
+    warn_of_words_alone(config)
+    plain, read = pad_heads(*make_plain(config, checkpoint.read_canonical))
+    turned, read = rotate(plain, read) if recipe.rotate and rotatable(plain) else (plain, read)
+    form = storage_of(recipe, turned)
+    form = keep_integers(form, turned, checkpoint.integers) if keeping else form
+    warn_of_second_rounding(form, config, checkpoint)
+    read, inputs = _calibrated(recipe, turned, read, checkpoint, text)
+    folded, read = fold_norms(turned, read) if form.of("vision_encoder") else (turned, read)
+    return Plan(checkpoint=checkpoint, config=folded, read=read, recipe=recipe, form=form, inputs=inputs)
 
 
 def _check_tensors(config: LlavaConfig, checkpoint: Checkpoint) -> None:
@@ -222,24 +233,33 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
     needed = _needed_bytes(plan)
     with torch.no_grad(), writing_bundle(bundle, overwrite=overwrite, needed_bytes=needed) as folder:
         described = companions.describe(plan.checkpoint, plan.config)
+        precision = precision_of(plan.recipe, plan.form, rotated=plan.config.rotated)
         graphs = _trace(plan, progress)
-        specs = _write(graphs, folder, progress)
+        specs = _write(graphs, folder, graph_files(precision.name, plan.recipe.float_type), progress)
         companions.copy(plan.checkpoint, folder)
-        progress.stage("checksums")
         manifest = Manifest(
             schema_version=version_for(described["image"]),
             created_with={
                 name: version(name) for name in ("pumice", "torch", "onnx", "onnxscript", "onnxsim")
             },
-            requires=_requires(graphs),
-            source=_source(plan),
-            precision=_precision(plan),
+            requires=Requires(
+                onnxruntime=lowest_onnxruntime(graphs),
+                opset=max(graph.model.opset_imports[""] for graph in graphs),
+                ir_version=IR_VERSION,
+            ),
+            source=_source(plan, progress),
+            precision=precision,
             graphs=specs,
             decoder=_decoder_shape(plan),
-            files=file_entries(folder),
+            files={},
             **described,
         )
+        if plan.clients:
+            write_clients(folder, manifest, plan.config)
+        progress.stage("checksums")
+        manifest = replace(manifest, files=file_entries(folder))
         write_manifest(folder, manifest)
+        write_card(folder, manifest)
         if verify:
             from pumice.export.verify.comparison import verify_bundle  # loads transformers' models
 
@@ -250,7 +270,7 @@ def _export(plan: Plan, bundle: Path, overwrite: bool, verify: bool, progress: P
 
 def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     """The decoder goes first: others point into its weights."""
-    makers: dict[str, Callable[[LlavaConfig, Read, WeightStorage], Graph]] = {
+    makers: dict[str, Callable[..., Graph]] = {
         "decoder": partial(decoder_graph, inputs=plan.inputs),
         "embedding": embedding_graph,
         "vision_encoder": vision_encoder_graph,
@@ -260,22 +280,22 @@ def _trace(plan: Plan, progress: Progress) -> list[Graph]:
     progress.stage(f"tracing {', '.join(makers)}", steps=len(makers))
     graphs = []
     for make in makers.values():
-        graph = make(plan.config, plan.read, plan.form)
+        graph = make(plan.config, plan.read, plan.form, cached=plan.graph_cache)
         counts = graph.counts
         progress.note(
             f"{graph.name}: {counts.traced} nodes traced, {counts.optimized} after onnxscript, "
-            f"{counts.simplified} after onnxsim"
+            f"{counts.simplified} after onnxsim{', found in the cache' if graph.found else ''}"
         )
         progress.advance()
         graphs.append(graph)
     return graphs
 
 
-def _write(graphs: list[Graph], folder: Path, progress: Progress) -> Graphs:
+def _write(graphs: list[Graph], folder: Path, files: GraphFiles, progress: Progress) -> Graphs:
     specs: dict[str, GraphSpec] = {}
     for graph in graphs:
         progress.stage(f"{graph.name}: weights", total_bytes=graph.nbytes)
-        specs[graph.name] = write_graph(graph, folder, graphs[0], progress.advance)
+        specs[graph.name] = write_graph(graph, folder, files, graphs[0], progress.advance)
     return Graphs(**specs)
 
 
@@ -285,25 +305,11 @@ def _needed_bytes(plan: Plan) -> int:
     return sum(sizes) + 3 * ALIGNMENT * len(sizes) + MANIFEST_BYTES + companions.nbytes(plan.checkpoint)
 
 
-def _requires(graphs: list[Graph]) -> Requires:
-    """By what the graphs hold, on whatever machine they are opened."""
-    import onnxruntime
-
-    operators = {
-        Operator(
-            domain=node.domain,
-            name=node.op_type,
-            inputs=max((at for at, value in enumerate(node.inputs, 1) if value is not None), default=0),
-        )
-        for graph in graphs
-        for node in graph.model.graph
-    }
-    lowest = lowest_version(operators, makes_unsigned=True, untried=onnxruntime.__version__)
-    return Requires(onnxruntime=lowest, opset=OPSET, ir_version=IR_VERSION)
-
-
-def _source(plan: Plan) -> Source:
+def _source(plan: Plan, progress: Progress) -> Source:
     whole, vision, text = model_types(plan.checkpoint.config)
+    licence = license_in(plan.checkpoint.path)
+    if licence is None:
+        progress.note(f"{plan.checkpoint.name} has no card that names its licence: README.md leaves it out")
     return Source(
         checkpoint=plan.checkpoint.name,
         model_type=whole,
@@ -312,33 +318,8 @@ def _source(plan: Plan) -> Source:
         dtype=plan.checkpoint.dtype,
         config_sha256=plan.checkpoint.config_sha256,
         adapters=tuple(adapter.applied() for adapter in plan.adapters) or msgspec.UNSET,
-    )
-
-
-def _precision(plan: Plan) -> Precision:
-    """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
-    recipe, quantized = plan.recipe, plan.form.quantized
-    plain = Precision(
-        name=recipe.float_type,
-        recipe=recipe.name,
-        float_type=recipe.float_type,
-        rotated=plan.config.rotated,
-    )
-    if not quantized:
-        return plain
-    fewest = min(storage.bits or 0 for storage in quantized.values())
-    most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
-    return replace(
-        plain,
-        name=most.weights,
-        bits=most.bits,
-        block_size=most.block_size,
-        symmetric=most.symmetric,
-        accuracy_level=most.accuracy_level,
-        quantized=tuple(quantized),
-        other_bits={
-            name: s.bits for name, s in quantized.items() if s.bits is not None and s.bits != most.bits
-        },
+        base_model=base_model_of(plan.checkpoint.path) or msgspec.UNSET,
+        license=licence or msgspec.UNSET,
     )
 
 

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+NormPlaces = Literal["before", "after", "around", "shared"]
+"""Where a layer's norms stand: before each branch, behind it, both, or one before attention and MLP side by side."""
+QkNorm = Literal["none", "head", "width"]
+"""RMSNorm of queries and keys before they are turned: none, of each head, or of all heads together."""
 Tower = Literal["clip", "siglip", "pixtral"]
 
 
@@ -34,10 +38,30 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Multipliers:
-    """Of Granite's text model: of embeddings, and of what branches add to the residual stream."""
+    """Of Granite's text model: of all that enters the decoder, and of what branches add to the residual stream.
+
+    `table` is Gemma's, of words alone.
+    """
 
     embedding: float = 1.0
     residual: float = 1.0
+    table: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """What layers of one model differ in: how many tokens a token sees, and whether its position turns it."""
+
+    window: int | None
+    turned: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryGrowth:
+    """Queries at a position are times 1 + `beta` · ln(1 + ⌊position / `every`⌋): Ministral 3's, Llama 4's."""
+
+    beta: float
+    every: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +70,16 @@ class TextConfig:
 
     `rotary_dim` is the checkpoint's own head width; `head_dim` is the width that is computed with, which
     `pumice.export.weights.heads` may have rounded up. The rotary embedding turns pair i of a head by `inv_freq[i]`
-    radians a position, and multiplies by `rotary_scale`. `sliding_windows` has for each layer how many tokens a token
-    sees, itself included, or None for all. `norm_offset` is still to be added to the norms' weights as stored: by
-    `pumice.export.weights.norm_offset`, after which it is 0; `multipliers` are to be taken up by weights, by
-    `pumice.export.weights.multipliers`. `attention_multiplier` is what scores are multiplied by, None for
-    1 / √`rotary_dim`.
+    radians a position, and multiplies by `rotary_scale`; pairs of frequency 0 are left alone. `sliding_windows` has for
+    each layer how many tokens a token sees, itself included, or None for all; `unturned_layers` have no rotary
+    embedding. `rms_norm_eps` is of all norms, of either kind. `softcap` bounds scores. `attention_multiplier` is what
+    scores are multiplied by, None for 1 / √`rotary_dim`; `query_growth` makes queries longer with their position.
+
+    Some fields say what weights are still to take up, and are set back by the wrapper of the reader that does it
+    (`pumice.export.weights.plain`): `norm_offset`, which is added to norms' weights; `multipliers`; `renamed`, pairs of
+    a Llama's name and the checkpoint's for a part of a layer; `fused`, what of `qkv` and `gate_up` is stored in one;
+    `neighbours`, pairs of a head that lie side by side rather than in its halves, and an `inv_freq` of fewer pairs
+    than a head has.
     """
 
     hidden_size: int
@@ -73,11 +102,48 @@ class TextConfig:
     norm_offset: float = 0.0
     multipliers: Multipliers = Multipliers()
     attention_multiplier: float | None = None
+    query_growth: QueryGrowth | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_weight: bool = True
+    norm_bias: bool = False
+    norm_places: NormPlaces = "before"
+    qk_norm: QkNorm = "none"
+    gated: bool = True
+    softcap: float | None = None
+    unturned_layers: frozenset[int] = frozenset()
+    renamed: tuple[tuple[str, str], ...] = ()
+    fused: tuple[str, ...] = ()
+    neighbours: bool = False
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """Of every layer."""
+        return tuple(
+            LayerKind(window=window, turned=index not in self.unturned_layers)
+            for index, window in enumerate(self.sliding_windows)
+        )
+
+    @property
+    def foldable(self) -> bool:
+        """Whether all that reads the stream reads it behind an RMSNorm, and all that is added to it comes without."""
+        return self.norm == "rms" and self.norm_places == "before"
 
     @property
     def attention_scale(self) -> float:
         """What scores are multiplied by."""
         return self.rotary_dim**-0.5 if self.attention_multiplier is None else self.attention_multiplier
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """A model's videos: the id that stands for their features, and how those of a frame are made fewer.
+
+    `bilinear` is done behind the projector, by whoever joins the frames (LLaVA-OneVision); `average` and `max` of 2 × 2
+    before it, in the vision encoder (LLaVA-NeXT-Video).
+    """
+
+    token_id: int
+    pooling: Literal["bilinear", "average", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +155,9 @@ class LlavaConfig:
     ViP-LLaVA's projector, None where there is no norm. `image_grid_pinpoints` are the (height, width) in pixels that
     a LLaVA-NeXT fits images into, None where images are not cut into tiles; those of more than `max_tiles` are left
     out of a bundle. `anyres_max` is a LLaVA-OneVision's: the features of more than so many tiles are shrunk, and images
-    of a prompt with several are not cut; None in others. `rotated`: the residual stream is turned by
+    of a prompt with several are not cut; None in others. `merge` is a Mistral 3's: before the projector, features are
+    normed by an RMSNorm of the text model's epsilon, and those of `merge` × `merge` patches become one; None in others.
+    `video` is None where the model takes no videos. `rotated`: the residual stream is turned by
     `pumice.export.weights.rotation`.
     """
 
@@ -105,6 +173,8 @@ class LlavaConfig:
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     max_tiles: int | None = None
     anyres_max: int | None = None
+    merge: int | None = None
+    video: VideoConfig | None = None
     rotated: bool = False
 
     @property
@@ -113,6 +183,11 @@ class LlavaConfig:
         most = float("inf") if self.max_tiles is None else self.max_tiles
         given, tile = self.image_grid_pinpoints or (), self.vision.image_size**2
         return tuple(pair for pair in given if pair[0] * pair[1] // tile <= most)
+
+    @property
+    def token_side(self) -> int:
+        """Pixels each way of what one feature is of, where images vary in size."""
+        return self.vision.patch_size * (self.merge or 1)
 
     @property
     def vision_layers(self) -> int:

@@ -1,6 +1,6 @@
 """The decoder: a Llama (arXiv:2302.13971) over `inputs_embeds` and a KV cache, with logits where they are asked for.
 
-Mistral and Qwen2 differ from it by biases and sliding windows only, which the config has.
+What other text models do otherwise the config says; their layers are in `pumice.models.text_block`.
 """
 
 from __future__ import annotations
@@ -11,106 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pumice.models import fused
-from pumice.models.activations import ACTIVATIONS
 from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.layers import Linear, parameter
+from pumice.models.text_block import Block, Norm, Places, tensor_of
 
 Cache = list[tuple[Tensor, Tensor]]
 """Per layer: key and value, each [B, kv_heads, P, head_dim]."""
-
-
-class Attention(nn.Module):
-    """Grouped-query attention, in the cache's float type; query, key and value are one packed projection."""
-
-    def __init__(self, config: TextConfig, sliding_window: int | None) -> None:
-        super().__init__()
-        self.num_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.sliding_window = sliding_window
-        self.scale = config.attention_scale
-        queries = self.num_heads * config.head_dim
-        packed = queries + 2 * self.kv_heads * config.head_dim
-        self.qkv = Linear(config.hidden_size, packed, bias=config.qkv_bias)
-        self.o_proj = Linear(queries, config.hidden_size, bias=config.o_bias)
-
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor], places: Places, *, projected: bool = True
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [B, T, D] → [B, T, D], or what the last projection would take, and the present key and value."""
-        attention, key, value = fused.group_query_attention(
-            self.qkv(x).to(past[0].dtype),
-            *past,
-            places.seqlens_k,
-            places.total_sequence_length,
-            places.cos_cache,
-            places.sin_cache,
-            num_heads=self.num_heads,
-            kv_num_heads=self.kv_heads,
-            scale=self.scale,
-            sliding_window=self.sliding_window,
-            present_length=places.present_length,
-        )
-        return self.o_proj(attention.to(x.dtype)) if projected else attention, (key, value)
-
-
-class MLP(nn.Module):
-    """The gated MLP."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = Linear(size, inner, bias=bias)
-        self.up_proj = Linear(size, inner, bias=bias)
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.down_proj = Linear(inner, size, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] → [..., D]."""
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Norm(nn.Module):
-    """RMSNorm of the residual stream, alone or with the sum that precedes it."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.weight = parameter(config.hidden_size)
-        self.epsilon = config.rms_norm_eps
-
-    def forward(self, residual: Tensor, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """residual, delta [..., D] → the normed sum, and the sum."""
-        if delta is None:
-            return fused.simplified_layer_norm(residual, self.weight, self.epsilon), residual
-        return fused.skip_simplified_layer_norm(residual, delta, self.weight, self.epsilon)
-
-
-class Block(nn.Module):
-    """A layer. What its MLP adds is left to the next norm, which sums and normalises in one operator."""
-
-    def __init__(self, config: TextConfig, sliding_window: int | None) -> None:
-        super().__init__()
-        self.input_layernorm = Norm(config)
-        self.self_attn = Attention(config, sliding_window)
-        self.post_attention_layernorm = Norm(config)
-        self.mlp = MLP(config)
-
-    def forward(
-        self,
-        residual: Tensor,
-        delta: Tensor | None,
-        past: tuple[Tensor, Tensor],
-        places: Places,
-        rows_BN: Tensor | None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """The stream [B, T, D] and what the layer before adds to it → the same two, and the present key and value.
-
-        With `rows_BN`, only those rows leave: behind the last cache write no others are read.
-        """
-        x, residual = self.input_layernorm(residual, delta)
-        attention, present = self.self_attn(x, past, places)
-        if rows_BN is not None:
-            attention, residual = take_rows(attention, rows_BN), take_rows(residual, rows_BN)
-        x, residual = self.post_attention_layernorm(residual, attention)
-        return residual, self.mlp(x), present
 
 
 class Head(nn.Module):
@@ -134,8 +40,8 @@ class Decoder(nn.Module):
     def __init__(self, config: LlavaConfig, *, greedy: bool = False) -> None:
         super().__init__()
         text = config.text
-        self.greedy = greedy
-        self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
+        self.greedy, self.text = greedy, text
+        self.layers = nn.ModuleList(Block(text, kind) for kind in text.layer_kinds)
         self.norm = Norm(text)
         tied = config.rotated and config.tie_word_embeddings
         self.head_rotation = Linear(text.hidden_size, text.hidden_size, bias=False) if tied else None
@@ -162,9 +68,9 @@ class Decoder(nn.Module):
             logits float32 [B, N, V]; with `greedy` the token of `greedy_token`, int64 [B]; and the cache grown to
             P + T. T > 1 with P > 0 asks for B = 1.
         """
-        places = Places(self, attention_mask)
+        places = Places(self.text, attention_mask, inputs_embeds.shape[1], self.cos_cache, self.sin_cache)
         rows_BN = kept_rows(inputs_embeds.shape, places.seqlens_k.to(torch.int64), num_logits_to_keep)
-        residual, delta, presents = inputs_embeds.to(self.norm.weight.dtype), None, []
+        residual, delta, presents = inputs_embeds.to(self.lm_head.weight.dtype), None, []
         last = len(self.layers) - 1
         for index, (layer, past) in enumerate(zip(self.layers, past_key_values, strict=True)):
             rows = rows_BN if index == last else None
@@ -188,32 +94,22 @@ class Prefill(nn.Module):
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
-        text = config.text
-        self.layers = nn.ModuleList(Block(text, window) for window in text.sliding_windows)
+        self.text = text = config.text
+        self.layers = nn.ModuleList(Block(text, kind) for kind in text.layer_kinds)
         self.register_buffer("cos_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
         self.register_buffer("sin_cache", torch.empty(text.max_position_embeddings, text.head_dim // 2))
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, past_key_values: Cache) -> Cache:
         """The cache grown by T new tokens; shapes and conditions as those of `Decoder.forward`."""
-        places = Places(self, attention_mask)
+        places = Places(self.text, attention_mask, inputs_embeds.shape[1], self.cos_cache, self.sin_cache)
         blocks = [cast(Block, layer) for layer in self.layers]
-        residual, delta, presents = inputs_embeds.to(blocks[0].input_layernorm.weight.dtype), None, []
+        residual, delta, presents = inputs_embeds.to(blocks[0].self_attn.qkv.weight.dtype), None, []
         for block, past in zip(blocks[:-1], past_key_values[:-1], strict=True):
             residual, delta, present = block(residual, delta, past, places, None)
             presents.append(present)
-        x, _ = blocks[-1].input_layernorm(residual, delta)
+        x, _ = blocks[-1].attention_input(residual, delta)
         _, present = blocks[-1].self_attn(x, past_key_values[-1], places, projected=False)
         return [*presents, present]
-
-
-class Places:
-    """Where in the cache each row's new tokens go, as GroupQueryAttention wants to be told."""
-
-    def __init__(self, decoder: Decoder | Prefill, attention_mask: Tensor) -> None:
-        self.present_length = attention_mask.shape[1]
-        self.seqlens_k = (attention_mask.sum(dim=1) - 1).to(torch.int32)
-        self.total_sequence_length = torch.scalar_tensor(self.present_length, dtype=torch.int32)
-        self.cos_cache, self.sin_cache = decoder.cos_cache, decoder.sin_cache
 
 
 def kept_rows(shape: torch.Size, past_last_B: Tensor, num_to_keep: Tensor) -> Tensor:
@@ -234,14 +130,9 @@ def kept_rows(shape: torch.Size, past_last_B: Tensor, num_to_keep: Tensor) -> Te
     count = torch.where(everything, length, kept).item()
     first_end = torch.where(everything, length - 1, length - length).item()
     torch._check(count >= 1)
-    end_B = past_last_B.minimum(_tensor_of(T - 1)).maximum(_tensor_of(first_end))
+    end_B = past_last_B.minimum(tensor_of(T - 1)).maximum(tensor_of(first_end))
     rows_BN = end_B.unsqueeze(1) + torch.arange(1 - count, 1)
-    return rows_BN.clamp(min=0) + (torch.arange(B) * _tensor_of(T)).unsqueeze(1)
-
-
-def _tensor_of(number: int | float) -> Tensor:
-    """A number as int64 [1]."""
-    return torch.arange(number, number + 1)
+    return rows_BN.clamp(min=0) + (torch.arange(B) * tensor_of(T)).unsqueeze(1)
 
 
 def greedy_token(logits: Tensor) -> Tensor:
@@ -251,17 +142,13 @@ def greedy_token(logits: Tensor) -> Tensor:
     return torch.where(finite_B, last_BV.argmax(dim=-1), -1)
 
 
-def take_rows(x: Tensor, rows_BN: Tensor) -> Tensor:
-    """x [B, T, D] → [B, N, D]."""
-    return nn.functional.embedding(rows_BN, x.flatten(0, 1))
-
-
 def rotary_caches(config: TextConfig) -> tuple[Tensor, Tensor]:
     """cos and sin float32 [context, head_dim / 2] of position · frequency (arXiv:2104.09864), times the scale.
 
-    Columns that pad a head beyond its `rotary_dim` stay at angle 0.
+    Columns that pad a head beyond its `rotary_dim` stay at angle 0; of frequency 0, they are not scaled either.
     """
     frequencies = torch.tensor(config.inv_freq, dtype=torch.float32)
     frequencies = nn.functional.pad(frequencies, (0, config.head_dim // 2 - len(frequencies)))
     angles = torch.outer(torch.arange(config.max_position_embeddings).float(), frequencies)
-    return angles.cos() * config.rotary_scale, angles.sin() * config.rotary_scale
+    scale = torch.where(frequencies == 0, 1.0, config.rotary_scale)
+    return angles.cos() * scale, angles.sin() * scale

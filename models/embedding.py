@@ -10,7 +10,7 @@ from pumice.models.layers import parameter
 
 
 class EmbeddingMerge(nn.Module):
-    """Looks token ids up, and puts the rows of `image_features`, in order, where the image token stands.
+    """Looks token ids up, and puts the rows of `image_features`, in order, where the image token stands, or a video's.
 
     input_ids        USER  :  <image> <image>  What  is …
     inputs_embeds     e0   e1    f0      f1     e4   e5 …
@@ -20,6 +20,7 @@ class EmbeddingMerge(nn.Module):
         super().__init__()
         self.weight = parameter(config.text.vocab_size, config.text.hidden_size)
         self.image_token_id = config.image_token_id
+        self.video_token_id = None if config.video is None else config.video.token_id
 
     def forward(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """`input_ids` int64 [B, T], `image_features` [M, D] with M ≥ 0 rows → `inputs_embeds` [B, T, D].
@@ -29,6 +30,8 @@ class EmbeddingMerge(nn.Module):
         """
         embeds = nn.functional.embedding(input_ids, self.weight).to(image_features.dtype)
         is_image = input_ids == self.image_token_id
+        if self.video_token_id is not None:
+            is_image = is_image | (input_ids == self.video_token_id)
         # A row of zeros in front keeps the gather valid for M = 0; the others are counted from 1.
         rows = torch.cat((image_features.new_zeros(1, image_features.shape[1]), image_features))
         order = torch.cumsum(is_image.flatten().to(torch.int64), dim=0).view_as(input_ids)

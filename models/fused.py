@@ -7,6 +7,8 @@ The `com.microsoft` operators are described in ONNX Runtime's docs/ContribOperat
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,51 +49,61 @@ def skip_simplified_layer_norm(
 
 
 def group_query_attention(
-    qkv: Tensor,
+    query: Tensor,
     past_key: Tensor,
     past_value: Tensor,
     seqlens_k: Tensor,
     total_sequence_length: Tensor,
-    cos_cache: Tensor,
-    sin_cache: Tensor,
+    cos_cache: Tensor | None,
+    sin_cache: Tensor | None,
     *,
     num_heads: int,
     kv_num_heads: int,
     scale: float,
     sliding_window: int | None,
     present_length: int | torch.SymInt,
+    key: Tensor | None = None,
+    value: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention with packed QKV, rotary embedding inside, over a growing cache.
+    """Causal attention, rotary embedding inside, over a growing cache.
 
     Args:
-        qkv: [B, T, (num_heads + 2·kv_num_heads)·K], prompts padded on the right.
+        query: [B, T, num_heads·K], prompts padded on the right; with `key` and `value` None all three side by side,
+            [B, T, (num_heads + 2·kv_num_heads)·K].
         past_key, past_value: [B, kv_num_heads, P, K].
         seqlens_k: int32 [B], each row's number of real tokens, past and new, less one.
         total_sequence_length: int32 scalar, P + T; `present_length` is the same as a size.
-        cos_cache, sin_cache: [context, K/2].
+        cos_cache, sin_cache: [context, K/2]; None where positions turn nothing.
         scale: what scores are multiplied by before the softmax.
         sliding_window: how many tokens a token sees, itself included; None for all before it.
+        key, value: [B, T, kv_num_heads·K].
+        softcap: c of c·tanh(score / c), None for scores as they are.
 
     Returns:
         attention [B, T, num_heads·K], and present key and value [B, kv_num_heads, P + T, K].
         Rows beyond a prompt's real tokens hold no meaning.
     """
     if torch.onnx.is_in_onnx_export():
-        B, T, _ = qkv.shape
+        B, T, _ = query.shape
         head_dim = past_key.shape[-1]
         present = (B, kv_num_heads, present_length, head_dim)
-        window = {} if sliding_window is None else {"local_window_size": sliding_window}
-        attention, key, value = symbolic_multi_out(
+        attributes: dict[str, Any] = {"num_heads": num_heads, "kv_num_heads": kv_num_heads}
+        attributes |= {"scale": scale, "do_rotary": int(cos_cache is not None)}
+        attributes |= {} if sliding_window is None else {"local_window_size": sliding_window}
+        attributes |= {} if softcap is None else {"softcap": softcap}
+        caches = () if cos_cache is None else (cos_cache, sin_cache)
+        attention, present_key, present_value = symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
-            (qkv, None, None, past_key, past_value, seqlens_k, total_sequence_length, cos_cache, sin_cache),
-            {"num_heads": num_heads, "kv_num_heads": kv_num_heads, "scale": scale, "do_rotary": 1, **window},
-            dtypes=(qkv.dtype, past_key.dtype, past_value.dtype),
+            (query, key, value, past_key, past_value, seqlens_k, total_sequence_length, *caches),
+            attributes,
+            dtypes=(query.dtype, past_key.dtype, past_value.dtype),
             shapes=((B, T, num_heads * head_dim), present, present),
             version=1,
         )
-        return attention, key, value
+        return attention, present_key, present_value
     return _eager_group_query_attention(
-        qkv,
+        query if key is None or value is None else torch.cat((query, key, value), dim=-1),
         past_key,
         past_value,
         seqlens_k,
@@ -101,6 +113,7 @@ def group_query_attention(
         kv_num_heads,
         scale,
         sliding_window,
+        softcap,
     )
 
 
@@ -109,20 +122,23 @@ def _eager_group_query_attention(
     past_key: Tensor,
     past_value: Tensor,
     seqlens_k: Tensor,
-    cos_cache: Tensor,
-    sin_cache: Tensor,
+    cos_cache: Tensor | None,
+    sin_cache: Tensor | None,
     num_heads: int,
     kv_num_heads: int,
     scale: float,
     sliding_window: int | None,
+    softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, _ = qkv.shape
     P, head_dim = past_key.shape[2:]
     q, k, v = qkv.view(B, T, -1, head_dim).split((num_heads, kv_num_heads, kv_num_heads), dim=2)
     first_B1 = (seqlens_k.long() + 1 - T).clamp(min=0)[:, None] if P else torch.zeros(B, 1, dtype=torch.long)
-    positions_BT = (first_B1 + torch.arange(T)).clamp(max=cos_cache.shape[0] - 1)
-    cos, sin = cos_cache[positions_BT][:, :, None], sin_cache[positions_BT][:, :, None]
-    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    positions_BT = (first_B1 + torch.arange(T)).clamp(max=P + T - 1)
+    if cos_cache is not None and sin_cache is not None:
+        places_BT = positions_BT.clamp(max=cos_cache.shape[0] - 1)
+        cos, sin = cos_cache[places_BT][:, :, None], sin_cache[places_BT][:, :, None]
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
 
     key, value = (F.pad(past, (0, 0, 0, T)) for past in (past_key, past_value))  # [B, kv, P+T, K]
     at = positions_BT[:, None, :, None].expand(B, kv_num_heads, T, head_dim)
@@ -132,9 +148,19 @@ def _eager_group_query_attention(
     visible = distance >= 0
     if sliding_window is not None:
         visible = visible & (distance < sliding_window)
-    attention = F.scaled_dot_product_attention(
-        q.transpose(1, 2), key, value, attn_mask=visible, scale=scale, enable_gqa=num_heads != kv_num_heads
-    )
+    if softcap is None:
+        attention = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            key,
+            value,
+            attn_mask=visible,
+            scale=scale,
+            enable_gqa=num_heads != kv_num_heads,
+        )
+    else:
+        keys, values = (x.repeat_interleave(num_heads // kv_num_heads, dim=1) for x in (key, value))
+        scores = softcap * torch.tanh(q.transpose(1, 2) @ keys.transpose(2, 3) * scale / softcap)
+        attention = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ values
     return attention.transpose(1, 2).reshape(B, T, -1), key, value
 
 
@@ -142,6 +168,25 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding (arXiv:2104.09864), halves not interleaved: x [B, T, heads, K], cos and sin [B, T, 1, K/2]."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """[B, T, heads·K] → [B, T, heads, K]."""
+    return _reshaped(x, (x.shape[-1] // head_dim, head_dim))
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[B, T, heads, K] → [B, T, heads·K]."""
+    return _reshaped(x, (x.shape[-2] * x.shape[-1],))
+
+
+def _reshaped(x: Tensor, last: tuple[int, ...]) -> Tensor:
+    """x with other sizes behind its first two, which ONNX's Reshape keeps at 0: no shape is computed at run time."""
+    shape = (*x.shape[:2], *last)
+    if torch.onnx.is_in_onnx_export():
+        sizes = torch.cat([torch.full((1,), size, dtype=torch.int64) for size in (0, 0, *last)])
+        return symbolic("Reshape", (x, sizes), dtype=x.dtype, shape=shape)
+    return x.reshape(shape)
 
 
 def multi_head_attention(

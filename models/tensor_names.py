@@ -10,7 +10,7 @@ import re
 
 from pumice.errors import CheckpointError
 from pumice.models.config import LlavaConfig
-from pumice.models.text_weights import decoder_weights, embedding_weights
+from pumice.models.text_weights import decoder_weights, embedding_weights, stored_shapes
 from pumice.models.vision_weights import vision_encoder_weights
 
 _RENAMES = (
@@ -36,12 +36,13 @@ def check_names(config: LlavaConfig, tensors: dict[str, tuple[int, ...]]) -> Non
     Raises:
         CheckpointError: tensors missing, left over, or of another shape; the message lists them.
     """
-    wanted = {
+    read = {
         name: shape
         for table in (vision_encoder_weights, embedding_weights, decoder_weights)
         for weight in table(config).values()
         for name, shape in weight.sources
     }
+    wanted = stored_shapes(config.text, read)
     missing = sorted(set(wanted) - set(tensors))
     surplus = sorted(name for name in set(tensors) - set(wanted) if not _is_never_read(name, config))
     if missing or surplus:

@@ -104,5 +104,9 @@ def _projector(config: LlavaConfig) -> Table:
     table: Table = {}
     if config.projector_layer_norm_eps is not None:
         table |= norm("projector.norm", f"{at}.projector_layernorm", features)
+    if config.merge is not None:
+        table["merger.norm_weight"] = plain(f"{at}.norm.weight", features)
+        merging = f"{at}.patch_merger.merging_layer"
+        table |= linear("merger.merging_layer", merging, features * config.merge**2, features, False)
     table |= linear("projector.linear_1", f"{at}.linear_1", features, width, bias)
     return table | linear("projector.linear_2", f"{at}.linear_2", width, width, bias)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         EngineClosedError,
         ExportError,
         GenerationError,
+        HubError,
         ImageError,
         InsufficientMemoryError,
         PromptError,
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
         QueueFullError,
         SchemaVersionError,
         UsageError,
+        VideoError,
     )
     from pumice.images.prepared import ImageFeatures
+    from pumice.images.videos import Video
     from pumice.loading import load
     from pumice.model import Model
-    from pumice.prompt.builder import Prepared
+    from pumice.prompt.prepared import Prepared
     from pumice.prompt.template import ChatTemplate
     from pumice.prompt.texts import TextTokenizer
     from pumice.result import Generation, Timings, TokenLogprob, TokenLogprobs, Usage
@@ -59,6 +62,7 @@ __all__ = [
     "Generation",
     "GenerationError",
     "Histogram",
+    "HubError",
     "ImageError",
     "ImageFeatures",
     "InsufficientMemoryError",
@@ -75,6 +79,8 @@ __all__ = [
     "TokenLogprobs",
     "Usage",
     "UsageError",
+    "Video",
+    "VideoError",
     "load",
 ]
 
@@ -93,13 +99,14 @@ _MODULES = {
     "Histogram": "engine",
     "ImageFeatures": "images.prepared",
     "Model": "model",
-    "Prepared": "prompt.builder",
+    "Prepared": "prompt.prepared",
     "TextStream": "stream",
     "TextTokenizer": "prompt.texts",
     "Timings": "result",
     "TokenLogprob": "result",
     "TokenLogprobs": "result",
     "Usage": "result",
+    "Video": "images.videos",
     "load": "loading",
 }
 """Where a public name is defined, if not in `errors`: imported at its first use, so that `import pumice` is quick."""

@@ -20,8 +20,9 @@ from typing import Any, NoReturn, TypeAlias, Unpack
 from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
 from pumice.generation.options import GenerationArguments
-from pumice.images.files import ImageInput, image_list
+from pumice.images.files import ImageInput
 from pumice.images.prepared import PromptImage
+from pumice.images.videos import Video, VideoInput, is_video, media_list
 from pumice.pipeline import Pipeline
 from pumice.prompt.conversation import apart, image_count, message_text
 from pumice.prompt.message_images import gathered
@@ -32,11 +33,12 @@ from pumice.stream import TextStream, asked_twice
 Content: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 """What is said: text, or parts of a message, of which some may be images."""
 Images: TypeAlias = "Sequence[ImageInput | PromptImage] | ImageInput | PromptImage | None"
+Videos: TypeAlias = "Sequence[VideoInput | PromptImage] | VideoInput | PromptImage | None"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """A question with its images, and the answer to it; in `content` there is a bare place for each image."""
+    """A question with its images and videos, and the answer to it; in `content` there is a bare place for each."""
 
     content: Content
     images: tuple[PromptImage, ...]
@@ -46,7 +48,7 @@ class _Turn:
     def messages(self) -> list[dict[str, Any]]:
         """The turn in the Hugging Face form."""
         return [
-            _question(self.content, len(self.images)),
+            _question(self.content, self.images),
             {"role": "assistant", "content": [{"type": "text", "text": self.answer}]},
         ]
 
@@ -90,7 +92,7 @@ class Chat:
 
     @property
     def images(self) -> tuple[PromptImage, ...]:
-        """The conversation's images as they were prepared, in the order of their places in `messages`."""
+        """The conversation's images and videos as they were prepared, in the order of their places in `messages`."""
         return tuple(image for turn in self._turns for image in turn.images)
 
     @property
@@ -122,12 +124,12 @@ class Chat:
             messages = _system_messages(text)
             spoken = [message for turn in self._turns for message in turn.messages]
             self.pipeline.builder.prepare(
-                [*messages, *spoken[:-1]] if spoken else [*messages, _question("", 0)], self.images
+                [*messages, *spoken[:-1]] if spoken else [*messages, _question("", ())], self.images
             )
             self._system = messages
 
     def restore(
-        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput | PromptImage]
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput | PromptImage | Video]
     ) -> None:
         """Another conversation in place of this one: `messages` as the property gives them, with all their images.
 
@@ -148,22 +150,33 @@ class Chat:
                 turns.append(_Turn(content=message_text(question), images=own, answer=message_text(answer)))
                 used += count
             if turns or system is not None:
-                before = [message for turn in turns for message in turn.messages][:-1] or [_question("", 0)]
+                before = [message for turn in turns for message in turn.messages][:-1] or [_question("", ())]
                 self.pipeline.builder.prepare([*_system_messages(system), *before], prepared)
             self._system, self._turns = _system_messages(system), tuple(turns)
 
     def send(
-        self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+        self,
+        text: Content,
+        images: Images = None,
+        *,
+        videos: Videos = None,
+        **options: Unpack[GenerationArguments],
     ) -> Generation:
-        """Say something, with images or without; returns the answer. Raises as `Model.generate` and `stream`.
+        """Say something, with images and videos or without; returns the answer.
 
-        `text` may also be the parts of a message, images among them; `images` take the bare places.
+        `text` may also be the parts of a message, images among them; `images` and `videos` take the bare places.
+        Raises as `Model.generate` and `stream`.
         """
         with self._alone():
-            return _whole(self._ask(self._turns, text, image_list(images), options))
+            return _whole(self._ask(self._turns, text, media_list(images, videos), options))
 
     def stream(
-        self, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+        self,
+        text: Content,
+        images: Images = None,
+        *,
+        videos: Videos = None,
+        **options: Unpack[GenerationArguments],
     ) -> TextStream:
         """Say something; returns the answer's stream.
 
@@ -174,7 +187,7 @@ class Chat:
             UsageError: another thread is being answered.
         """
         with self._alone():
-            return self._ask(self._turns, text, image_list(images), options)
+            return self._ask(self._turns, text, media_list(images, videos), options)
 
     def regenerate(self, **options: Unpack[GenerationArguments]) -> Generation:
         """Answer the last question again; its earlier answer is forgotten. Raises as `rewind` and `send`."""
@@ -187,16 +200,24 @@ class Chat:
             return self._ask_again(options)
 
     def edit(
-        self, turn: int, text: Content, images: Images = None, **options: Unpack[GenerationArguments]
+        self,
+        turn: int,
+        text: Content,
+        images: Images = None,
+        *,
+        videos: Videos = None,
+        **options: Unpack[GenerationArguments],
     ) -> Generation:
         """Say something else in a turn, 0 the first and -1 the last; it and those after it are forgotten.
 
-        `images` are the turn's images from now on; None keeps those that it had. Raises as `rewind` and `send`.
+        `images` and `videos` are the turn's from now on; None of both keeps those that it had. Raises as `rewind` and
+        `send`.
         """
         with self._alone():
             turns = self._turns
             index = _index(turn, turns)
-            prepared = turns[index].images if images is None else image_list(images)
+            kept = images is None and videos is None
+            prepared = turns[index].images if kept else media_list(images, videos)
             return _whole(self._ask(turns[:index], text, prepared, options))
 
     def rewind(self, turn: int) -> None:
@@ -236,14 +257,14 @@ class Chat:
         """The stream of an answer to a question that follows some turns."""
         started, pipeline, conversation = time.perf_counter(), self.pipeline, self._conversation
         if not isinstance(text, str):
-            (taken,), images = gathered([_question(text, len(images))], images)
+            (taken,), images = gathered([_question(text, images)], images)
             text = taken["content"]
         earlier = [image for turn in before for image in turn.images]
         messages: list[Any] = [*self._system]
         for turn in before:
-            messages += [self._asked(turn.content, len(turn.images)), turn.messages[1]]
+            messages += [self._asked(turn.content, turn.images), turn.messages[1]]
         request = pipeline.request(
-            [*messages, self._asked(text, len(images))],
+            [*messages, self._asked(text, images)],
             [*earlier, *images],
             pipeline.options({**self._options, **options}),
             started=started,
@@ -262,10 +283,11 @@ class Chat:
         self._stream = TextStream(scheduler, request, on_end=remember)
         return self._stream
 
-    def _asked(self, content: Content, images: int) -> Any:
+    def _asked(self, content: Content, images: Sequence[Any]) -> Any:
         """A question as the prompt takes it: an image's token that is written in plain text is its place."""
         if isinstance(content, str):
-            return self.pipeline.builder.question(content, images)
+            videos = sum(map(is_video, images))
+            return self.pipeline.builder.question(content, len(images) - videos, videos)
         return _question(content, images)
 
     def _roomy_cache(self, request: Request) -> KVCache:
@@ -283,10 +305,11 @@ def _index(turn: int, turns: Sequence[_Turn]) -> int:
     return turn % len(turns)
 
 
-def _question(text: Content, images: int) -> dict[str, Any]:
+def _question(text: Content, images: Sequence[Any]) -> dict[str, Any]:
     if not isinstance(text, str):
         return {"role": "user", "content": text}
-    return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+    media = [{"type": "video" if is_video(image) else "image"} for image in images]
+    return {"role": "user", "content": [*media, {"type": "text", "text": text}]}
 
 
 def _system_messages(text: str | None) -> list[dict[str, Any]]:

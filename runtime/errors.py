@@ -6,9 +6,11 @@ PumiceError                 the root: catch this
 ├── CheckpointError         a checkpoint cannot be read, or is not supported
 ├── ExportError             a bundle cannot be written
 ├── BundleError             a bundle cannot be trusted or opened
-│   └── SchemaVersionError  it was written for a newer pumice
+│   ├── SchemaVersionError  it was written for a newer pumice
+│   └── HubError            it cannot be fetched from the hub, or pushed there
 ├── OptimizeError           a copy of a bundle for this machine cannot be made
 ├── ImageError              an image cannot be read, or is too large
+│   └── VideoError          a video cannot be read, or is too large or too long
 ├── PromptError             a prompt and its images do not fit each other
 │   └── ContextLengthError  the prompt is longer than the model's context
 ├── GenerationError         no answer can be made: logits that are not finite, options that leave no token
@@ -66,12 +68,20 @@ class SchemaVersionError(BundleError):
     """A bundle whose manifest is of a newer schema than this pumice reads."""
 
 
+class HubError(BundleError):
+    """The hub cannot be reached, refuses, or has something else; or nobody is logged in."""
+
+
 class OptimizeError(PumiceError):
     """A copy of a bundle for this machine cannot be written or removed: disk full, folder read-only."""
 
 
 class ImageError(PumiceError):
     """An image that cannot be decoded, is of a refused format, or is too large."""
+
+
+class VideoError(ImageError):
+    """A video that cannot be read, is too large or too long, or has frames that are no images."""
 
 
 class PromptError(PumiceError, ValueError):

@@ -9,9 +9,10 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from pumice.bundle.folder import Bundle, bundle_folder, open_bundle
+from pumice.bundle.folder import Bundle, open_bundle
 from pumice.bundle.optimized import Optimized, find
 from pumice.bundle.plan import default_feature_cache_bytes, default_prefix_cache_bytes
 from pumice.decoder.decoder import Decoder
@@ -19,6 +20,7 @@ from pumice.decoder.prefix_cache import PrefixCache
 from pumice.errors import BundleError, UsageError
 from pumice.generation.grammar import GrammarCompiler
 from pumice.generation.make import StrategyMaker
+from pumice.hub.location import locate
 from pumice.manifest import Manifest
 from pumice.manifest.regular_file import named
 from pumice.model import Model
@@ -47,6 +49,7 @@ _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 def load(
     bundle: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     low_memory: bool = False,
@@ -60,7 +63,9 @@ def load(
     """Open a bundle, check every file of it, and make it ready to generate.
 
     Args:
-        bundle: the folder that `pumice export` wrote.
+        bundle: the folder that `pumice export` wrote; or, where there is no such folder, `org/name` on the Hugging
+            Face hub, or `org/name@revision`, which is fetched into the hub's cache (docs/hub.md).
+        revision: a branch, a tag or a commit of a bundle on the hub; its main branch by default.
         device: `auto` (CUDA where it is usable, else the CPU), `cpu`, or `cuda`.
         threads: threads to compute with; by default as many as the process may use CPUs.
         low_memory: leave weights in their files, which the system may drop from memory and read again, rather than
@@ -79,7 +84,7 @@ def load(
             most, shared by any number of processes and bundles.
 
     Raises:
-        BundleError: missing, changed, or not a bundle that this pumice can run.
+        BundleError: missing, changed, or not a bundle that this pumice can run; `HubError` where the hub has none.
         DeviceError: `cuda` was asked for and cannot be used.
         OptimizeError: `optimized` is True and the copy cannot be written.
         UsageError: an unknown device, or a number outside its interval.
@@ -91,7 +96,7 @@ def load(
     ):
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
             raise UsageError(f"{name} is {size!r}, expected a number of bytes, 0 or more")
-    opened, copy = _opened(bundle, optimized)
+    opened, copy = _opened(locate(bundle, revision, tell=logger.info), optimized)
     manifest = opened.manifest
     _check_context(context_length, manifest)
     wanted: dict[str, Any] = {
@@ -124,7 +129,7 @@ def load(
         strategies=StrategyMaker(
             tokenizer=tokenizer,
             grammars=GrammarCompiler(tokenizer_json, manifest.tokens.eos_ids),
-            image_token_id=manifest.image_tokens.token_id,
+            feature_token_ids=manifest.feature_token_ids,
             drafts_by_default=drafts_pay(manifest),
         ),
         load_s=time.perf_counter() - started,
@@ -144,10 +149,10 @@ def _check_context(context_length: int | None, manifest: Manifest) -> None:
         )
 
 
-def _opened(bundle: str | os.PathLike[str], optimized: bool | None) -> tuple[Bundle, Optimized | None]:
+def _opened(folder: Path, optimized: bool | None) -> tuple[Bundle, Optimized | None]:
     """The bundle, and its copy for this machine if that is to be used."""
-    copy = None if optimized is False else find(bundle_folder(bundle))
-    opened = open_bundle(bundle, unchanged=() if copy is None else copy.unchanged)
+    copy = None if optimized is False else find(folder)
+    opened = open_bundle(folder, unchanged=() if copy is None else copy.unchanged)
     if optimized and copy is None:
         copy = make(opened)
     return opened, copy
@@ -192,7 +197,7 @@ def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:
         template.start()
     tokenizer = PromptTokenizer(
         bundle.read(manifest.chat.tokenizer_file),
-        reserved=[*manifest.image_tokens.special_texts, *variables.values()],
+        reserved=[*manifest.media_texts, *variables.values()],
         template=template.source if template else "",
     )
     return template, tokenizer

@@ -18,11 +18,13 @@ from pumice.bundle.plan import fitting_slots
 from pumice.chat import Chat
 from pumice.errors import PumiceError, UsageError
 from pumice.generation.options import GenerationArguments, GenerationOptions
-from pumice.images.files import ImageInput, image_list
+from pumice.images.files import ImageInput
 from pumice.images.prepared import ImageFeatures
+from pumice.images.videos import Video, VideoInput, media_list, video_list
 from pumice.manifest import Manifest
 from pumice.pipeline import Pipeline
-from pumice.prompt.builder import Prepared, Prompt
+from pumice.prompt.builder import Prompt
+from pumice.prompt.prepared import Prepared
 from pumice.result import Generation
 from pumice.scheduler.request import Request
 from pumice.scheduler.scheduler import Scheduler
@@ -33,6 +35,7 @@ from pumice.vision.features import PromptFeatures, encode_together
 Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
 Image: TypeAlias = "ImageInput | ImageFeatures"
 Images: TypeAlias = "Sequence[Image] | Image | None"
+Videos: TypeAlias = "Sequence[VideoInput | ImageFeatures] | VideoInput | ImageFeatures | None"
 
 BATCH = 8
 """Prompts of a list that are answered at once."""
@@ -86,7 +89,13 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str | Messages, images: Images = None, *, raw: bool = False, **options: Any
+        self,
+        prompt: str | Messages,
+        images: Images = None,
+        *,
+        videos: Videos = None,
+        raw: bool = False,
+        **options: Any,
     ) -> Generation: ...
 
     @overload
@@ -95,12 +104,13 @@ class Model:
         prompt: list[str] | list[Messages],
         images: Sequence[Images] | None = None,
         *,
+        videos: Sequence[Videos] | None = None,
         raw: bool = False,
         **options: Unpack[GenerationArguments],
     ) -> list[Generation]: ...
 
     def generate(
-        self, prompt: Any, images: Any = None, *, raw: bool = False, **options: Any
+        self, prompt: Any, images: Any = None, *, videos: Any = None, raw: bool = False, **options: Any
     ) -> Generation | list[Generation]:
         """Answer a prompt, or several together.
 
@@ -109,6 +119,8 @@ class Model:
             images: the images, in the order of their places in the prompt; for several prompts, a list for each.
                 An image is a path, encoded bytes, a `data:` URI, a PIL image, an array, or what `encode_image` gave
                 (docs/images.md). Messages may hold images themselves.
+            videos: the videos likewise, of a model that takes them: each a list of images, an array
+                [frames, height, width, 3], a file, or a `pumice.Video` with a number of frames (docs/video.md).
             raw: take the prompt as it stands, special tokens and `<image>` places included.
             **options: transformers' names and meanings, with the checkpoint's defaults (docs/generation.md):
                 `max_new_tokens`, `do_sample`, `temperature`, `num_beams`, `stop_strings`, `json_schema`, `seed`, ….
@@ -125,17 +137,17 @@ class Model:
             GenerationError: the model gave logits that are not finite, or the options leave no token to choose.
         """
         if not _is_list_of_prompts(prompt):
-            stream = self.stream(prompt, images, raw=raw, **options)
+            stream = self.stream(prompt, images, videos=videos, raw=raw, **options)
             for _ in stream:
                 pass
             return stream.results if len(stream.results) > 1 else stream.result
         started, chosen = time.perf_counter(), self.pipeline.options(options)
         requests = []
-        for p, prepared in zip(prompt, _images_of_each(images, len(prompt)), strict=True):
+        stills = _images_of_each(images, len(prompt), "images")
+        for p, own, clips in zip(prompt, stills, _images_of_each(videos, len(prompt), "videos"), strict=True):
             try:
-                requests.append(
-                    self.pipeline.request(p, image_list(prepared), chosen, started=started, raw=raw)
-                )
+                media = media_list(own, clips)
+                requests.append(self.pipeline.request(p, media, chosen, started=started, raw=raw))
             except PumiceError as error:
                 raise type(error)(f"prompt {len(requests)}: {error}") from error
         return self._answers(requests)
@@ -145,6 +157,7 @@ class Model:
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         raw: bool = False,
         **options: Unpack[GenerationArguments],
     ) -> TextStream:
@@ -154,7 +167,8 @@ class Model:
         those of `generate`.
         """
         started, chosen = time.perf_counter(), self.pipeline.options(options)
-        request = self.pipeline.request(prompt, image_list(images), chosen, started=started, raw=raw)
+        media = media_list(images, videos)
+        request = self.pipeline.request(prompt, media, chosen, started=started, raw=raw)
         return TextStream(self._scheduler([request]), request)
 
     def chat(self, *, system: str | None = None, **options: Unpack[GenerationArguments]) -> Chat:
@@ -171,11 +185,20 @@ class Model:
         (prepared,) = self.pipeline.builder.images([image])
         return self.pipeline.encoder.encode([prepared], Cancellation())[0]
 
+    def encode_video(self, video: VideoInput) -> ImageFeatures:
+        """A video's features, which `videos=[…]` takes in its place. Raises as `encode_image`."""
+        given = video_list(video)
+        if len(given) != 1 or not isinstance(given[0], Video):
+            raise UsageError(f"{len(given)} videos were given, expected one")
+        (prepared,) = self.pipeline.builder.images(given)
+        return self.pipeline.encoder.encode([prepared], Cancellation())[0]
+
     def prepare(
         self,
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         raw: bool = False,
         continue_final_message: bool = False,
         add_generation_prompt: bool | None = None,
@@ -183,22 +206,25 @@ class Model:
         """What the graphs take: `input_ids` int64 [1, T] and `pixel_values` float32 [N, 3, H, W], without generating.
 
         Where images vary in size, `pixel_values` are padded with zeros below and to the right, and `image_sizes`
-        int64 [N, 2] has each image's (height, width); `pixel_arrays` has them without padding.
+        int64 [N, 2] has each image's (height, width); `pixel_arrays` has them without padding. `video_arrays` has the
+        videos' frames.
 
         `continue_final_message` and `add_generation_prompt` are the options of `generate`.
         Raises as `generate`; a prompt may fill the whole context.
         """
         return self.pipeline.builder.prepare(
             prompt,
-            image_list(images),
+            media_list(images, videos),
             raw=raw,
             continue_final_message=continue_final_message,
             add_generation_prompt=add_generation_prompt,
         )
 
-    def logits(self, prompt: Prompt, images: Images = None, *, raw: bool = False) -> NDArray[np.float32]:
+    def logits(
+        self, prompt: Prompt, images: Images = None, *, videos: Videos = None, raw: bool = False
+    ) -> NDArray[np.float32]:
         """Logits after each token of the prompt, float32 [T, V]. Raises as `prepare`, and `GenerationError`."""
-        prepared = self.prepare(prompt, images, raw=raw)
+        prepared = self.prepare(prompt, images, videos=videos, raw=raw)
         features = PromptFeatures(prepared.images, self.pipeline.encoder)
         return self.pipeline.decoder.all_logits(
             prepared.input_ids[0].tolist(), features.rows(0, Cancellation())
@@ -234,15 +260,15 @@ def _is_list_of_prompts(prompt: object) -> bool:
     return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], (str, list, tuple))
 
 
-def _images_of_each(images: Any, prompts: int) -> list[Images]:
-    """The images of each of several prompts."""
+def _images_of_each(images: Any, prompts: int, what: str) -> list[Any]:
+    """The images, or videos, of each of several prompts."""
     if images is None:
         return [None] * prompts
     grouped = isinstance(images, (list, tuple)) and all(
         i is None or isinstance(i, (list, tuple)) for i in images
     )
-    request = f"{prompts} {'prompt was' if prompts == 1 else 'prompts were'} given, expected images to be"
-    lists = f"{prompts} {'list' if prompts == 1 else 'lists'} of images, one for each prompt"
+    request = f"{prompts} {'prompt was' if prompts == 1 else 'prompts were'} given, expected {what} to be"
+    lists = f"{prompts} {'list' if prompts == 1 else 'lists'} of {what}, one for each prompt"
     if not grouped:
         raise UsageError(f"{request} {lists}, got {_described(images)}")
     if len(images) != prompts:

@@ -19,10 +19,8 @@ from pumice.decoder.prefix_keys import prompt_keys
 from pumice.errors import ContextLengthError
 from pumice.generation.make import StrategyMaker
 from pumice.generation.options import GenerationOptions, resolve
-from pumice.images.files import ImageInput
-from pumice.images.prepared import PromptImage
 from pumice.manifest import Manifest
-from pumice.prompt.builder import Prompt, PromptBuilder
+from pumice.prompt.builder import Given, Prompt, PromptBuilder
 from pumice.prompt.tokenizer import PromptTokenizer
 from pumice.scheduler.request import Clock, Request
 from pumice.scheduler.scheduler import Scheduler
@@ -62,7 +60,7 @@ class Pipeline:
     def request(
         self,
         prompt: Prompt,
-        images: Sequence[ImageInput | PromptImage],
+        images: Sequence[Given],
         options: GenerationOptions,
         *,
         started: float,
@@ -87,7 +85,7 @@ class Pipeline:
         features = PromptFeatures(prepared.images, self.encoder)
         return Request(
             ids,
-            prompt_keys(ids, self.manifest.image_tokens.token_id, features.images),
+            prompt_keys(ids, self.manifest.feature_token_ids, features.images),
             features,
             self.strategies(prepared.input_ids[0], dataclasses.replace(options, max_new_tokens=limit)),
             Clock(started=started, load_s=self.load_s, preprocess_s=time.perf_counter() - began),

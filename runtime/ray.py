@@ -42,7 +42,8 @@ class BatchGenerator:
     """Answers batches of rows. One actor holds one model and one engine, for as long as it lives.
 
     Args:
-        bundle: a folder that every machine of the cluster sees.
+        bundle: a folder that every machine of the cluster sees, or `org/name` on the hub, which each machine fetches.
+        revision: a branch, a tag or a commit of a bundle on the hub.
         columns: where a record's fields are: `{"image": "bytes", "id": "path"}`. By default every field is in the
             column of its name: id, prompt or messages, image or images. A row without id has its number within its
             batch, by which sampling draws: give ids.
@@ -63,6 +64,7 @@ class BatchGenerator:
         self,
         bundle: str | os.PathLike[str],
         *,
+        revision: str | None = None,
         columns: Mapping[str, str] | None = None,
         prompt: str | None = None,
         raw: bool = False,
@@ -76,7 +78,9 @@ class BatchGenerator:
         self._fields = {name: name for name in _FIELDS} | dict(columns or {})
         if unknown := sorted(set(self._fields) - set(_FIELDS)):
             raise UsageError(f"columns has the unknown field {unknown[0]!r}; expected {', '.join(_FIELDS)}")
-        model = load(bundle, device=device, threads=_cpus() if threads is None else threads)
+        model = load(
+            bundle, revision=revision, device=device, threads=_cpus() if threads is None else threads
+        )
         model.options(**options)  # what is wrong with all rows is no row's fault
         self._engine = Engine(model, slots=slots, context=context, max_queue=2 * slots)
         self._slots, self._prompt, self._raw, self._folder = slots, prompt, raw, folder
@@ -108,7 +112,7 @@ class BatchGenerator:
         return row
 
 
-_FIELDS = ("id", "prompt", "messages", "image", "images")
+_FIELDS = ("id", "prompt", "messages", "image", "images", "video", "videos")
 
 
 def _plain(value: Any) -> Any:

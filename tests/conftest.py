@@ -6,7 +6,9 @@ is left out by name (tests/without_export.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,18 @@ settings.load_profile("default")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Copies that the user's own `pumice optimize` has made are not for tests: they change what is in memory."""
+    """Copies that the user's own `pumice optimize` has made are not for tests: they change what is in memory.
+
+    Structures of graphs are kept for the length of the session, by all its processes together: families' small graphs
+    are then traced once. Tests of tracing call the tracers, or export without the cache.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    (folder / "graphs").symlink_to(shared)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUMICE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PUMICE_CACHE_DIR", str(folder))
         yield
 
 
@@ -60,6 +71,21 @@ def pebble_bundle_cuda(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPat
     bundle = tmp_path_factory.mktemp("bundles") / "pebble-cuda-fp16"
     export_bundle(pebble_checkpoint, bundle, recipe="cuda-fp16")
     return bundle
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Of a family of `tests.factory.FAMILIES`: the folder that has its `checkpoint`, and its `bundle` in float32."""
+    from pumice.export.pipeline import export_bundle
+    from tests.factory import FAMILIES
+
+    @cache
+    def folder_of(family: str) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        export_bundle(FAMILIES[family](folder / "checkpoint"), folder / "bundle", precision="fp32")
+        return folder
+
+    return folder_of
 
 
 def _bundle(checkpoint: Path, folders: pytest.TempPathFactory, config: pytest.Config, precision: str) -> Path:

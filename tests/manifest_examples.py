@@ -17,8 +17,10 @@ NAMES = (
     "llava-llama-3-llama3",
     "llava-next",
     "llava-onevision",
+    "llava-next-video",
     "vip-llava",
     "pixtral",
+    "mistral-small",
 )
 
 

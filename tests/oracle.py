@@ -11,8 +11,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
-from pumice.export.weights.multipliers import fold_multipliers
-from pumice.export.weights.norm_offset import add_norm_offset
+from pumice.export.weights.plain import make_plain
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Cache, Decoder, rotary_caches
 from pumice.models.embedding import EmbeddingMerge
@@ -58,9 +57,7 @@ def theirs(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 def ours(folder: Path, change: Change | None = None) -> Ours:
     """Our modules; `change` is a wrapper of config and reader, such as `pumice.export.weights.rotation.rotate`."""
     checkpoint = open_checkpoint(folder)
-    config, read = fold_multipliers(
-        *add_norm_offset(read_config(checkpoint.config), checkpoint.read_canonical)
-    )
+    config, read = make_plain(read_config(checkpoint.config), checkpoint.read_canonical)
     if change is not None:
         config, read = change(config, read)
     modules = VisionEncoder(config), EmbeddingMerge(config), Decoder(config)
@@ -77,8 +74,10 @@ def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.T
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(3, config.text.vocab_size, (4 * (images + 1),), generator=generator)
     words[words == config.image_token_id] = 3
+    if config.video is not None:
+        words[words == config.video.token_id] = 3
     height, width = size = image_size(config)
-    tokens = config.tokens_per_image or (height * width) // config.vision.patch_size**2
+    tokens = config.tokens_per_image or (height * width) // config.token_side**2
     image = torch.full((tokens,), config.image_token_id)
     parts = [words[:4]]
     for i in range(images):
@@ -87,6 +86,14 @@ def prompt(config: LlavaConfig, images: int = 1, seed: int = 0) -> tuple[torch.T
 
 
 def image_size(config: LlavaConfig) -> tuple[int, int]:
-    """Height and width in pixels that the tower takes; 3 × 4 patches where any would do."""
-    patch, side = config.vision.patch_size, config.vision.image_size
-    return (3 * patch, 4 * patch) if config.vision.tower == "pixtral" else (side, side)
+    """Height and width in pixels that the tower takes; 3 × 4 tokens where any would do."""
+    token, side = config.token_side, config.vision.image_size
+    return (3 * token, 4 * token) if config.vision.tower == "pixtral" else (side, side)
+
+
+def given_images(config: LlavaConfig, pixels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """What transformers' models want to be given of images in `pixels`: their sizes too, where these vary."""
+    if pixels is None:
+        return {}
+    sizes = torch.tensor([pixels.shape[2:]] * len(pixels))
+    return {"pixel_values": pixels} | ({"image_sizes": sizes} if config.tokens_per_image is None else {})

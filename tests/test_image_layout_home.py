@@ -6,8 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HOME = Path("runtime/manifest/images.py")
 ASKED = re.compile(r"\.size is (not )?None|per_image is|patch_size is|resize_longest_edge is|break_token is")
-STEPS = {Path("runtime/images/preprocess.py"): 1}
-"""Of the steps of preparing an image each is skipped where it is null, whatever the layout."""
+STEPS = {Path("runtime/images/preprocess.py"): 1, Path("export/clients/transformers_js.py"): 1}
+"""Of the steps of preparing an image each is skipped, or not told of, where it is null, whatever the layout."""
 
 
 def asking(root: Path) -> dict[Path, int]:

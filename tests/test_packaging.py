@@ -87,7 +87,9 @@ def test_wheel_has_licence_and_command(wheel):
     names = wheel.namelist()
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-    assert "pumice = pumice.cli:main" in wheel.read(entry_points).decode()
+    text = wheel.read(entry_points).decode()
+    assert "[console_scripts]\npumice = pumice.cli:main\n" in text
+    assert "[lmms_eval.models]\npumice = pumice.lmms:manifest\n" in text
 
 
 def test_runtime_dependencies_have_no_framework(wheel):
@@ -110,7 +112,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 BOUNDED = [
     Requirement(line)
     for line in bounds.requirements(*EXTRAS)
-    if not line.startswith(("pumice[", "onnxruntime-gpu"))
+    if not line.startswith(("pumice[", "onnxruntime-gpu", "lmms-eval"))  # tests/lmms/requirements.txt
 ]
 
 

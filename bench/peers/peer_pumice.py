@@ -64,13 +64,13 @@ def main() -> None:
 def prepare(checkpoint: Path, out: Path, recipe: str, optimized: bool) -> dict[str, Any]:
     """Export as a user would: with the command line, in a process whose memory is read."""
     begun = time.perf_counter()
-    _pumice("export", str(checkpoint), str(out), "--recipe", recipe, "--overwrite")
+    _pumice("export", str(checkpoint), str(out), "--recipe", recipe, "--overwrite", "--no-graph-cache")
     found = {
         "export_s": time.perf_counter() - begun,
         "export_peak_mb": _children_mb(),
         "versions": versions(),
     }
-    size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if optimized:
         begun = time.perf_counter()
         _pumice("optimize", str(out))

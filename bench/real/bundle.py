@@ -73,7 +73,7 @@ def size(bundle: Path) -> Size:
     """How large a bundle is; its `language` are the decoder, embedding and prefill graphs with their data."""
     manifest = load_manifest(bundle)
     language = sum(manifest.files[name].size for name in _language_files(manifest))
-    whole = sum(file.stat().st_size for file in bundle.iterdir() if file.is_file())
+    whole = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     return Size(language=language / 1e6, whole=whole / 1e6)
 
 

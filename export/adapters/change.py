@@ -21,8 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pumice.export.checkpoint.folder import check_values
-from pumice.export.checkpoint.tensor_file import TensorInfo, read_rows, read_whole
+from pumice.export.checkpoint.tensor_file import TensorInfo, check_values, read_rows, read_whole
 
 LEAST_ROWS = 32
 """Products of fewer rows are computed by other kernels, whose last bits differ: so more are made, and cut."""

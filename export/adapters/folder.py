@@ -15,8 +15,8 @@ from pathlib import Path
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.adapters.change import Stored
 from pumice.export.adapters.settings import LoraSettings, read_settings
-from pumice.export.checkpoint.folder import read_json
 from pumice.export.checkpoint.hub import fetch, is_hub_id
+from pumice.export.checkpoint.json_file import read_json
 from pumice.export.checkpoint.tensor_file import DTYPES, read_header
 from pumice.export.progress import Progress
 from pumice.manifest import AppliedAdapter

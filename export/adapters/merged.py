@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pumice.errors import CheckpointError
+from pumice.export.adapters.base import warn_of_other_base
 from pumice.export.adapters.change import Change, Kept, in_order
 from pumice.export.adapters.folder import OpenedAdapter
 from pumice.export.adapters.targets import changes_of
@@ -24,6 +25,8 @@ _HEAD = "lm_head.weight"
 def merge_adapters(checkpoint: Checkpoint, adapters: Sequence[OpenedAdapter], *, tied: bool) -> Checkpoint:
     """The checkpoint with all of `adapters` merged; `tied` says that its head is its embedding table.
 
+    A base of another name is told (logger `pumice`).
+
     Raises:
         CheckpointError: an adapter is of another base model, or one of its tensors cannot be merged.
     """
@@ -31,6 +34,7 @@ def merge_adapters(checkpoint: Checkpoint, adapters: Sequence[OpenedAdapter], *,
     shapes = {_HEAD: stored[EMBEDDING_TABLE], **stored} if tied else stored
     changes: dict[str, Change] = {}
     for adapter in adapters:
+        warn_of_other_base(checkpoint, adapter.name, adapter.settings.base)
         found = changes_of(adapter, shapes, kept)
         if tied:
             found = _of_tied(adapter, found, stored.keys() & {_HEAD})

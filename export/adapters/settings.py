@@ -7,11 +7,12 @@ read here: the adapter's tensors say so.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import regex
 
 from pumice.errors import CheckpointError
 
@@ -28,11 +29,16 @@ _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base's weights alone; pissa and its like take parts out of them."""
 _LONGEST_PATTERN = 512
 """Characters."""
+_LONGEST_MATCH = 2.0
+"""Seconds for one pattern and one name, which take microseconds: `(a+)+b` and its like take for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Rank and alpha of each module, and which kind of LoRA it is. `tokens` has rows of a table that are replaced."""
+    """Rank and alpha of each module, and which kind of LoRA it is. `tokens` has rows of a table that are replaced.
+
+    `base` is what was trained on, by whatever name the trainer had for it.
+    """
 
     rank: int
     alpha: float
@@ -42,6 +48,7 @@ class LoraSettings:
     dora: bool
     bias: bool
     tokens: Mapping[str, tuple[int, ...]]
+    base: Any = None
 
     def rank_of(self, paths: tuple[str, ...]) -> int:
         """Of a module, by its path in any of the layouts that it may be called by."""
@@ -83,6 +90,7 @@ def read_settings(where: Path, config: Mapping[str, Any]) -> LoraSettings:
         dora=bool(config.get("use_dora")),
         bias=bool(config.get("lora_bias")),
         tokens=_tokens(where, config.get("trainable_token_indices")),
+        base=config.get("base_model_name_or_path"),
     )
 
 
@@ -116,8 +124,8 @@ def _check_patterns(where: Path, key: str, patterns: Mapping[str, Any]) -> None:
                 raise CheckpointError(
                     f"{where}: {key} has a pattern of {len(pattern)} characters, expected {_LONGEST_PATTERN} at most"
                 )
-            re.compile(_whole(pattern))
-        except re.error as error:
+            regex.compile(_whole(pattern))
+        except regex.error as error:
             raise CheckpointError(
                 f"{where}: {key} has {pattern!r}, which is no regular expression ({error})"
             ) from None
@@ -143,6 +151,12 @@ def _key(patterns: Mapping[str, Any], paths: tuple[str, ...]) -> str:
     """The first pattern that a path matches, as PEFT's `get_pattern_key` has it; the path itself where none does."""
     for path in paths:
         for pattern in patterns:
-            if re.match(_whole(pattern), path):
-                return pattern
+            try:
+                if regex.match(_whole(pattern), path, timeout=_LONGEST_MATCH):
+                    return pattern
+            except TimeoutError:
+                raise CheckpointError(
+                    f"the adapter's pattern {pattern!r} takes longer than {_LONGEST_MATCH} s to compare with {path}: "
+                    "write it more simply"
+                ) from None
     return paths[0]

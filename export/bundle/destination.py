@@ -6,14 +6,14 @@ manifest lists its files; anything else in its folder is somebody's, and neither
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from pumice.errors import ExportError, UsageError
 from pumice.manifest import MANIFEST_NAME
-from pumice.manifest.file import MOST_BYTES
+from pumice.manifest.card import CARD_NAME, has_own_card
+from pumice.manifest.file import MOST_BYTES, listed_files
 from pumice.manifest.regular_file import read_regular
 
 REPORTS = ("parity.json", "PARITY.md")
@@ -95,10 +95,12 @@ def keep_apart(destination: Path, checkpoint: Path) -> None:
 def strangers(folder: Path) -> list[str]:
     """What lies in a bundle's folder and is not the bundle's, sorted: files, folders (with a slash behind), links.
 
-    All of a folder that is no bundle. Raises OSError where it cannot be looked into.
+    A card that somebody has edited is theirs. All of a folder that is no bundle. Raises OSError where it cannot be
+    looked into.
     """
-    names = {MANIFEST_NAME, *REPORTS, *(_listed(folder) or ())}
-    temporaries = {f".{name}.pumice.tmp" for name in (MANIFEST_NAME, *REPORTS)}
+    card = (CARD_NAME,) if has_own_card(folder) else ()
+    names = {MANIFEST_NAME, *REPORTS, *card, *(_listed(folder) or ())}
+    temporaries = {f".{name}.pumice.tmp" for name in (MANIFEST_NAME, *REPORTS, CARD_NAME)}
     holders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
     return sorted(_not_of(folder, "", names | temporaries, holders))
 
@@ -127,13 +129,6 @@ def _holds_this_place(folder: Path) -> bool:
 def _listed(folder: Path) -> Collection[str] | None:
     """The files that a bundle's manifest lists, be it of a newer schema or damaged since; None: it is no bundle."""
     try:
-        manifest = json.loads(read_regular(folder / MANIFEST_NAME, MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+        return listed_files(read_regular(folder / MANIFEST_NAME, MOST_BYTES))
+    except OSError:
         return None
-    if not isinstance(manifest, dict) or not {"schema_version", "graphs", "files"} <= manifest.keys():
-        return None
-    files = manifest["files"]
-    entries = isinstance(files, dict) and all(
-        isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()
-    )
-    return files.keys() if entries else None

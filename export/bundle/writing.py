@@ -31,6 +31,7 @@ from pumice.export.bundle import janitor
 from pumice.export.bundle.destination import check_destination, refuse_strangers, resolved
 from pumice.export.bundle.rename import move_back, move_into_place
 from pumice.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest, load_manifest
+from pumice.manifest.card import CARD_NAME, has_own_card, render
 
 _LONGEST_NAME = 255
 """Bytes, on nearly all file systems."""
@@ -71,13 +72,12 @@ def writing_bundle(
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """Sizes in bytes and SHA-256 of all files in `folder` but the manifest, by relative name, sorted."""
+    """Sizes in bytes and SHA-256 of all files in `folder` but the manifest and the card, by relative name, sorted."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
     with ThreadPoolExecutor() as threads:
         entries = dict(zip(names, threads.map(_file_entry, paths), strict=True))
-    entries.pop(MANIFEST_NAME, None)
-    return entries
+    return {name: entry for name, entry in entries.items() if name not in (MANIFEST_NAME, CARD_NAME)}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -85,10 +85,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     _replace(folder / MANIFEST_NAME, encode_manifest(manifest))
 
 
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Write `README.md`, what the manifest says for people."""
+    _replace(folder / CARD_NAME, render(manifest))
+
+
 def replace_in_bundle(bundle: Path, contents: Mapping[str, bytes], manifest: Manifest) -> None:
     """Add or replace files of a bundle that readers can do without, and its manifest.
 
-    A bundle that is killed half-way stays valid: the manifest stops listing the files before they change.
+    A bundle that is killed half-way stays valid: the manifest stops listing the files before they change. Its card
+    comes to say what the manifest says, unless somebody has edited it.
 
     Raises:
         BundleError: `bundle` is none.
@@ -102,6 +108,8 @@ def replace_in_bundle(bundle: Path, contents: Mapping[str, bytes], manifest: Man
         for name, data in contents.items():
             _replace(bundle / name, data)
         write_manifest(bundle, manifest)
+        if has_own_card(bundle):
+            write_card(bundle, manifest)
     except OSError as error:
         raise ExportError(f"cannot write in {bundle}: {error.strerror}") from error
 

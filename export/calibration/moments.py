@@ -24,7 +24,8 @@ from torch import Tensor
 
 from pumice.export.calibration.module import streamed
 from pumice.models.config import LlavaConfig
-from pumice.models.decoder import Block, rotary_caches
+from pumice.models.decoder import rotary_caches
+from pumice.models.text_block import Block, query_growth
 from pumice.models.text_weights import decoder_weights
 from pumice.models.weights import Read
 
@@ -74,8 +75,8 @@ class Calibration:
             if name.startswith(prefix)
         }
         seen = _Seen(full=self._full)
-        window = text.sliding_windows[layer]
-        self._stream.run(streamed(lambda: Block(text, window), table, self._read, seen.add))
+        kind = text.layer_kinds[layer]
+        self._stream.run(streamed(lambda: Block(text, kind), table, self._read, seen.add))
         self._moments = {prefix + name: moments for name, moments in seen.moments().items()}
 
 
@@ -128,11 +129,13 @@ class _Stream:
             self._residual[part], self._delta[part] = residual, delta
 
     def _places(self, count: int, length: int) -> Any:
-        """As `pumice.models.decoder.Places`, for whole sequences behind nothing."""
+        """As `pumice.models.text_block.Places`, for whole sequences behind nothing."""
+        seqlens_k = torch.full((count,), length - 1, dtype=torch.int32)
         return SimpleNamespace(
             cos_cache=self._cos[:length],
             sin_cache=self._sin[:length],
-            seqlens_k=torch.full((count,), length - 1, dtype=torch.int32),
+            seqlens_k=seqlens_k,
             total_sequence_length=torch.tensor(length, dtype=torch.int32),
             present_length=length,
+            growth=query_growth(self._text, seqlens_k, length),
         )

@@ -7,44 +7,37 @@ hub id. Leaves: a `Checkpoint`. Only JSON and safetensors are opened: nothing in
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from pumice.errors import CheckpointError
+from pumice.export.checkpoint.headers import INDEX_NAME, WEIGHTS_NAME, read_headers, weight_files, wrong_dtype
 from pumice.export.checkpoint.hub import fetch, is_hub_id
 from pumice.export.checkpoint.integer_matrix import ByColumns, ByRows, IntegerMatrix
-from pumice.export.checkpoint.quantised import StoredMatrix, quantization_config, stored_matrices
+from pumice.export.checkpoint.json_file import MOST_BYTES, read_json
+from pumice.export.checkpoint.original import refuse_original
+from pumice.export.checkpoint.quantised import StoredMatrix, quantization_config
 from pumice.export.checkpoint.support import (
-    FLOAT_INSTEAD,
     refuse_other_architectures,
     refuse_other_kinds,
     refuse_other_quantisers,
-    refuse_other_tensors,
 )
-from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_header, read_rows, read_whole
+from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, check_values, read_rows, read_whole
 from pumice.export.progress import Progress, Silent
 from pumice.manifest.regular_file import read_regular
 from pumice.models.tensor_names import canonical_name
 
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-MOST_BYTES = 512 << 20
-"""Of each file beside the weights; the largest tokenizers have a tenth."""
 _BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
 
-_LARGEST = torch.finfo(torch.float32).max
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_BUFFERS = ("position_ids",)
-"""Last parts of names of integer tensors that old checkpoints carry along and nobody reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +105,8 @@ class Checkpoint:
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes as it is read."""
         info = self._info(name)
-        return math.prod(info.shape) * DTYPES["F32" if name in self.quantised else info.dtype].itemsize
+        as_float32 = name in self.quantised or name in self.changes
+        return math.prod(info.shape) * DTYPES["F32" if as_float32 else info.dtype].itemsize
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype and shape, in memory of its own (the file is closed again).
@@ -148,7 +142,7 @@ class Checkpoint:
         except KeyError:
             raise CheckpointError(f"{self.path} has no tensor {name!r}") from None
         if info.dtype not in DTYPES and name not in self.quantised:
-            raise _wrong_dtype(name, info)
+            raise wrong_dtype(name, info)
         return info
 
 
@@ -173,27 +167,10 @@ def open_checkpoint(name_or_path: str | Path, *, progress: Progress | None = Non
     _check_folder(path)
     _check_small_files(path)
     config = _read_config(path)
-    tensors, quantised = _read_headers(path, config)
+    tensors, quantised = read_headers(path, config)
     return Checkpoint(
         path=path, name=name, config=config, tensors=MappingProxyType(tensors), quantised=quantised
     )
-
-
-def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
-    """A JSON file of `most` bytes or fewer that holds an object.
-
-    Raises:
-        CheckpointError: missing, unreadable, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(read_regular(path, most))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): download or convert it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}: expected an object")
-    return content
 
 
 def _check_fetched(path: Path) -> None:
@@ -230,14 +207,20 @@ def _check_folder(path: Path) -> None:
     if not names:
         raise CheckpointError(f"{path} is empty: expected config.json and {WEIGHTS_NAME}")
     refuse_other_kinds(path, names, whole=WEIGHTS_NAME in names or INDEX_NAME in names)
-    if not _safetensors(names):
+    if not weight_files(names):
+        _refuse_pickled_original(path, names)
         _refuse_other_weights(path, names)
     if "config.json" not in names:
         raise CheckpointError(f"{path} has no config.json: expected a checkpoint in Hugging Face layout")
 
 
-def _safetensors(names: list[str]) -> list[str]:
-    return [name for name in names if name.endswith(".safetensors") or name == INDEX_NAME]
+def _refuse_pickled_original(path: Path, names: list[str]) -> None:
+    """Its pickles are not all that is to be said; a config that cannot be read is told by others."""
+    try:
+        config = read_json(path / "config.json")
+    except CheckpointError:
+        return
+    refuse_original(path, config, names)
 
 
 def _refuse_other_weights(path: Path, names: list[str]) -> None:
@@ -247,7 +230,7 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
             f"{path} has only pickled weights ({pickles[0]}), which can run code and are never opened: "
             "convert it to safetensors first"
         )
-    if "manifest.json" in names and any(name.endswith(".onnx") for name in names):
+    if "manifest.json" in names and ("onnx" in names or any(name.endswith(".onnx") for name in names)):
         raise CheckpointError(
             f"{path} is a bundle, exported already: expected the checkpoint that it was made of"
         )
@@ -261,73 +244,9 @@ def _refuse_other_weights(path: Path, names: list[str]) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     """`config.json` of a whole that is supported, in float weights, without code of its own."""
     config = read_json(path / "config.json")
+    names = [entry.name for entry in path.iterdir()]
+    refuse_original(path, config, names)
     if quantization_config(config) is None:
-        refuse_other_quantisers(path, [entry.name for entry in path.iterdir()])
+        refuse_other_quantisers(path, names)
     refuse_other_architectures(path / "config.json", config)
     return config
-
-
-def _read_headers(
-    path: Path, config: Mapping[str, Any]
-) -> tuple[dict[str, TensorInfo], dict[str, StoredMatrix]]:
-    """Every tensor's place, dtype and shape, from the headers of the weight files; and what is quantised."""
-    if (path / WEIGHTS_NAME).exists():
-        tensors = read_header(path / WEIGHTS_NAME)
-    elif (path / INDEX_NAME).exists():
-        tensors = _read_shards(path)
-    else:
-        found = _safetensors(sorted(entry.name for entry in path.iterdir()))
-        told = f"only {', '.join(found[:3])}" if found else "no weights"
-        raise CheckpointError(f"{path} has {told}: expected {WEIGHTS_NAME}, or shards with {INDEX_NAME}")
-    matrices: dict[str, StoredMatrix] = {}
-    if quantization_config(config) is not None:
-        tensors, matrices = stored_matrices(tensors, config)
-    refuse_other_tensors(path, tensors)
-    for name, info in tensors.items():
-        if info.dtype not in DTYPES and name not in matrices and name.rpartition(".")[2] not in _BUFFERS:
-            raise _wrong_dtype(name, info)
-    if not any(info.dtype in DTYPES for info in tensors.values()):
-        raise CheckpointError(f"{path} has weight files without weights: download or convert it again")
-    return tensors, matrices
-
-
-def _read_shards(path: Path) -> dict[str, TensorInfo]:
-    """All shards that the index names; where two hold a tensor, the index says which counts."""
-    where = path / INDEX_NAME
-    weight_map = read_json(where).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{where} has no weight_map: expected an object from tensor names to shards")
-    for shard in weight_map.values():
-        plain = isinstance(shard, str) and PurePosixPath(shard).name == shard and "\\" not in shard
-        if not plain or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{where} names the shard {shard!r}: expected a .safetensors file in the same folder"
-            )
-    shards = {shard: read_header(path / shard) for shard in sorted(set(weight_map.values()))}
-    tensors = {name: info for shard in shards.values() for name, info in shard.items()}
-    for name, shard in weight_map.items():
-        if name not in shards[shard]:
-            raise CheckpointError(
-                f"{where} says that {shard} holds {name!r}, but it does not: download it again"
-            )
-        tensors[name] = shards[shard][name]
-    return tensors
-
-
-def check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:
-    """NaN, infinity, or more than float32 holds would only show in what the bundle answers."""
-    if tensor.numel() == 0:
-        return
-    low, high = (bound.item() for bound in torch.aminmax(tensor))  # one pass; NaN comes through
-    if not -_LARGEST <= low <= high <= _LARGEST:
-        raise CheckpointError(
-            f"{info.file}: tensor {name!r} has values from {low} to {high}, expected finite float32 numbers: "
-            "download or convert it again"
-        )
-
-
-def _wrong_dtype(name: str, info: TensorInfo) -> CheckpointError:
-    choices = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
-    return CheckpointError(
-        f"{info.file}: tensor {name!r} is {info.dtype}, weights must be {choices}: {FLOAT_INSTEAD}"
-    )

@@ -6,7 +6,6 @@ model that is not supported is refused before gigabytes of weights are fetched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,15 +13,11 @@ from typing import Any
 
 from pumice.errors import CheckpointError
 from pumice.export.progress import Progress
+from pumice.manifest.hub_id import is_hub_id as is_hub_id
 
-SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model", "LICENSE*")
+SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
 WEIGHTS = ("*.safetensors",)
 SUBFOLDERS = ("*/*",)
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether `text` can be a hub id: `org/name`."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None
 
 
 def fetch(hub_id: str, check: Callable[[Path], object], progress: Progress) -> Path:

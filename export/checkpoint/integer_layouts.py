@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint.integer_matrix import AWQ_ORDER, ByColumns, ByRows, Recent
+from pumice.export.checkpoint.integer_matrix import AWQ_ORDER, ByColumns, ByRows, Ordered, Recent
 from pumice.export.checkpoint.tensor_file import DTYPES, TensorInfo, read_whole
 
 _ROW_PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
@@ -53,20 +53,26 @@ def awq(name: str, tensors: Mapping[str, TensorInfo], recent: Recent) -> tuple[B
 
 def gptq(
     name: str, tensors: Mapping[str, TensorInfo], said: Mapping[str, Any], recent: Recent
-) -> tuple[ByColumns, tuple[str, ...]]:
-    """A matrix of GPTQ without an order of its own. Raises CheckpointError."""
+) -> tuple[ByColumns | Ordered, tuple[str, ...]]:
+    """A matrix of GPTQ, with an order of its own or without. Raises CheckpointError."""
     words = tensors[name]
     if words.dtype != "I32" or len(words.shape) != 2:
         raise _unfit(name, words, "expected words of a matrix")
     columns, rows = 8 * words.shape[0], words.shape[1]
     made = _by_columns(name, tensors, rows, columns)
-    index = tensors.get(_beside(name, "g_idx"))
-    if index is not None:
-        ordered = index.dtype in ("I32", "I64") and index.shape == (columns,)
-        if not ordered or not torch.equal(read_whole(index).long(), torch.arange(columns) // made.group):
-            raise _unfit(name, words, f"its columns are in an order of their own (g_idx, desc_act): {FLOAT}")
     offset = 0 if said.get("checkpoint_format") == "gptq_v2" else 1
-    return replace(made, symmetric=said.get("sym") is True, offset=offset, recent=recent), _COLUMN_PARTS
+    made = replace(made, symmetric=said.get("sym") is True, offset=offset, recent=recent)
+    index = tensors.get(_beside(name, "g_idx"))
+    if index is None:
+        return made, _COLUMN_PARTS
+    groups = columns // made.group
+    if index.dtype not in ("I32", "I64") or index.shape != (columns,):
+        raise _unfit(name, index, f"expected g_idx with a group for each of {columns} columns")
+    found = read_whole(index).long()
+    if not 0 <= int(found.min()) <= int(found.max()) < groups:
+        raise _unfit(name, index, f"its g_idx names others than the {groups} groups: {FLOAT}")
+    in_order = torch.equal(found, torch.arange(columns) // made.group)
+    return made if in_order else Ordered(matrix=made, index=index), _COLUMN_PARTS
 
 
 def _by_columns(name: str, tensors: Mapping[str, TensorInfo], rows: int, columns: int) -> ByColumns:

@@ -180,6 +180,29 @@ class ByColumns:
         return self.integers(start, stop).values()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ordered:
+    """`matrix`, whose columns are not in the order of their groups: `index` [in] has each one's group.
+
+    MatMulNBits' blocks are of neighbouring columns, so that only values can be had.
+    """
+
+    matrix: ByColumns
+    index: TensorInfo
+    kind: str = "int4"
+
+    @property
+    def info(self) -> TensorInfo:
+        """Where the integers are, with the whole's shape."""
+        return self.matrix.info
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """In float32."""
+        found, groups = self.matrix.integers(start, stop), read_whole(self.index).long()
+        points = MIDDLE if found.zero_points is None else found.zero_points.float()[:, groups]
+        return found.q.float().sub_(points).mul_(found.scales.float()[:, groups])
+
+
 def unpacked(words: Tensor, axis: int, order: tuple[int, ...] = _IN_ORDER) -> Tensor:
     """uint8 of int32 words [n, m]: eight along an axis of each."""
     places = [order.index(column) for column in _IN_ORDER]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pumice.errors import CheckpointError
+from pumice.export.checkpoint.original import MODEL_TYPES, PAGE
 from pumice.export.checkpoint.quantised import refuse_other_methods
 
 SUPPORTED_MODEL_TYPES = {
@@ -20,13 +21,16 @@ SUPPORTED_MODEL_TYPES = {
     "vipllava": "ViP-LLaVA",
     "llava_next": "LLaVA-NeXT",
     "llava_onevision": "LLaVA-OneVision",
+    "llava_next_video": "LLaVA-NeXT-Video",
+    "mistral3": "Mistral 3",
 }
 """By `model_type`, what people call it. `architectures` is not asked: the first OneVisions have LLaVA-NeXT's there."""
 FLOAT_INSTEAD = "use the checkpoint with float weights; pumice quantises it (--precision int4)"
 SUPPORTED = "supported are " + ", ".join(f"{said} ({name})" for name, said in SUPPORTED_MODEL_TYPES.items())
 
 _ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
+_ORIGINAL_ADAPTER = "non_lora_trainables.bin"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", _ORIGINAL_ADAPTER)
 _MERGE = (
     "merge it into its base model first (peft: merge_and_unload(), then save_pretrained of model and processor), "
     "or export the base model with --adapter"
@@ -48,11 +52,8 @@ _QUANTISED_TENSORS = {
     "weight_scale_inv": "block-wise float8",
 }
 """Parts of the names of tensors that lie beside quantised weights, and whose they are."""
-_ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_phi", "llava_gemma")
 _RELATIVES = {
-    "llava_next_video": "LLaVA-NeXT-Video",
     "video_llava": "Video-LLaVA",
-    "mistral3": "Mistral 3, which merges patches",
 }
 
 
@@ -64,8 +65,13 @@ def refuse_other_kinds(path: Path, names: Collection[str], whole: bool) -> None:
     """
     adapters = _adapter_files(names)
     if adapters and not whole:
+        original = (
+            f"; the original LLaVA's ({_ORIGINAL_ADAPTER}) otherwise: {PAGE}"
+            if _ORIGINAL_ADAPTER in names
+            else ""
+        )
         raise CheckpointError(
-            f"{path} is an adapter ({adapters[0]}) without its base model's weights: {_MERGE}"
+            f"{path} is an adapter ({adapters[0]}) without its base model's weights: {_MERGE}{original}"
         )
     if _ADAPTER_CONFIG in names:
         raise CheckpointError(
@@ -132,8 +138,8 @@ def refuse_other_architectures(where: Path, config: Mapping[str, Any]) -> None:
 def _described(config: Mapping[str, Any]) -> str:
     """What a model of another type is, as far as its config tells."""
     model_type = config.get("model_type")
-    if model_type in _ORIGINAL_LLAVA:
-        return ", the original LLaVA's own layout (take the converted release, llava-hf/…)"
+    if model_type in MODEL_TYPES:
+        return f", the original LLaVA's (convert it first: {PAGE})"
     if isinstance(model_type, str) and model_type in _RELATIVES:
         return f" ({_RELATIVES[model_type]})"
     if any(key in config for key in ("vision_config", "visual", "vision_tower", "mm_vision_tower")):

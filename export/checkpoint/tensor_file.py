@@ -26,6 +26,7 @@ _STORED = DTYPES | {
     "I64": torch.int64,
 }
 """And those that parts of quantised weights have."""
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +107,15 @@ def _unreadable(file: Path, reason: str) -> CheckpointError:
     lines = reason.splitlines() or [""]
     told = lines[0].removeprefix("Error while deserializing header: ")
     return CheckpointError(f"{file} is not readable as safetensors ({told}): download or convert it again")
+
+
+def check_values(tensor: torch.Tensor, name: str, info: TensorInfo) -> None:
+    """NaN, infinity, or more than float32 holds would only show in what the bundle answers: raises CheckpointError."""
+    if tensor.numel() == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(tensor))  # one pass; NaN comes through
+    if not -_LARGEST <= low <= high <= _LARGEST:
+        raise CheckpointError(
+            f"{info.file}: tensor {name!r} has values from {low} to {high}, expected finite float32 numbers: "
+            "download or convert it again"
+        )

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from transformers import CONFIG_MAPPING, LlavaNextConfig, LlavaOnevisionConfig, VipLlavaConfig
+from transformers import (
+    CONFIG_MAPPING,
+    LlavaNextConfig,
+    LlavaNextVideoConfig,
+    LlavaOnevisionConfig,
+    Mistral3Config,
+    VipLlavaConfig,
+)
 
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.checkpoint.support import SUPPORTED_MODEL_TYPES
@@ -24,13 +31,15 @@ from pumice.export.config.checks import (
     refuse_other_dtypes,
     require_epsilon,
     require_flag,
+    require_positive,
     unknown_keys,
 )
-from pumice.export.config.text import TEXT_FAMILIES, read_text_config
+from pumice.export.config.text import read_text_config
+from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.config.vision import VISION_FAMILIES, read_vision_config
 from pumice.manifest.images import MOST_PINPOINTS
 from pumice.models.activations import ACTIVATIONS
-from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.config import LlavaConfig, VideoConfig, VisionConfig
 
 MAX_FEATURE_LAYERS = 64
 """Of a list, which may name a layer twice."""
@@ -41,10 +50,13 @@ _EXTRA_KEYS = (
     "vision_feature_layers",
     "quantization_config",
     "compression_config",
+    "spatial_pool_out_channels",
 )
-"""The last two are `pumice.export.checkpoint.quantised`'s."""
+"""The two before the last are `pumice.export.checkpoint.quantised`'s; the last is of a pooling that is refused."""
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
 """Of the text model as a rule, where trainers look for them; transformers reads its section's, and weights tell too."""
+_PARTS = {"llava_onevision": ("siglip_vision_model", "qwen2"), "mistral3": ("pixtral", "mistral")}
+"""What transformers takes for the tower and the text model where sections do not say it, by the whole."""
 MOST_TILES = 256
 """Of one image."""
 _ANYRES_MAX = re.compile(r"anyres_max_([1-9][0-9]{0,4})")
@@ -52,24 +64,25 @@ _Row = TypeVar("_Row")
 
 
 def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
-    """Check the parsed `config.json` of a LLaVA, ViP-LLaVA, LLaVA-NeXT or LLaVA-OneVision and normalise it.
+    """Check the parsed `config.json` of a LLaVA or one of its kin (`SUPPORTED_MODEL_TYPES`) and normalise it.
 
     Raises:
         CheckpointError: an unsupported vision or text model, a value outside what is supported, or an unknown key.
     """
     config = _as_transformers_reads_it(raw)
     vision, text = read_vision_config(config.vision_config), read_text_config(config.text_config)
-    vip = isinstance(config, VipLlavaConfig)
-    strategy: Any = (
-        "default" if vip else one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
-    )
+    vip, merging = isinstance(config, VipLlavaConfig), isinstance(config, Mistral3Config)
+    strategy: Any = "full" if merging else "default"
+    if not (vip or merging):
+        strategy = one_of(config, "vision_feature_select_strategy", "", ("default", "full"))
     _check_selection(vision, strategy, vip)
     onevision = isinstance(config, LlavaOnevisionConfig)
-    tiled = onevision or isinstance(config, LlavaNextConfig)
+    tiled = onevision or isinstance(config, (LlavaNextConfig, LlavaNextVideoConfig))
+    layers = _feature_layers(config.vision_feature_layer, vision.num_hidden_layers)
     return LlavaConfig(
         vision=vision,
         text=text,
-        vision_feature_layers=_feature_layers(config.vision_feature_layer, vision.num_hidden_layers),
+        vision_feature_layers=layers,
         vision_feature_select_strategy=strategy,
         projector_hidden_act=one_of(config, "projector_hidden_act", "", ACTIVATIONS),
         multimodal_projector_bias=vip or require_flag(config, "", "multimodal_projector_bias"),
@@ -78,14 +91,15 @@ def read_config(raw: Mapping[str, Any]) -> LlavaConfig:
         tie_word_embeddings=require_flag(config, "", "tie_word_embeddings"),
         image_grid_pinpoints=_pinpoints(config, vision, strategy) if tiled else None,
         anyres_max=_anyres_max(config, vision, strategy) if onevision else None,
+        merge=_merge(config, vision, layers) if merging else None,
+        video=_video(config, vision, strategy),
     )
 
 
 def model_types(raw: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """What `config.json` calls the whole, its vision tower and its text model, or what transformers takes them for."""
     whole = raw.get("model_type", "llava")
-    onevision = whole == "llava_onevision"
-    vision, text = ("siglip_vision_model", "qwen2") if onevision else ("clip_vision_model", "llama")
+    vision, text = _PARTS.get(whole, ("clip_vision_model", "llama"))
     return (
         whole,
         _section(raw, "vision_config").get("model_type", vision),
@@ -170,6 +184,44 @@ def _anyres_max(config: Any, vision: VisionConfig, strategy: str) -> int:
             f"vision_aspect_ratio is {given!r:.80}, expected anyres_max_9 or another number"
         )
     return int(found[1])
+
+
+def _merge(config: Any, vision: VisionConfig, layers: tuple[int, ...]) -> int:
+    """How many patches each way a Mistral 3 makes one feature of."""
+    if vision.tower != "pixtral":
+        raise CheckpointError(
+            f"vision model of type {config.vision_config.model_type!r} is not supported in a mistral3: expected pixtral"
+        )
+    if len(layers) > 1:
+        raise CheckpointError(
+            f"vision_feature_layer lists {len(layers)} layers, but a mistral3's projector norms the width of one"
+        )
+    require_positive(config, "", "spatial_merge_size")
+    across = vision.image_size // vision.patch_size
+    if config.spatial_merge_size > across:
+        raise CheckpointError(
+            f"spatial_merge_size is {config.spatial_merge_size}, expected at most {across}, the patches across an image"
+        )
+    return int(config.spatial_merge_size)
+
+
+def _video(config: Any, vision: VisionConfig, strategy: str) -> VideoConfig | None:
+    """How frames are pooled; None where transformers' model takes no videos, or fails on those that it is given."""
+    if isinstance(config, LlavaOnevisionConfig):
+        pooling: Any = "bilinear"
+    elif isinstance(config, LlavaNextVideoConfig):
+        pooling = one_of(config, "spatial_pool_mode", "", ("average", "max"))
+        side = vision.image_size // vision.patch_size
+        fits = strategy == ("default" if vision.tower == "clip" else "full")
+        if config.spatial_pool_stride != 2 or side % 2 or not fits:
+            return None
+    else:
+        return None
+    token, rows = config.video_token_index, config.text_config.vocab_size
+    whole = isinstance(token, int) and not isinstance(token, bool)
+    if not whole or not 0 <= token < rows or token == config.image_token_index:
+        return None
+    return VideoConfig(token_id=token, pooling=pooling)
 
 
 def _feature_layers(given: object, layers: int) -> tuple[int, ...]:

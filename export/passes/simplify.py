@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -16,16 +15,8 @@ import onnxsim
 from onnx import ModelProto
 
 from pumice.errors import ExportError
+from pumice.export.passes.counts import NodeCounts
 from pumice.export.trace.tracing import Traced
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeCounts:
-    """How many nodes a graph had as traced, after onnxscript, and after onnxsim."""
-
-    traced: int
-    optimized: int
-    simplified: int
 
 
 def simplify(traced: Traced) -> tuple[ir.Model, NodeCounts]:

@@ -13,14 +13,18 @@ import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
+import msgspec
+
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint.folder import Checkpoint, read_json
+from pumice.export.checkpoint.folder import Checkpoint
+from pumice.export.checkpoint.json_file import read_json
 from pumice.export.processor.generation import CONFIG_NAME, generation_defaults
 from pumice.export.processor.images import describe_image_processor
 from pumice.export.processor.layout import layout_source
 from pumice.export.processor.load import SENTENCEPIECE_NAME, TOKENIZER_NAME, load_processor, read_processor
 from pumice.export.processor.rendering import check_template
-from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens
+from pumice.export.processor.videos import describe_videos
+from pumice.manifest import Chat, GenerationDefaults, ImageProcessing, ImageTokens, Tokens, VideoProcessing
 from pumice.models.config import LlavaConfig
 
 TEMPLATE_NAME = "chat_template.jinja"
@@ -31,6 +35,7 @@ COPIED = (
     "processor_config.json",
     "special_tokens_map.json",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "LICENSE",
     "LICENSE.md",
     "LICENSE.txt",
@@ -47,6 +52,7 @@ class Parts(TypedDict):
 
     image: ImageProcessing
     image_tokens: ImageTokens
+    video: VideoProcessing | msgspec.UnsetType
     tokens: Tokens
     chat: Chat
     generation: GenerationDefaults
@@ -64,9 +70,11 @@ def describe(checkpoint: Checkpoint, config: LlavaConfig) -> Parts:
     if template is not None:
         check_template(template, processor.tokenizer, checkpoint.path)
     _warn_of_ids_beyond(processor.tokenizer, checkpoint.path, config.text.vocab_size)
+    _warn_of_pattern(processor.tokenizer, checkpoint.path)
     return Parts(
         image=describe_image_processor(processor.image_processor, checkpoint.path, config),
         image_tokens=_image_tokens(processor, checkpoint.path, config),
+        video=describe_videos(processor, checkpoint.path, config),
         tokens=_tokens(processor.tokenizer, checkpoint),
         chat=Chat(
             tokenizer_file=TOKENIZER_NAME,
@@ -109,6 +117,16 @@ def _warn_of_ids_beyond(tokenizer: Any, path: Path, rows: int) -> None:
             "%s: the tokenizer has %d tokens beyond the %d rows of the embedding table, from %d (%r) on: "
             "a prompt that has one is refused",
             *(path, len(beyond), rows, *beyond[0]),
+        )
+
+
+def _warn_of_pattern(tokenizer: Any, path: Path) -> None:
+    """What transformers warns of where it reads a Mistral's files of old, and does nothing about by itself."""
+    if getattr(tokenizer.backend_tokenizer, "fix_mistral_regex", None) is False:
+        logging.getLogger("pumice").warning(
+            "%s: tokenizer.json may split text otherwise than Mistral's own tokenizer, and transformers keeps to it: "
+            'with "fix_mistral_regex": true in tokenizer_config.json it does not',
+            path,
         )
 
 

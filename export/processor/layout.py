@@ -70,8 +70,9 @@ def _rows_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, An
     edge = given.get("longest_edge") or given.get("height")
     if set(given) - {"longest_edge"} and not (given.keys() == {"height", "width"} and given["width"] == edge):
         raise refused(path, f"resizes to {given}: supported for Pixtral is longest_edge")
-    vision, patch = config.vision, config.vision.patch_size
-    if not edge or -(-edge // patch) > vision.image_size // patch:
+    vision, side = config.vision, config.token_side
+    patches = (-(-edge // side) * side if edge else 0) // vision.patch_size
+    if not edge or patches > vision.image_size // vision.patch_size:
         raise refused(
             path, f"makes images of {edge} pixels, but the vision tower takes {vision.image_size} at most"
         )
@@ -79,20 +80,20 @@ def _rows_steps(processor: Any, path: Path, config: LlavaConfig) -> dict[str, An
         "resize_shortest_edge": None,
         "resize_to": None,
         "resize_longest_edge": edge,
-        "multiple_of": patch,
+        "multiple_of": side,
         "crop_to": None,
         "size": None,
     }
 
 
 def _rows_tokens(processor: Any, path: Path, config: LlavaConfig) -> dict[str, Any]:
-    """Patches in rows, as processor and model agree upon."""
+    """Patches in rows, or squares of them that are merged, as processor and model agree upon."""
     vocabulary = processor.tokenizer.get_vocab()
-    patch, merge = processor.patch_size, processor.spatial_merge_size
-    if patch != config.vision.patch_size or merge != 1:
+    patch, merge, side = processor.patch_size, processor.spatial_merge_size, config.token_side
+    if patch != config.vision.patch_size or merge != (config.merge or 1):
         raise CheckpointError(
             f"{path}: the processor has patch_size {patch!r} and spatial_merge_size {merge!r}, but the vision tower "
-            f"makes a token of {config.vision.patch_size} × {config.vision.patch_size} pixels"
+            f"makes a token of {side} × {side} pixels"
         )
     between = {"break": processor.image_break_token, "end": processor.image_end_token}
     for text in between.values():
@@ -102,7 +103,8 @@ def _rows_tokens(processor: Any, path: Path, config: LlavaConfig) -> dict[str, A
             )
     return {
         "per_image": None,
-        "patch_size": patch,
+        "patch_size": side,
+        **({"merge_size": merge} if merge > 1 else {}),
         "break_token": between["break"],
         "break_token_id": vocabulary[between["break"]],
         "end_token": between["end"],

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pumice.errors import CheckpointError
-from pumice.export.checkpoint.folder import read_json
+from pumice.export.checkpoint.json_file import read_json
 from pumice.models.config import LlavaConfig
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -27,6 +27,7 @@ READ = (
     "processor_config.json",
     "special_tokens_map.json",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
 )
 """JSON files that transformers may read."""
 
@@ -35,7 +36,10 @@ _PANIC = "PanicException"
 _PROCESSORS = {"clip": "LlavaProcessor", "siglip": "LlavaProcessor", "pixtral": "PixtralProcessor"}
 """By vision tower, where images are not cut into tiles."""
 _ONEVISION = "LlavaOnevisionProcessor"
-_COUNTING = ("LlavaProcessor", "LlavaNextProcessor")
+_TILING = ("LlavaNextProcessor", "LlavaNextVideoProcessor")
+_COUNTING = ("LlavaProcessor", *_TILING)
+_BY_MODEL_TYPE = {"llava_onevision": _ONEVISION, "llava_next_video": "LlavaNextVideoProcessor"}
+"""Of models whose processor transformers' `AutoProcessor` loads only where torchvision is installed."""
 _TORCHVISION = (
     "torchvision",
     "torchvision.transforms",
@@ -47,9 +51,9 @@ _TORCHVISION = (
 def load_processor(path: Path, config: LlavaConfig) -> Any:
     """transformers' own processor, which counts an image's tokens as the model does.
 
-    Older checkpoints leave `patch_size`, `vision_feature_select_strategy` or `num_additional_image_tokens` out of
-    their processor's files, and transformers then counts wrongly or not at all. They only repeat what `config.json`
-    says, so they are taken from there.
+    Older checkpoints leave `patch_size`, `spatial_merge_size`, `vision_feature_select_strategy` or
+    `num_additional_image_tokens` out of their processor's files, and transformers then counts wrongly or not at all.
+    They only repeat what `config.json` says, so they are taken from there.
 
     Raises:
         CheckpointError: files are missing or damaged, or the processor is not the one of this kind of vision tower.
@@ -57,12 +61,12 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
     processor = read_processor(path)
     name = type(processor).__name__
     tiled = config.image_grid_pinpoints is not None
-    expected = "LlavaNextProcessor" if tiled else _PROCESSORS[config.vision.tower]
+    expected = _TILING if tiled else (_PROCESSORS[config.vision.tower],)
     if config.anyres_max is not None:
-        expected = _ONEVISION
-    if name != expected:
+        expected = (_ONEVISION,)
+    if name not in expected:
         raise CheckpointError(
-            f"{path} has a {name}: only {expected} is supported for this model "
+            f"{path} has a {name}: only {' or '.join(expected)} is supported for this model "
             "(processor_class in processor_config.json)"
         )
     if name in _COUNTING:
@@ -71,9 +75,20 @@ def load_processor(path: Path, config: LlavaConfig) -> Any:
         processor.num_additional_image_tokens = 1 if config.vision.tower == "clip" else 0
     elif name == _ONEVISION:
         _count_as_onevision(processor, path, config)
-    elif processor_settings(path).get("patch_size") is None:
-        processor.patch_size = config.vision.patch_size
+    else:
+        _count_as_pixtral(processor, path, config)
     return processor
+
+
+def _count_as_pixtral(processor: Any, path: Path, config: LlavaConfig) -> None:
+    """Let it count as the model does where its file does not say how; files of March 2025 lack the merging."""
+    said = processor_settings(path)
+    if said.get("patch_size") is None:
+        processor.patch_size = config.vision.patch_size
+    if said.get("spatial_merge_size") is None:
+        processor.spatial_merge_size = config.merge or 1
+    # as the processor overrules it; calibration asks the image processor alone
+    processor.image_processor.patch_size = {"height": config.token_side, "width": config.token_side}
 
 
 def _count_as_onevision(processor: Any, path: Path, config: LlavaConfig) -> None:
@@ -137,7 +152,7 @@ def _class_name(path: Path) -> str | None:
     model_type = (
         read_json(path / "config.json").get("model_type") if (path / "config.json").is_file() else None
     )
-    return _ONEVISION if model_type == "llava_onevision" else None
+    return _BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
 
 
 def pixtral_processor() -> Any:
@@ -175,7 +190,50 @@ def onevision_processor() -> Any:
     return ForImages
 
 
-_LOADERS = {"PixtralProcessor": pixtral_processor, _ONEVISION: onevision_processor}
+def next_video_processor() -> Any:
+    """transformers' `LlavaNextVideoProcessor` for images, likewise; there the processor of videos comes first."""
+    from transformers import LlavaNextVideoProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    class WithoutVideos(ProcessorMixin):
+        """What `LlavaNextVideoProcessor` hands its three parts on to."""
+
+        def __init__(self, _: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> None:
+            super().__init__(image_processor, tokenizer, **settings)
+
+    class ForImages(LlavaNextVideoProcessor, WithoutVideos):
+        def __init__(  # its arguments are read by name
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            chat_template: Any = None,
+            patch_size: Any = None,
+            vision_feature_select_strategy: Any = None,
+            video_token: str = "<video>",
+            image_token: str = "<image>",
+            num_additional_image_tokens: int = 0,
+        ) -> None:
+            super().__init__(
+                None,
+                image_processor,
+                tokenizer,
+                chat_template=chat_template,
+                patch_size=patch_size,
+                vision_feature_select_strategy=vision_feature_select_strategy,
+                video_token=video_token,
+                image_token=image_token,
+                num_additional_image_tokens=num_additional_image_tokens,
+            )
+
+    ForImages.__name__ = ForImages.__qualname__ = "LlavaNextVideoProcessor"
+    return ForImages
+
+
+_LOADERS = {
+    "PixtralProcessor": pixtral_processor,
+    _ONEVISION: onevision_processor,
+    "LlavaNextVideoProcessor": next_video_processor,
+}
 """Of classes that transformers' `AutoProcessor` loads only where torchvision is installed."""
 
 

@@ -112,8 +112,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `float_type` is of activations and of all weights that stay float; `rotate` turns the residual stream at export,
     `balance` evens out the input channels of the decoder's matrices. With `prefill` the bundle has the decoder's layers
     a second time, stored like this, for prompts. With `refine_head` a 4-bit head has four more bits beside it, from
-    which the best logits are computed again. With `greedy_token` the decoder also gives the greedy token, so that
-    logits can stay on the device that computed them.
+    which the best logits are computed again. With `own_table` a tied model's table is stored by itself, as `embedding`
+    says, beside the head: where a browser finds it. With `greedy_token` the decoder also gives the greedy token, so
+    that logits can stay on the device that computed them.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rotate: bool = False
     balance: bool = False
     refine_head: bool = False
+    own_table: bool = False
     greedy_token: bool = False
     vision_encoder: Storage = FLOAT
     embedding: Storage = FLOAT

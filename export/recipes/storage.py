@@ -1,19 +1,22 @@
 """What a recipe makes of one model: how each of its matrices is stored, and how many bytes that takes.
 
-Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `WeightStorage`, which the graphs are made by.
+Enters: a `Recipe` and a `LlavaConfig`. Leaves: a `WeightStorage`, by which the graphs are made, and its
+`Precision` in the manifest.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import torch
 
 from pumice.export.checkpoint.integer_matrix import IntegerMatrix
 from pumice.export.recipes.recipe import FLOAT, FloatType, Recipe, Storage, assign
+from pumice.manifest import Precision
 from pumice.models.config import LlavaConfig
 from pumice.models.float_types import cache_type
 from pumice.models.text_weights import HEAD_ROTATION, decoder_weights, embedding_weights, prefill_weights
@@ -45,13 +48,15 @@ class WeightStorage:
     """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
 
     With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
-    output. Matrices that are `kept` are made of the checkpoint's own `integers`, by canonical name.
+    output; with `own_table` a tied table is stored apart from the head. Matrices that are `kept` are made of the
+    checkpoint's own `integers`, by canonical name.
     """
 
     dtype: torch.dtype
     quantized: Mapping[str, Storage]
     prefill: bool = False
     greedy_token: bool = False
+    own_table: bool = False
     kept: frozenset[str] = frozenset()
     integers: Mapping[str, IntegerMatrix] = field(default_factory=dict)
 
@@ -69,6 +74,8 @@ class WeightStorage:
 def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
     """Apply a recipe to a model. In a tied one the table is stored as the head is, so that both are stored once.
 
+    But where the recipe wants it apart.
+
     Raises:
         UsageError: an override that matches nothing.
     """
@@ -85,7 +92,7 @@ def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
     if recipe.refine_head and assigned[HEAD].bits == 4:
         assigned[HEAD] = msgspec.structs.replace(assigned[HEAD], symmetric=True, search="none")
         assigned[RESIDUAL_HEAD] = assigned[HEAD]
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and not recipe.own_table:
         assigned[TABLE] = assigned[HEAD]
     quantized = {name: storage for name, storage in assigned.items() if storage.bits is not None}
     return WeightStorage(
@@ -93,6 +100,7 @@ def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
         quantized=quantized,
         prefill=prefill,
         greedy_token=recipe.greedy_token,
+        own_table=recipe.own_table,
     )
 
 
@@ -108,7 +116,7 @@ def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, 
 
 def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
-    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form.prefill)]
+    sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form)]
     if RESIDUAL_HEAD in form.quantized:  # it has no scales of its own
         head = decoder_weights(config)["lm_head.weight"]
         sizes.append(residual_bytes(head.shape[0], head.shape[1], form.quantized[RESIDUAL_HEAD]))
@@ -116,12 +124,12 @@ def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     return [*sizes, caches]
 
 
-def _all(config: LlavaConfig, prefill: bool) -> list[tuple[str, str, Weight]]:
+def _all(config: LlavaConfig, form: WeightStorage) -> list[tuple[str, str, Weight]]:
     return [
         (graph, name, weight)
-        for graph, table in weight_tables(config, prefill=prefill).items()
+        for graph, table in weight_tables(config, prefill=form.prefill).items()
         for name, weight in table.items()
-        if not (config.tie_word_embeddings and graph == "embedding")
+        if graph != "embedding" or form.own_table or not config.tie_word_embeddings
     ]
 
 
@@ -142,3 +150,30 @@ def bytes_of(rows: int, columns: int, storage: Storage, scale_bytes: int) -> int
     blocks = -(-columns // storage.block_size)
     zero_points = 0 if storage.symmetric else -(-blocks * storage.bits // 8)
     return rows * (blocks * (storage.block_size * storage.bits // 8 + scale_bytes) + zero_points)
+
+
+def precision_of(recipe: Recipe, form: WeightStorage, *, rotated: bool) -> Precision:
+    """As the manifest has it: what most of the smallest weights have in common, and which others have more bits."""
+    quantized = form.quantized
+    plain = Precision(
+        name=recipe.float_type,
+        recipe=recipe.name,
+        float_type=recipe.float_type,
+        rotated=rotated,
+    )
+    if not quantized:
+        return plain
+    fewest = min(storage.bits or 0 for storage in quantized.values())
+    most = Counter(s for s in quantized.values() if s.bits == fewest).most_common(1)[0][0]
+    return replace(
+        plain,
+        name=most.weights,
+        bits=most.bits,
+        block_size=most.block_size,
+        symmetric=most.symmetric,
+        accuracy_level=most.accuracy_level,
+        quantized=tuple(quantized),
+        other_bits={
+            name: s.bits for name, s in quantized.items() if s.bits is not None and s.bits != most.bits
+        },
+    )

@@ -55,12 +55,13 @@ def trace_every_layer(
 
 def _shallow(config: LlavaConfig) -> tuple[LlavaConfig, list[range]]:
     """The model with one layer for each run of equal ones, and the runs."""
-    windows = config.text.sliding_windows
-    runs = equal_runs(windows)
+    kinds = config.text.layer_kinds
+    runs = equal_runs(kinds)
     text = replace(
         config.text,
         num_hidden_layers=len(runs),
-        sliding_windows=tuple(windows[run.start] for run in runs),
+        sliding_windows=tuple(kinds[run.start].window for run in runs),
+        unturned_layers=frozenset(at for at, run in enumerate(runs) if not kinds[run.start].turned),
     )
     return replace(config, text=text), runs
 

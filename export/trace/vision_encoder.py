@@ -15,7 +15,7 @@ from torch.export import Dim
 from pumice.export.trace.layers import equal_runs, repeat_layers
 from pumice.export.trace.tracing import Example, Traced, trace
 from pumice.manifest.tensors import IMAGE_FEATURES, PIXEL_VALUES
-from pumice.models.config import LlavaConfig, VisionConfig
+from pumice.models.config import LlavaConfig
 from pumice.models.float_types import lowered
 from pumice.models.vision import VisionEncoder
 
@@ -38,7 +38,7 @@ def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -
 
     def example() -> Example:
         return Example(
-            args=(dummy_pixels(config.vision),),
+            args=(dummy_pixels(config),),
             dynamic_shapes=({0: Dim("num_images")} | sizes,),
             input_names=[PIXEL_VALUES],
             output_names=[IMAGE_FEATURES],
@@ -48,10 +48,11 @@ def trace_every_layer(config: LlavaConfig, dtype: torch.dtype = torch.float32) -
     return trace(lambda: lowered(VisionEncoder(config), dtype), example)
 
 
-def dummy_pixels(vision: VisionConfig) -> Tensor:
-    """Two images of a size that the tower takes; where sizes are free, of 2 × 3 patches."""
+def dummy_pixels(config: LlavaConfig) -> Tensor:
+    """Two images of a size that the tower takes; where sizes are free, of 2 × 3 tokens of `token_side` pixels."""
+    vision = config.vision
     if vision.tower == "pixtral":
-        return torch.zeros(2, vision.num_channels, 2 * vision.patch_size, 3 * vision.patch_size)
+        return torch.zeros(2, vision.num_channels, 2 * config.token_side, 3 * config.token_side)
     dummies = DummyVisionInputGenerator("feature-extraction", NormalizedVisionConfig(vision), batch_size=2)
     pixels: Tensor = dummies.generate("pixel_values")
     return pixels

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pumice.errors import BundleError
 from pumice.export.verify.parity import Floats
-from pumice.images.layout import among, join
+from pumice.images.layout import among, join, kept
 from pumice.manifest import DecoderShape, GraphSpec, ImageLayout, Manifest, Tiles
 from pumice.manifest.tensors import (
     ATTENTION_MASK,
@@ -99,7 +99,7 @@ class VisionGraph:
     """The vision encoder."""
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
-        self._session, self._layout = session, manifest.layout
+        self._session, self._manifest, self._layout = session, manifest, manifest.layout
 
     def features(self, images: Sequence[Floats], sizes: Sequence[tuple[int, int]] | None) -> Floats:
         """Images [3, height, width], or their tiles [N, 3, height, width], → [M, D].
@@ -112,6 +112,11 @@ class VisionGraph:
             return np.concatenate([self._tiled(layout, image, size) for image, size in pairs])
         batches = [images] if self._layout.stackable else [[image] for image in images]
         return np.concatenate([self._encoded(np.stack(batch)) for batch in batches])
+
+    def video(self, frames_NCHW: Floats) -> Floats:
+        """A video's frames → [M, D]."""
+        clip = self._manifest.clip(len(frames_NCHW))
+        return join(clip, clip.size, [kept(clip, self._encoded(frame[None])) for frame in frames_NCHW])
 
     def _tiled(self, layout: ImageLayout, tiles: Floats, size: tuple[int, int]) -> Floats:
         parts = [self._encoded(tile[None]) for tile in tiles]

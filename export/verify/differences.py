@@ -23,7 +23,7 @@ class Differences:
 
 
 def differences(ours: Prepared, theirs: Inputs) -> Differences:
-    """Compare token ids and every image's pixel values, with the sizes of images and of their padding."""
+    """Compare token ids and pixel values of every image and video, with the sizes of images and of their padding."""
     return Differences(ids=_ids(ours, theirs), pixels=_pixels(ours, theirs))
 
 
@@ -46,7 +46,7 @@ def _id(number: int | None) -> str:
 
 def _pixels(ours: Prepared, theirs: Inputs) -> tuple[str, ...]:
     if len(ours.pixel_arrays) != len(theirs.images):
-        return (f"{len(ours.images)} images, transformers' {len(theirs.images)}",)
+        return (f"{len(ours.pixel_arrays)} images, transformers' {len(theirs.images)}",)
     said = []
     for number, (mine, other) in enumerate(zip(ours.pixel_arrays, theirs.images, strict=True), 1):
         if mine.shape != other.shape:
@@ -57,6 +57,11 @@ def _pixels(ours: Prepared, theirs: Inputs) -> tuple[str, ...]:
                 f"image {number}: {np.count_nonzero(error):,} of {error.size:,} pixel values differ, "
                 f"by at most {error.max():.1e}"
             )
+    if len(ours.video_arrays) != len(theirs.videos):
+        said.append(f"{len(ours.video_arrays)} videos, transformers' {len(theirs.videos)}")
+    for number, (mine, other) in enumerate(zip(ours.video_arrays, theirs.videos, strict=False), 1):
+        if not np.array_equal(mine, other):
+            said.append(f"video {number} has other pixel values, or another shape, than transformers'")
     if theirs.pixel_values is not None and not said:
         shapes = list(ours.pixel_values.shape), list(theirs.pixel_values.shape)
         if shapes[0] != shapes[1]:

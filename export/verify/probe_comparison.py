@@ -24,7 +24,7 @@ from pumice import Prepared
 from pumice.errors import BundleError, ContextLengthError
 from pumice.export.checkpoint.folder import Checkpoint
 from pumice.export.progress import Progress
-from pumice.export.verify.bundle_graphs import BundleGraphs, Cache
+from pumice.export.verify.bundle_graphs import BundleGraphs, Cache, VisionGraph
 from pumice.export.verify.differences import differences
 from pumice.export.verify.parity import Case, Floats, GraphError, LogitError, compare_answers
 from pumice.export.verify.probes import Probe, default_probes
@@ -98,7 +98,7 @@ def _answers(
     progress: Progress,
 ) -> tuple[list[_Answer], str]:
     """The bundle's answers, and the device that it ran on; the model is gone afterwards."""
-    asked = probes or default_probes()
+    asked = probes or default_probes(videos=manifest.videos is not None)
     progress.stage("verify: answers of the bundle", steps=len(asked))
     # Repacking float weights would copy them all; quantised ones would not be computed with as users do.
     model = pumice.load(bundle, device=device, low_memory=manifest.precision.bits is None)
@@ -130,12 +130,18 @@ _LIKELIEST: Any = {
 
 def _answer(model: pumice.Model, probe: Probe, max_new_tokens: int) -> _Answer:
     raw = model.manifest.chat.template_file is None
-    prompt: Any = probe.raw(model.manifest.image_tokens.token) if raw else list(probe.messages)
-    images = list(probe.images) if raw else []  # they stand in the messages
-    prepared = model.prepare(prompt, images, raw=raw)
+    clip = model.manifest.videos
+    tokens = (model.manifest.image_tokens.token, "" if clip is None else clip.token)
+    prompt: Any = probe.raw(*tokens) if raw else list(probe.messages)
+    images: Any = list(probe.images) if raw else []  # they stand in the messages
+    videos: Any = [list(video) for video in probe.videos] if raw else []
+    prepared = model.prepare(prompt, images, videos=videos, raw=raw)
     limit = min(max_new_tokens, model.context_length)
-    generation = model.generate(prompt, images=images, max_new_tokens=limit, raw=raw, **_LIKELIEST)
-    messages = None if raw else tuple(model.pipeline.builder.messages(prompt, len(probe.images)))
+    generation = model.generate(
+        prompt, images=images, videos=videos, max_new_tokens=limit, raw=raw, **_LIKELIEST
+    )
+    counts = len(probe.images), len(probe.videos)
+    messages = None if raw else tuple(model.pipeline.builder.messages(prompt, *counts))
     return _Answer(probe=probe, prepared=prepared, tokens=tuple(generation.token_ids), messages=messages)
 
 
@@ -145,7 +151,8 @@ def _expect(
     """transformers' results, turned as the bundle's weights are; its model is gone afterwards."""
     progress.stage("verify: transformers", steps=len(answers))
     tiled = manifest.layout if isinstance(manifest.layout, Tiles) else None
-    reference = Reference(checkpoint, pinpoints=tiled.pinpoints if tiled else ())
+    videos = any(answer.probe.videos for answer in answers)
+    reference = Reference(checkpoint, pinpoints=tiled.pinpoints if tiled else (), videos=videos)
     pairs = []
     for answer in answers:
         inputs = reference.inputs(answer.probe, answer.messages)
@@ -174,9 +181,7 @@ def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress
     visions: list[GraphError | None] = []
     with graphs.vision_encoder() as vision:
         for pair in _counted(pairs, progress):
-            images, sizes = pair.inputs.images, pair.inputs.image_sizes
-            own = None if sizes is None else [(height, width) for height, width in sizes.tolist()]
-            ours = vision.features(images, own) if images else None
+            ours = _seen(vision, pair.inputs, manifest)
             visions.append(None if ours is None else _error("vision_encoder", ours, pair.expected.features))
     del vision
     embeddings = []
@@ -193,6 +198,22 @@ def _compare(oracle: _Oracle, graphs: BundleGraphs, manifest: Manifest, progress
             logits_TV = decoder.logits(pair.expected.embeds, pasts[index])
             cases.append(_case(pair, oracle, manifest, visions[index], embeddings[index], logits_TV))
     return cases
+
+
+def _seen(vision: VisionGraph, inputs: Inputs, manifest: Manifest) -> Floats | None:
+    """Features of images and videos as they stand in the prompt, [M, D]; None where there are none."""
+    sizes, clip = inputs.image_sizes, manifest.videos
+    own = None if sizes is None else [(height, width) for height, width in sizes.tolist()]
+    stills = vision.features(inputs.images, own) if inputs.images else None
+    if not inputs.videos or clip is None:
+        return stills
+    clips = np.concatenate([vision.video(video) for video in inputs.videos])
+    if stills is None:
+        return clips
+    ids = inputs.input_ids[0][np.isin(inputs.input_ids[0], manifest.feature_token_ids)]
+    together = np.empty((len(ids), clips.shape[1]), np.float32)
+    together[ids == manifest.image_tokens.token_id], together[ids == clip.token_id] = stills, clips
+    return together
 
 
 def _pasts(graphs: BundleGraphs, pairs: list[_Pair]) -> list[Cache | None]:

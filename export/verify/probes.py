@@ -15,11 +15,12 @@ from pumice.export.calibration.drawn import drawn_image
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A conversation: `turns` of user and assistant, the user's first and last; the images belong to the first."""
+    """A conversation: `turns` of user and assistant, the user's first and last; images and videos are the first's."""
 
     name: str
     turns: tuple[str, ...]
     images: tuple[Image.Image, ...] = ()
+    videos: tuple[tuple[Image.Image, ...], ...] = ()
 
     @property
     def messages(self) -> tuple[dict[str, Any], ...]:
@@ -29,19 +30,20 @@ class Probe:
                 "role": ("user", "assistant")[index % 2],
                 "content": [
                     *({"type": "image", "image": image} for image in (() if index else self.images)),
+                    *({"type": "video", "video": list(video)} for video in (() if index else self.videos)),
                     {"type": "text", "text": text},
                 ],
             }
             for index, text in enumerate(self.turns)
         )
 
-    def raw(self, image_token: str) -> str:
+    def raw(self, image_token: str, video_token: str = "") -> str:
         """In plain words, for a checkpoint without chat template."""
-        return image_token * len(self.images) + " ".join(self.turns)
+        return image_token * len(self.images) + video_token * len(self.videos) + " ".join(self.turns)
 
 
-def default_probes() -> list[Probe]:
-    """One image, other shapes of image, two images, none, and a second turn."""
+def default_probes(*, videos: bool = False) -> list[Probe]:
+    """One image, other shapes of image, two images, none, and a second turn; with `videos` two more."""
     wide, tall, small = drawn_image(0, (320, 200)), drawn_image(1, (120, 260)), drawn_image(2, (31, 17))
     asked = [
         ("one image", (wide,), ("What is shown in this picture?",)),
@@ -51,7 +53,14 @@ def default_probes() -> list[Probe]:
         ("no image", (), ("How many colours does a rainbow have?",)),
         ("second turn", (wide,), ("What colour is it?", "Red.", "And where is it?")),
     ]
-    return [Probe(name=name, images=images, turns=turns) for name, images, turns in asked]
+    probes = [Probe(name=name, images=images, turns=turns) for name, images, turns in asked]
+    if videos:
+        clip = tuple(drawn_image(3 + number, (90, 70)) for number in range(3))
+        probes += [
+            Probe(name="a video", turns=("What happens in this video?",), videos=(clip,)),
+            Probe(name="image and video", turns=("Is it in both?",), images=(tall,), videos=(clip[::-1],)),
+        ]
+    return probes
 
 
 def own_probes(questions: Sequence[tuple[str, Sequence[Path]]]) -> list[Probe]:

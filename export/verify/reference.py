@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from pumice.errors import CheckpointError
 from pumice.export.checkpoint.folder import Checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.processor.load import load_processor
+from pumice.export.processor.videos import checked_videos
 from pumice.export.verify.parity import Floats
 from pumice.export.verify.probes import Probe
 from pumice.export.verify.streamed_model import KEPT_BYTES, build_without_weights, stream_weights
 from pumice.export.verify.tensors import HEAD, FloatTensors
+from pumice.export.verify.torch_videos import TorchVideos
 
 LOGIT_VALUES = 1 << 24
 """Logits in memory at a time: 64 MiB."""
@@ -43,7 +44,7 @@ class Inputs:
     `input_ids` int64 [1, T]; `pixel_values` float32 [N, 3, H, W], with tiles [N, 1 + tiles, 3, H, W], or None;
     `image_sizes` int64 [N, 2], (height, width) of each image where they vary, else None. `tiles` is how many arrays
     each image has, the whole among them, where images are cut into tiles. `batch_num_images`, int64 [1], is how many
-    images the prompt has, where one that is beside others is not cut.
+    images the prompt has, where one that is beside others is not cut. `videos` are float32 [frames, 3, H, W] each.
     """
 
     input_ids: NDArray[np.int64]
@@ -51,6 +52,7 @@ class Inputs:
     image_sizes: NDArray[np.int64] | None
     tiles: tuple[int, ...] | None = None
     batch_num_images: NDArray[np.int64] | None = None
+    videos: tuple[Floats, ...] = ()
 
     @property
     def images(self) -> list[Floats]:
@@ -69,6 +71,8 @@ class Inputs:
 class Expected:
     """transformers' results: `features` [M, D], `embeds` [1, T, D], and `hidden` [T, D], before the head.
 
+    Features are those of images and videos as they stand in the prompt.
+
     Features and embeds are times a Granite's `embedding_multiplier`, as they are in a bundle.
     """
 
@@ -80,7 +84,8 @@ class Expected:
 class Reference:
     """transformers' processor and model of a checkpoint.
 
-    `pinpoints` are those that a bundle keeps of a LLaVA-NeXT's, in place of all: both do with them alone.
+    `pinpoints` are those that a bundle keeps of a LLaVA-NeXT's, in place of all: both do with them alone. `videos`: it
+    is asked about videos too, for which its processor gets what stands for torchvision.
 
     Raises:
         CheckpointError: transformers cannot load the checkpoint.
@@ -91,9 +96,15 @@ class Reference:
         checkpoint: Checkpoint,
         *,
         pinpoints: Sequence[tuple[int, int]] = (),
+        videos: bool = False,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        self.processor = load_processor(checkpoint.path, read_config(checkpoint.config))
+        config = read_config(checkpoint.config)
+        self.processor = load_processor(checkpoint.path, config)
+        if videos:
+            self.processor.video_processor = TorchVideos(
+                checked_videos(self.processor, checkpoint.path, config)
+            )
         self.model = build_without_weights(checkpoint.path)
         tensors = FloatTensors(checkpoint, tied=bool(self.model.config.tie_word_embeddings))
         stream_weights(self.model, tensors, kept_bytes=kept_bytes)
@@ -124,13 +135,14 @@ class Reference:
                 f"transformers' processor fails on the prompt {probe.name!r}: {reason}"
             ) from None
         pixels, sizes = made.get("pixel_values"), made.get("image_sizes")
-        counts = made.get("batch_num_images")
+        counts, clips = made.get("batch_num_images"), made.get("pixel_values_videos")
         return Inputs(
             input_ids=np.asarray(made["input_ids"], np.int64),
             pixel_values=None if pixels is None else np.asarray(pixels, np.float32),
             image_sizes=None if sizes is None else np.asarray(sizes, np.int64),
             tiles=self._tiles(sizes, cut=counts is None or len(probe.images) == 1),
             batch_num_images=None if counts is None else np.asarray(counts, np.int64),
+            videos=() if clips is None else tuple(np.asarray(clips, np.float32)),
         )
 
     def _tiles(self, sizes: Any, *, cut: bool) -> tuple[int, ...] | None:
@@ -149,16 +161,16 @@ class Reference:
 
     def _processed(self, probe: Probe, messages: Sequence[Mapping[str, Any]]) -> Any:
         if self.processor.chat_template is None:
-            text = probe.raw(self.processor.image_token)
-            return self.processor(images=_of_one_prompt(probe), text=text, return_tensors="np")
+            text = probe.raw(self.processor.image_token, getattr(self.processor, "video_token", ""))
+            return self.processor(**_of_one_prompt(probe), text=text, return_tensors="np")
         if any(isinstance(message["content"], str) for message in messages):
             text = self.processor.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
             bos = self.processor.tokenizer.bos_token
             begun = bool(bos) and text.startswith(bos)
-            images = _of_one_prompt(probe)
-            return self.processor(images=images, text=text, add_special_tokens=not begun, return_tensors="np")
+            media = _of_one_prompt(probe)
+            return self.processor(**media, text=text, add_special_tokens=not begun, return_tensors="np")
         return self.processor.apply_chat_template(
             list(probe.messages),
             add_generation_prompt=True,
@@ -176,17 +188,17 @@ class Reference:
         prompt, core = torch.from_numpy(inputs.input_ids), self.model.model
         ids = torch.cat([prompt, torch.tensor([answer[:-1]], dtype=torch.int64)], dim=1)
         embeds = core.get_input_embeddings()(ids)
-        features = torch.zeros(0, embeds.shape[-1])
-        if inputs.pixel_values is not None:
-            features = self._features(inputs)
-            mask = torch.zeros_like(ids, dtype=torch.bool)[..., None]
-            mask[:, : prompt.shape[1], 0] = prompt == self.model.config.image_token_id
-            if int(mask.sum()) != len(features):
+        place = torch.zeros_like(ids, dtype=torch.bool)
+        for token, rows in self._media(inputs):
+            mask = torch.zeros_like(place)
+            mask[:, : prompt.shape[1]] = prompt == token
+            if int(mask.sum()) != len(rows):
                 raise CheckpointError(
-                    f"transformers' processor makes {int(mask.sum())} image tokens, its model {len(features)}: "
+                    f"transformers' processor makes {int(mask.sum())} image tokens, its model {len(rows)}: "
                     "patch_size or vision_feature_select_strategy in the processor's files is wrong"
                 )
-            embeds = embeds.masked_scatter(mask, features)
+            embeds, place = embeds.masked_scatter(mask[..., None], rows), place | mask
+        features = embeds[place]
         hidden, factor = (
             self._hidden(embeds),
             self._embedding_multiplier,
@@ -209,17 +221,35 @@ class Reference:
         hidden_TD: torch.Tensor = outputs.last_hidden_state[0]
         return hidden_TD
 
+    def _media(self, inputs: Inputs) -> Iterator[tuple[int, torch.Tensor]]:
+        """The ids that stand for images and for videos, where there are some, and the features of each kind."""
+        if inputs.pixel_values is not None:
+            yield self.model.config.image_token_id, self._features(inputs)
+        if inputs.videos:
+            rows = [self._video_features(video) for video in inputs.videos]
+            yield self.model.config.video_token_id, torch.cat(rows)
+
+    def _video_features(self, frames_NCHW: Floats) -> torch.Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(frames_NCHW))[None]
+        rows: torch.Tensor = self.model.model.get_video_features(pixels, return_dict=True).pooler_output[0]
+        return rows
+
     def _features(self, inputs: Inputs) -> torch.Tensor:
         given = {"image_sizes": inputs.image_sizes, "batch_num_images": inputs.batch_num_images}
         sizes = {name: torch.from_numpy(values) for name, values in given.items() if values is not None}
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.pixel_values))
-        outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)
+        try:
+            outputs = self.model.model.get_image_features(pixels, return_dict=True, **sizes)
+        except RuntimeError as error:  # of a Mistral 3's images that have one token
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"transformers' model fails on images of a prompt: {reason}") from None
         return torch.cat(list(outputs.pooler_output))
 
 
-def _of_one_prompt(probe: Probe) -> list[list[Image.Image]] | None:
-    """The images as `apply_chat_template` hands them on: a list for each prompt."""
-    return [list(probe.images)] if probe.images else None
+def _of_one_prompt(probe: Probe) -> dict[str, Any]:
+    """Images and videos as `apply_chat_template` hands them on: a list for each prompt."""
+    videos = {"videos": [[list(video) for video in probe.videos]]} if probe.videos else {}
+    return {"images": [list(probe.images)] if probe.images else None, **videos}
 
 
 class Head:

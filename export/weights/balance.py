@@ -17,17 +17,19 @@ behind it undo, are gone. Nothing is left to do at run time, for the division go
                                                  share a value
     down             up, times gate                                      rows of up, and its bias
 
-Each s has the geometric mean 1, so that norms keep their size.
+Each s has the geometric mean 1, so that norms keep their size. Where nothing before a matrix can be divided, s is 1: a
+norm without a weight, one that attention and MLP share, or none; an MLP without a gate, whose activation comes last.
 """
 
 from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor
 
 from pumice.export.calibration.moments import Calibration
-from pumice.models.config import LlavaConfig
+from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.text_weights import decoder_weights
 from pumice.models.weights import Read, cut
 
@@ -76,16 +78,23 @@ class ChannelBalance:
         """Find the scales of a parameter's layer, and keep them for the threads that read it."""
         layer = ".".join(name.split(".")[:2])
         for part in dict.fromkeys(_INPUTS.values()):
-            self.scales(f"{layer}.{part}.weight")
+            self.scales(self._parameter(f"{layer}.{part}.weight"))
+
+    def _parameter(self, name: str) -> str:
+        """Of an MLP without a gate the other matrix reads what the gate would."""
+        return name if self._text.gated else name.replace("gate_proj", "up_proj")
 
     def scales(self, name: str) -> Tensor:
         """What the inputs of the decoder's parameter `name`, a weight, are divided by, float32 [K]."""
-        name = name.replace("up_proj", "gate_proj")
+        if self._text.gated:
+            name = name.replace("up_proj", "gate_proj")
         if name not in self._scales:
             self._scales[name] = self._found(name)
         return self._scales[name]
 
     def _found(self, name: str) -> Tensor:
+        if not _divisible(self._text, name):
+            return torch.ones(self._weights[name].sources[0][1][1])
         moments = self._calibration.moments(name)
         carried, met = moments.diagonal() if moments.dim() == 2 else moments, self._met(name)
         if name.endswith("o_proj.weight"):
@@ -113,10 +122,11 @@ class ChannelBalance:
             return self._read(name, start, stop)
         layer, part, leaf = f"layers.{match[1]}.", match[2], match[3]
         rows = self._read(name, start, stop).float()
+        scales = self.scales(self._parameter(f"{layer}{_INPUTS[part]}.weight"))
         if part.endswith("layernorm"):
-            return rows / self.scales(f"{layer}{_INPUTS[part]}.weight")[start:stop]
+            return rows / scales[start:stop]
         if leaf == "weight":
-            rows = rows * self.scales(f"{layer}{_INPUTS[part]}.weight")
+            rows = rows * scales
         if part in _OUTPUTS:
             made = self.scales(f"{layer}{_OUTPUTS[part]}.weight")
             made = self._of_values(made) if part == "self_attn.v_proj" else made
@@ -131,6 +141,15 @@ class ChannelBalance:
     def _of_values(self, scales: Tensor) -> Tensor:
         """[heads·K] → [value heads·K]."""
         return scales.view(self._text.num_key_value_heads, -1, self._text.head_dim)[:, 0].reshape(-1)
+
+
+def _divisible(text: TextConfig, name: str) -> bool:
+    """Whether what makes the input of the decoder's parameter `name` can be divided."""
+    if name.endswith("o_proj.weight"):
+        return True
+    if name.endswith("down_proj.weight"):
+        return text.gated
+    return text.norm_weight and text.norm_places in ("before", "around")
 
 
 def _above(values: Tensor) -> Tensor:

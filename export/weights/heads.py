@@ -4,21 +4,24 @@ Its rotary kernel wants multiples of 16. A head is padded in both rotary halves,
 
     a b c d | e f g h      →      a b c d 0 0 0 0 | e f g h 0 0 0 0
 
-Zero queries meet zero keys, zero values meet zero columns of the output projection: the result is the same.
+Zero queries meet zero keys, zero values meet zero columns of the output projection: the result is the same. Where
+queries and keys are normed, zeros make their mean square smaller, and the norm's weight makes up for it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from pumice.models.config import LlavaConfig
+from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.weights import Read
 
 MULTIPLE = 16
+_NORM = re.compile(r"^language_model\.layers\.\d+\.self_attn\.[qk]_norm\.weight$")
 _PROJECTION = re.compile(r"^language_model\.layers\.\d+\.self_attn\.([qkvo])_proj\.(weight|bias)$")
 
 
@@ -31,6 +34,8 @@ def pad_heads(config: LlavaConfig, read: Read) -> tuple[LlavaConfig, Read]:
     text, heads = config.text, {"q": config.text.num_attention_heads, "o": config.text.num_attention_heads}
 
     def read_padded(name: str, start: int, stop: int) -> Tensor:
+        if _NORM.match(name):
+            return _norm(name, own, padded, read, text)[start:stop]
         match = _PROJECTION.match(name)
         if match is None or (match[1] == "o" and match[2] == "bias"):
             return read(name, start, stop)
@@ -40,6 +45,13 @@ def pad_heads(config: LlavaConfig, read: Read) -> tuple[LlavaConfig, Read]:
         return _padded(read(name, 0, rows), own, padded)[start:stop]
 
     return replace(config, text=replace(text, head_dim=padded)), read_padded
+
+
+def _norm(name: str, own: int, padded: int, read: Read, text: TextConfig) -> Tensor:
+    """A norm's weight, of one head or of all; its mean is over `padded` channels for `own`."""
+    count = text.num_key_value_heads if ".k_norm." in name else text.num_attention_heads
+    rows = read(name, 0, own * (count if text.qk_norm == "width" else 1)).float()
+    return _padded(rows, own, padded) * math.sqrt(own / padded)
 
 
 def _padded(rows: Tensor, own: int, padded: int) -> Tensor:

@@ -18,8 +18,10 @@ from pumice.export.checkpoint.integer_matrix import IntegerMatrix
 from pumice.export.recipes.recipe import BLOCK_SIZES, Recipe, Storage
 from pumice.export.recipes.storage import WeightStorage, storage_of, weight_tables
 from pumice.export.weights.heads import pad_heads
+from pumice.export.weights.plain import make_plain
 from pumice.models.config import LlavaConfig, Multipliers
 from pumice.models.tensor_names import canonical_name
+from pumice.models.text_weights import stored_name
 
 _WIDEST = 128
 """Block of a row that has one scale."""
@@ -34,7 +36,7 @@ def keep_integers(
         storage = form.quantized.get(f"decoder/{name}")
         if not name.startswith("layers.") or storage is None or storage.bits != 4:
             continue
-        sources = [matrices.get(source) for source, _ in weight.sources]
+        sources = [matrices.get(stored_name(config.text, source)) for source, _ in weight.sources]
         own = {_storage(storage, matrix) for matrix in sources}
         found = own.pop() if len(own) == 1 else None
         if found is not None:
@@ -76,11 +78,15 @@ def leaving_integers_alone(
                 f"{name} is {given}, but the checkpoint's layers are in 4-bit integers already, which are kept: "
                 "leave it out"
             )
-    padded, _ = pad_heads(config, checkpoint.read_canonical)
-    if padded is not config or config.text.multipliers != Multipliers():
+    changed, _ = pad_heads(*make_plain(config, checkpoint.read_canonical))
+    # norms and tables may change, matrices not
+    matrices = tuple(pair for pair in config.text.renamed if pair[0].startswith(("self_attn.", "mlp.")))
+    beside = replace(config.text, norm_offset=0.0, multipliers=Multipliers(), renamed=matrices)
+    if changed.text != beside or config.text.multipliers.residual != 1:
         raise CheckpointError(
-            f"{checkpoint.path} has 4-bit integers, and the weights of this model are changed at export "
-            "(heads padded, or Granite's multipliers): expected --precision fp32, fp16, bf16 or int8"
+            f"{checkpoint.path} has 4-bit integers, and the weights of this model are changed at export (heads padded "
+            "or sorted, matrices renamed or split, or Granite's multipliers): expected --precision fp32, fp16, bf16 "
+            "or int8"
         )
     return _changing_nothing(recipe), True
 
@@ -111,7 +117,7 @@ def warn_of_second_rounding(form: WeightStorage, config: LlavaConfig, checkpoint
         (name, rounded[source])
         for graph, table in weight_tables(config, prefill=form.prefill).items()
         for name, weight in ((f"{graph}/{key}", weight) for key, weight in table.items())
-        for source, _ in weight.sources
+        for source in (stored_name(config.text, source) for source, _ in weight.sources)
         if source in rounded and name in form.quantized and name not in form.kept
     ]
     if twice:

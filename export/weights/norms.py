@@ -24,10 +24,11 @@ _FOLDED = (
     (r"^(vision_tower\.transformer\.layers\.\d+)\.attention\.[qkv]_proj\.(weight)$", "attention_norm"),
     (r"^(vision_tower\.transformer\.layers\.\d+)\.feed_forward\.(?:gate|up)_proj\.(weight)$", "ffn_norm"),
     (r"^(multi_modal_projector)\.linear_1\.(weight|bias)$", "projector_layernorm"),
+    (r"^(multi_modal_projector)\.patch_merger\.merging_layer\.(weight)$", "norm"),
 )
 """What reads a norm, and the norm's name beside it."""
 _NORM = re.compile(
-    r"(\.layer_norm[12]|\.attention_norm|\.ffn_norm|^multi_modal_projector\.projector_layernorm)\.(weight|bias)$"
+    r"(\.layer_norm[12]|\.attention_norm|\.ffn_norm|^multi_modal_projector\.(?:projector_layernorm|norm))\.(weight|bias)$"
 )
 
 
@@ -47,7 +48,10 @@ def fold_norms(config: LlavaConfig, read: Read) -> tuple[LlavaConfig, Read]:
             width = wide if norm_name == "projector_layernorm" else inner
             at = f"{match[1]}.{norm_name}"
             if match[2] == "weight":
-                return read(name, start, stop).float() * read(f"{at}.weight", 0, width).float()
+                weight = read(f"{at}.weight", 0, width).float()
+                if norm_name == "norm":  # of every channel come all patches that are merged
+                    weight = weight.repeat_interleave((config.merge or 1) ** 2)
+                return read(name, start, stop).float() * weight
             rows = read(name.removesuffix("bias") + "weight", start, stop)
             shift = rows.double() @ read(f"{at}.bias", 0, width).double()
             return (read(name, start, stop).double() + shift).float()

@@ -10,10 +10,15 @@ without a weight commutes with it, so each norm's weight g goes into the matrice
 
 leave every logit as it was (QuaRot, arXiv:2404.00456). A tied table has to serve as embedding and head at once and
 cannot take up the final norm's weight: there a matrix Qᵀ·diag(g)·Q between norm and head does.
+
+LayerNorm subtracts a mean, which Q does not commute with; and a norm behind a branch has a weight that nothing before
+it takes up, and that no rotation passes. Models with either are not turned. Norms of queries and keys do not see the
+stream.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
@@ -71,6 +76,19 @@ class Rotation:
                 parts = self._odd.T @ parts.flatten(2)
             turned[start : start + step] = parts.view(-1, self.width)
         return turned.view(x.shape)
+
+
+def rotatable(config: LlavaConfig) -> bool:
+    """Whether the stream can be turned; warns where it cannot."""
+    if config.text.foldable:
+        return True
+    reason = "LayerNorms" if config.text.norm == "layer" else "norms behind branches"
+    logging.getLogger("pumice").warning(
+        "the recipe turns the residual stream, which this text model's %s do not allow: it stays as it is, and is "
+        "quantised with its outliers",
+        reason,
+    )
+    return False
 
 
 def rotate(config: LlavaConfig, read: Read, rotation: Rotation | None = None) -> tuple[LlavaConfig, Read]:

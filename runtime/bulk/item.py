@@ -15,10 +15,11 @@ from typing import Any
 from pumice.errors import UsageError
 from pumice.generation.options import NAMES
 from pumice.images.addresses import names_file
+from pumice.images.videos import Video
 from pumice.prompt.message_images import in_folder
 
 _OPTIONS = frozenset(NAMES)
-_FIELDS = frozenset({"id", "prompt", "messages", "image", "images", "raw"})
+_FIELDS = frozenset({"id", "prompt", "messages", "image", "images", "video", "videos", "num_frames", "raw"})
 _CONSTRAINTS = ("json_schema", "regex")
 """At most one of them holds, so a record that names one names both."""
 
@@ -41,6 +42,7 @@ class BatchItem:
     id: str
     prompt: Any
     images: tuple[Any, ...]
+    """And videos behind them."""
     raw: bool
     options: Mapping[str, Any]
     where: str | None = None
@@ -58,7 +60,8 @@ def make_item(
     if unknown := sorted(map(str, set(fields) - _FIELDS - _OPTIONS)):
         raise UsageError(
             f"the record has the unknown field {unknown[0]!r}; "
-            "expected id, prompt or messages, image or images, raw, and options of generate"
+            "expected id, prompt or messages, image or images, video or videos, num_frames, raw, and options of "
+            "generate"
         )
     raw = defaults.raw if fields.get("raw") is None else fields["raw"]
     if not isinstance(raw, bool):
@@ -67,7 +70,7 @@ def make_item(
         index=index,
         id=record_id,
         prompt=_prompt(fields, defaults),
-        images=_images(fields, defaults.folder),
+        images=(*_media(fields, "image", defaults.folder), *_videos(fields, defaults.folder)),
         raw=raw,
         options=_options(fields, defaults, record_id),
         where=where,
@@ -117,21 +120,32 @@ def _prompt(fields: Mapping[str, Any], defaults: Defaults) -> Any:
     return prompt
 
 
-def _images(fields: Mapping[str, Any], folder: Path | None) -> tuple[Any, ...]:
-    image, images = fields.get("image"), fields.get("images")
-    if image is not None and images is not None:
-        raise UsageError("the record has both image and images; expected one of them")
-    if image is not None:
-        images = [image]
-    if images is None:
+def _media(fields: Mapping[str, Any], one: str, folder: Path | None) -> tuple[Any, ...]:
+    """A record's images, or its videos."""
+    alone, several = fields.get(one), fields.get(f"{one}s")
+    if alone is not None and several is not None:
+        raise UsageError(f"the record has both {one} and {one}s; expected one of them")
+    if alone is not None:
+        several = [alone]
+    if several is None:
         return ()
-    if not isinstance(images, (list, tuple)):
-        raise UsageError(f"the record's images are of type {type(images).__name__}, expected a list")
-    return tuple(_image(item, folder) for item in images)
+    if not isinstance(several, (list, tuple)):
+        raise UsageError(f"the record's {one}s are of type {type(several).__name__}, expected a list")
+    return tuple(_placed(item, folder) for item in several)
 
 
-def _image(image: Any, folder: Path | None) -> Any:
-    """A path is made to begin at `folder`; all else is as it was."""
+def _videos(fields: Mapping[str, Any], folder: Path | None) -> list[Video]:
+    frames = fields.get("num_frames")
+    videos = [Video(video, num_frames=frames) for video in _media(fields, "video", folder)]
+    if frames is not None and not videos:
+        raise UsageError("the record has num_frames and no video")
+    return videos
+
+
+def _placed(image: Any, folder: Path | None) -> Any:
+    """A path is made to begin at `folder`, and those of a video's frames; all else is as it was."""
+    if isinstance(image, (list, tuple)):
+        return [_placed(frame, folder) for frame in image]
     if folder is None or not isinstance(image, str) or not names_file(image, folder):
         return image
     return str(folder / image)

@@ -15,8 +15,9 @@ from pathlib import Path
 from pumice.bulk.entry import Entry, Inputs
 from pumice.bulk.item import Defaults, make_item
 from pumice.bulk.record import Record
-from pumice.errors import BatchError, ImageError, PumiceError, UsageError
+from pumice.errors import BatchError, ImageError, PumiceError, UsageError, VideoError
 from pumice.images.addresses import names_file
+from pumice.images.videos import Video
 
 TRIES = 1000
 """Records that may fail before they are written all the same."""
@@ -52,8 +53,15 @@ def _fault(entry: Entry, defaults: Defaults, inputs: Inputs) -> PumiceError | No
         item = make_item(entry.index, entry.id, entry.fields, defaults)
     except UsageError as error:
         return UsageError(f"{where}{error}")
-    missing = next((image for image in item.images if _missing(image)), None)
-    return None if missing is None else ImageError(f"{where}there is no image {str(missing)!r}")
+    for given in item.images:
+        video = isinstance(given, Video)
+        if _missing(given.source if video else given):
+            return (
+                VideoError(f"{where}there is no video {given.source!r}")
+                if video
+                else ImageError(f"{where}there is no image {str(given)!r}")
+            )
+    return None
 
 
 def _missing(image: object) -> bool:

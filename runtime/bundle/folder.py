@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from pumice.bundle.hub_cache import is_cached_file
 from pumice.bundle.onnx_file import OnnxFile, read_onnx
 from pumice.errors import BundleError
 from pumice.machine.cpu import saturates
@@ -73,6 +74,7 @@ def open_bundle(folder: str | os.PathLike[str], *, unchanged: Collection[str] = 
             pass
     for graph in bundle.manifest.graphs.all:
         read = _check_graph(bundle, graph)
+        _check_onnxruntime(lowest_version(read.operators, makes_unsigned=False))
         _check_onnxruntime(lowest_version(read.operators, makes_unsigned=saturates()), " on this processor")
     return bundle
 
@@ -98,8 +100,7 @@ def _check_place(bundle: Bundle, name: str, entry: FileEntry) -> None:
         raise BundleError(f"{path} is missing: copy the whole bundle, or export it again") from None
     except (OSError, RuntimeError):
         raise BundleError(f"{path} cannot be opened") from None
-    blobs = _hub_blobs(bundle.folder)
-    if not (real.is_relative_to(bundle.folder) or (blobs is not None and real.parent == blobs)):
+    if not (real.is_relative_to(bundle.folder) or is_cached_file(path, bundle.folder)):
         raise BundleError(f"{path} is a link that leaves the bundle: a bundle holds its own files")
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path} is not a file")
@@ -107,14 +108,6 @@ def _check_place(bundle: Bundle, name: str, entry: FileEntry) -> None:
         raise BundleError(
             f"{path} has {status.st_size:,} bytes, its manifest says {entry.size:,}: copy or export the bundle again"
         )
-
-
-def _hub_blobs(folder: Path) -> Path | None:
-    """`…/models--name/blobs`, to which a Hugging Face cache links `…/models--name/snapshots/<revision>/…`."""
-    for snapshot in (folder, *folder.parents):
-        if snapshot.parent.name == "snapshots" and snapshot.parent.parent.name.startswith("models--"):
-            return snapshot.parent.parent / "blobs"
-    return None
 
 
 def _check_digest(bundle: Bundle, name: str, entry: FileEntry) -> None:

@@ -19,6 +19,8 @@ STEP = 64
 """A KV cache's capacity is a multiple of so many positions, or the whole context."""
 CHUNK = 128
 """Tokens of a prompt that go through the decoder at once."""
+ENCODED_AT_ONCE = 2
+"""Images of one size, or tiles of an image, that go through the vision encoder at once."""
 
 HEAD = "decoder/lm_head.weight"
 RESIDUAL_HEAD = "decoder/lm_head.residual"
@@ -102,16 +104,25 @@ def vision_activation_bytes(manifest: Manifest) -> int:
     stored = _stored(manifest, manifest.graphs.vision_encoder)
     values = stored / (_float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
     width = math.cbrt(3.6 * values)  # 12·width² a layer, and about width / 43 layers
-    return int(4 * _VISION_FLOATS * manifest.layout.most_rows * width) + _tiles_bytes(manifest)
+    together = min(ENCODED_AT_ONCE, manifest.layout.most_arrays)
+    return int(4 * _VISION_FLOATS * together * manifest.layout.most_rows * width) + _tiles_bytes(manifest)
 
 
 def _tiles_bytes(manifest: Manifest) -> int:
-    """Pixels and features of all tiles of the largest image, and what the features are joined to."""
+    """Pixels of all tiles of the largest image; and its features: those of all tiles with what they are joined to, or
+    this alone, for one prompt, and embedded in it."""
     layout, hidden = manifest.layout, manifest.decoder.hidden_size
     if layout.most_arrays == 1 or not manifest.image.size:
         return 0
-    pixels = 3 * math.prod(manifest.image.size)
-    return 4 * (layout.most_arrays * (pixels + layout.most_rows * hidden) + layout.most_tokens * hidden)
+    pixels = layout.most_arrays * 3 * math.prod(manifest.image.size)
+    rows = layout.most_tokens + max(layout.most_arrays * layout.most_rows, 2 * layout.most_tokens)
+    return 4 * (pixels + rows * hidden)
+
+
+def clip_bytes(manifest: Manifest, frames: int) -> int:
+    """Pixels of a video's frames, and the features that are kept of them. Raises as `Manifest.clip`."""
+    clip = manifest.clip(frames)
+    return 4 * frames * (3 * math.prod(clip.size) + 2 * (clip.per_frame + 1) * manifest.decoder.hidden_size)
 
 
 def decoder_activation_bytes(shape: DecoderShape) -> int:

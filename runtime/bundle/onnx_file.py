@@ -38,8 +38,9 @@ _MESSAGES: dict[str, dict[int, tuple[str, bool]]] = {
 _KEYS = {"location", "offset", "length", "checksum"}
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _EXTERNAL = 1
-_INPUT, _OP_TYPE, _DOMAIN = 1, 4, 7
+_INPUT, _OP_TYPE, _ATTRIBUTE, _DOMAIN = 1, 4, 5, 7
 """Of a node."""
+_ATTRIBUTE_NAME = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +92,9 @@ class _Walker:
         known, seen = _MESSAGES[message], set()
         node = _Node() if message == "Node" else None
         for number, value in self._count(data):
+            if node is not None:
+                node.take(number, value)
             if number not in known:
-                if node is not None:
-                    node.take(number, value)
                 continue
             child, repeated = known[number]
             if not isinstance(value, memoryview) or (number in seen and not repeated):
@@ -143,6 +144,7 @@ class _Node:
     def __init__(self) -> None:
         self._names = {_OP_TYPE: b"", _DOMAIN: b""}
         self._inputs = self._given = 0
+        self._attributes: set[str] = set()
 
     def take(self, number: int, value: int | memoryview) -> None:
         """A field; of a repeated one the last counts, as for every reader of protobuf."""
@@ -150,13 +152,23 @@ class _Node:
             self._inputs += 1
             if isinstance(value, memoryview) and len(value):  # an input left out has an empty name
                 self._given = self._inputs
+        elif number == _ATTRIBUTE and isinstance(value, memoryview):
+            self._attributes.add(_attribute_name(value))
         elif number in self._names and isinstance(value, memoryview):
             self._names[number] = bytes(value)
 
     def operator(self) -> Operator:
         """What kind of node it is."""
         name, domain = (text.decode(errors="replace") for text in self._names.values())
-        return Operator(domain=domain, name=name, inputs=self._given)
+        return Operator(domain=domain, name=name, inputs=self._given, attributes=frozenset(self._attributes))
+
+
+def _attribute_name(attribute: memoryview) -> str:
+    name = b""
+    for number, value in fields(attribute):
+        if number == _ATTRIBUTE_NAME and isinstance(value, memoryview):
+            name = bytes(value)
+    return name.decode(errors="replace")
 
 
 def _external_tensor(entries: dict[str, str]) -> ExternalTensor:

@@ -4,7 +4,7 @@ Enters: a bundle. Leaves: a folder of graphs that ONNX Runtime has optimised and
 again by every later `pumice.load` on this machine:
 
     $PUMICE_CACHE_DIR, or $XDG_CACHE_HOME/pumice, or ~/.cache/pumice
-      optimized/<key>/   decoder.onnx  decoder.onnx_data  …  copy.json
+      optimized/<key>/   onnx-decoder_model_merged.onnx  onnx-decoder_model_merged.onnx_data  …  copy.json
 
 The key is a digest of the bundle's manifest, of the processor, of ONNX Runtime's version and of what sessions are asked
 for, so that a copy is never taken for another's. Weights are then mapped rather than copied into memory, and of the
@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from pumice.errors import OptimizeError
+from pumice.machine.cache_folder import cache_folder
 from pumice.machine.cpu import description
 from pumice.manifest import MANIFEST_NAME, GraphSpec, Manifest
 from pumice.manifest.file import MOST_BYTES
@@ -77,11 +78,16 @@ class Optimized:
 
     def path(self, graph: GraphSpec) -> Path | None:
         """Where the optimised graph lies, if there is one."""
-        return self.folder / graph.file if graph.file in self.record.graphs else None
+        return self.folder / copy_name(graph) if copy_name(graph) in self.record.graphs else None
 
     def data(self, graph: GraphSpec) -> str:
         """The file of the optimised graph's weights."""
-        return str(self.folder / f"{graph.file}_data")
+        return str(self.folder / f"{copy_name(graph)}_data")
+
+
+def copy_name(graph: GraphSpec) -> str:
+    """The file of a graph's copy, all of which lie in one folder."""
+    return graph.file.replace("/", "-")
 
 
 def copied_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:
@@ -177,13 +183,8 @@ def _strangers(place: Path) -> list[str]:
 
 
 def copies_folder() -> Path:
-    """Without links: the system names mapped files by their real paths."""
-    own = os.environ.get("PUMICE_CACHE_DIR")
-    if own:
-        return Path(own).expanduser().resolve() / "optimized"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    base = Path(cache) if cache and Path(cache).is_absolute() else Path("~/.cache").expanduser()
-    return base.resolve() / "pumice" / "optimized"
+    """Of all bundles."""
+    return cache_folder("optimized")
 
 
 def copy_key(folder: Path) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pumice.bundle.footprint import (
     PROCESS,
     STEP,
+    clip_bytes,
     decoder_activation_bytes,
     image_tokens,
     logits_bytes,
@@ -28,7 +29,7 @@ from pumice.bundle.footprint import (
 )
 from pumice.errors import InsufficientMemoryError, UsageError
 from pumice.machine.memory import available_memory
-from pumice.manifest import DecoderShape, Manifest
+from pumice.manifest import MOST_FRAMES, DecoderShape, Manifest
 
 MAX_BATCH = 1024
 
@@ -93,6 +94,7 @@ def plan(
     context: int | None = None,
     batch: int = 1,
     images: int = 1,
+    frames: int = 0,
     low_memory: bool = False,
     optimized: bool = False,
     available: int | None = None,
@@ -104,6 +106,7 @@ def plan(
         context: tokens of each prompt and its answer, 1 … context length (default: all of it).
         batch: sequences at once, or slots of an engine, 1 … `MAX_BATCH`.
         images: that go through the vision encoder at once, 0 … `MAX_BATCH`.
+        frames: of a video that is prepared meanwhile, 0 … `MOST_FRAMES`, of a model that takes videos.
         low_memory: as in `pumice.load`.
         optimized: with the copy that `pumice optimize` makes; `low_memory` changes nothing then.
         available: bytes to fit into (default: `available_memory()`).
@@ -115,6 +118,7 @@ def plan(
     context = _checked(
         "context", shape.context_length if context is None else context, 1, shape.context_length
     )
+    frames = _checked("frames", frames, 0, MOST_FRAMES)
     batch, images = _checked("batch", batch, 1, MAX_BATCH), _checked("images", images, 0, MAX_BATCH)
     available = available_memory() if available is None else available
     low_memory = low_memory and not optimized
@@ -128,6 +132,7 @@ def plan(
         answering={
             "KV cache": position_bytes(shape) * batch * rounded_up(shape, context),
             "vision activations": images * vision_activation_bytes(manifest),
+            **({"video": clip_bytes(manifest, frames)} if frames else {}),
             "decoder activations": decoder_activation_bytes(shape),
             "attention scores": score_bytes(shape) * rounded_up(shape, context),
             "unpacked matrix": unpacked_bytes(manifest, low_memory=low_memory),

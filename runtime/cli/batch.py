@@ -24,6 +24,7 @@ SOME_FAILED = 4
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice batch BUNDLE INPUTS -o OUTPUT`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     parser.add_argument("inputs", help="a JSONL file of records, a folder of images, or one image")
     vocabulary.add_output(parser, "a .jsonl, .csv or .parquet file; a line or row a record", required=True)
     vocabulary.add_prompt(parser, "the question of records that have none; needed for a folder")
@@ -52,25 +53,30 @@ def run_batch(args: argparse.Namespace) -> int:
     """Run, or go on; and say what came of it."""
     from pumice.bulk.run import Run, run_files
     from pumice.cli.checks import check_options
+    from pumice.cli.located import located
 
-    run = Run(
-        bundle=Path(args.bundle),
-        inputs=Path(args.inputs),
-        output=Path(args.output),
-        prompt=args.prompt,
-        raw=args.raw,
-        options=generation_options(args),
-        slots=args.slots,
-        context=args.context_length,
-        device=args.device,
-        threads=args.threads,
-        overwrite=args.overwrite,
-        restart=args.restart,
-        retry_errors=args.retry_errors,
-    )
-    try:
+    options = generation_options(args)
+
+    def check(folder: Path) -> None:
         check_options(
-            run.bundle, run.options, context_length=run.context, device=run.device, threads=run.threads
+            folder, options, context_length=args.context_length, device=args.device, threads=args.threads
+        )
+
+    try:
+        run = Run(
+            bundle=located(args, check=check),
+            inputs=Path(args.inputs),
+            output=Path(args.output),
+            prompt=args.prompt,
+            raw=args.raw,
+            options=options,
+            slots=args.slots,
+            context=args.context_length,
+            device=args.device,
+            threads=args.threads,
+            overwrite=args.overwrite,
+            restart=args.restart,
+            retry_errors=args.retry_errors,
         )
         summary = run_files(run, io.StringIO() if args.quiet else None)
     except KeyboardInterrupt:

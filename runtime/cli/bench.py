@@ -14,6 +14,7 @@ from pumice.cli.terminal import as_json, printable, printable_lines
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice bench BUNDLE [--profile]`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     parser.add_argument(
         "--profile", action="store_true", help="time by operator and by layer, instead of speeds and memory"
     )
@@ -40,6 +41,7 @@ def run_bench(args: argparse.Namespace) -> int:
     from pumice.benchmark import profiler as recording
     from pumice.benchmark.workload import Workload, synthetic_image
     from pumice.cli.checks import check_machine, opened_images
+    from pumice.cli.located import located
 
     workload = Workload(
         prompt=args.prompt_length,
@@ -49,10 +51,11 @@ def run_bench(args: argparse.Namespace) -> int:
     )
     check_machine(args.device, args.threads)
     image = synthetic_image() if args.image is None else opened_images([args.image])[0]
+    folder = located(args)
     run: Any = recording.record if args.profile else measurement.measure
     try:
         found = run(
-            args.bundle,
+            folder,
             image,
             workload,
             device=args.device,

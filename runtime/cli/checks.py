@@ -14,6 +14,8 @@ from pumice.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from pumice.images.videos import Video
+
 
 def check_options(
     bundle: str | Path,
@@ -66,3 +68,23 @@ def opened_images(images: Sequence[str | Path]) -> list[Image.Image]:
     from pumice.images.files import open_image
 
     return [open_image(image) for image in images]
+
+
+def opened_videos(bundle: str | Path, videos: Sequence[str], frames: int | None) -> list[Video]:
+    """Videos of which so many frames will be taken; their files were opened, and no frame was decoded.
+
+    Raises:
+        UsageError: the bundle takes no videos, or the number of frames cannot be.
+        VideoError: one of them is missing, cannot be read, or has fewer frames.
+    """
+    if not videos:
+        return []
+    from pumice.bundle.folder import bundle_folder
+    from pumice.images.videos import Video, open_video
+    from pumice.manifest import load_manifest
+
+    load_manifest(bundle_folder(bundle)).clip(1)
+    given = [Video(video, num_frames=frames) for video in videos]
+    for video in given:
+        open_video(video)
+    return given

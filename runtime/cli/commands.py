@@ -52,6 +52,7 @@ COMMANDS = {
         ("bench", "bench", "measure how quick a bundle is here, or what takes the time"),
         ("optimize", "optimize", "make a copy of a bundle that loads quickly on this machine"),
         ("export", "export", "turn a LLaVA checkpoint into a bundle"),
+        ("push", "push", "push a bundle to the Hugging Face hub"),
         ("verify", "export", "compare a bundle with its checkpoint in transformers"),
         ("compare", "compare", "measure what recipes make of a checkpoint, so as to choose one"),
         ("completion", "completion", "print a script that completes commands and flags in a shell"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pumice.cli import vocabulary
-from pumice.cli.export import add_asked_arguments, add_text_arguments, asked_questions
+from pumice.cli.export import add_asked_arguments, add_text_arguments, asked_questions, named_adapters
 from pumice.cli.terminal import json_lines, printable_lines
 from pumice.errors import UsageError
 from pumice.export.recipes.recipe import NAMES, load_recipe
@@ -26,6 +26,9 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         default=",".join(DEFAULT),
         metavar="A,B,…",
         help="names or .toml files, with commas between them (%(default)s)",
+    )
+    vocabulary.add_adapter(
+        parser, "LoRA adapter to merge before all else, a folder or hub id (docs/adapters.md); repeatable"
     )
     add_text_arguments(parser)
     add_asked_arguments(parser, "a question to compare on, besides texts or without any; repeatable")
@@ -49,6 +52,7 @@ def run_compare(args: argparse.Namespace) -> int:
 
     probes = own_probes(questions)
     texts = read_texts(args.texts, window=args.text_window, limit=args.text_limit)
+    adapters = named_adapters(args.adapters)
     import msgspec  # and torch with what follows, which takes seconds
 
     from pumice.export.weights.allocator import keep_freed_memory
@@ -60,6 +64,7 @@ def run_compare(args: argparse.Namespace) -> int:
     found = compare_recipes(
         args.checkpoint,
         recipes,
+        adapters=adapters,
         texts=texts,
         probes=probes,
         work=args.work,

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pumice.cli import vocabulary
+from pumice.cli.located import tell
+from pumice.cli.push import checked_target, pushed_bundle
 from pumice.cli.terminal import json_lines, printable, printable_lines
-from pumice.errors import UsageError
+from pumice.errors import HubError, UsageError
 from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES, load_recipe
 
 if TYPE_CHECKING:
     from pumice.export.adapters.folder import Adapter
+    from pumice.hub.name import HubName
+    from pumice.manifest import Manifest
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +64,18 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="most tiles of an image, where the model cuts images into tiles (the checkpoint's)",
     )
     parser.add_argument(
+        "--no-clients",
+        dest="clients",
+        action="store_false",
+        help="without the files of Transformers.js and onnxruntime-genai (docs/clients.md)",
+    )
+    parser.add_argument(
+        "--no-graph-cache",
+        dest="graph_cache",
+        action="store_false",
+        help="trace all graphs, even if those of an equal model were kept, and keep none",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a bundle that is there already, if nobody put other files into it",
@@ -67,6 +83,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="compare with transformers before moving into place"
     )
+    parser.add_argument(
+        "--push",
+        metavar="org/name",
+        help="push the bundle to the hub when it is there, and with --verify sound (docs/hub.md); or org/name@branch",
+    )
+    vocabulary.add_private(parser)
     vocabulary.add_verbosity(parser)
 
 
@@ -81,6 +103,9 @@ def run_export(args: argparse.Namespace) -> int:
     """Export, and say where the bundle is; 1 if it was to be verified and is not sound."""
     if args.recipe is not None:
         load_recipe(args.recipe)
+    if args.private and args.push is None:
+        raise UsageError("--private is for --push: give both, or neither")
+    target = None if args.push is None else checked_target(args.push, private=args.private)
     from pumice.export.weights.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -99,27 +124,47 @@ def run_export(args: argparse.Namespace) -> int:
         context_length=args.context_length,
         max_tiles=args.max_tiles,
         adapters=adapters,
+        clients=args.clients,
+        graph_cache=args.graph_cache,
         overwrite=args.overwrite,
         verify=args.verify,
         quiet=args.quiet,
     )
-    if not args.quiet:
-        size = sum(entry.size for entry in manifest.files.values())
-        print(
-            printable(
-                f"{args.bundle}: {manifest.source.checkpoint} by {manifest.precision.recipe}, {size / 1e6:,.1f} MB"
-            )
+    _say(args, manifest)
+    sound = not args.verify or manifest.parity is None or bool(manifest.parity["passed"])
+    if target is not None:
+        _push(args, target, sound)
+    return 0 if sound else 1
+
+
+def _say(args: argparse.Namespace, manifest: Manifest) -> None:
+    """Where the bundle is, and how near."""
+    if args.quiet:
+        return
+    size = sum(entry.size for entry in manifest.files.values())
+    print(
+        printable(
+            f"{args.bundle}: {manifest.source.checkpoint} by {manifest.precision.recipe}, {size / 1e6:,.1f} MB"
         )
-    if not args.verify or manifest.parity is None:
-        return 0
-    if not args.quiet:
+    )
+    if args.verify and manifest.parity is not None:
         print(
             printable(
                 f"{manifest.parity['verdict']}: {manifest.parity['meaning']} "
                 f"(by {manifest.parity['judged_by']}; see {args.bundle / 'PARITY.md'})"
             )
         )
-    return 0 if manifest.parity["passed"] else 1
+
+
+def _push(args: argparse.Namespace, target: HubName, sound: bool) -> None:
+    """What hours have made stays, whatever the hub says."""
+    if not sound:
+        tell(f"not pushed to {target}: the bundle is not sound")
+        return
+    try:
+        pushed_bundle(args.bundle, target, private=args.private, quiet=args.quiet)
+    except HubError as error:
+        raise HubError(f"{error}; to try again: pumice push {args.bundle} {target}") from error
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pumice.cli import vocabulary
@@ -17,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pumice info BUNDLE [--plan [--context-length N] [--slots N] [--low-memory] [--optimized]] [--json]`."""
+    """`pumice info BUNDLE [--json] [--plan [--context-length N] [--slots N] [--frames N] [--low-memory] …]`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     vocabulary.add_json(parser, "print the manifest, or the plan, as JSON")
     parser.add_argument("--plan", action="store_true", help="what it needs of memory, without loading it")
     vocabulary.add_context_length(parser, "plan: tokens that a prompt and its answer may have (the model's)")
     vocabulary.add_slots(parser, "plan: answers at a time (1)", default=None)
     vocabulary.add_alias(parser, "--batch", dest="slots", type=int)
+    parser.add_argument("--frames", metavar="N", type=int, help="plan: frames of a video (none)")
     vocabulary.add_low_memory(parser, "plan: leave weights in their files")
     parser.add_argument(
         "--optimized", action="store_true", help="plan: with the copy that `pumice optimize` makes"
@@ -38,6 +39,7 @@ def run_info(args: argparse.Namespace) -> int:
     given = {
         "--context-length": args.context_length is not None,
         "--slots": args.slots is not None,
+        "--frames": args.frames is not None,
         "--low-memory": args.low_memory,
         "--optimized": args.optimized,
     }
@@ -45,9 +47,10 @@ def run_info(args: argparse.Namespace) -> int:
         raise UsageError(f"{option} is for --plan: give both, or neither")
     from pumice.bundle.folder import open_bundle
     from pumice.bundle.optimized import find
+    from pumice.cli.located import located
     from pumice.manifest import encode_manifest
 
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(located(args))
     if args.json:
         print(json_lines(encode_manifest(bundle.manifest).decode()), end="")
     else:
@@ -60,12 +63,14 @@ def run_info(args: argparse.Namespace) -> int:
 def _run_plan(args: argparse.Namespace) -> int:
     """Nothing but the manifest is read, so that a bundle need not be whole, nor ONNX Runtime installed."""
     from pumice.bundle.plan import plan
+    from pumice.cli.located import located
     from pumice.manifest import load_manifest
 
     found = plan(
-        load_manifest(Path(args.bundle)),
+        load_manifest(located(args, whole=False)),
         context=args.context_length,
         batch=1 if args.slots is None else args.slots,
+        frames=args.frames or 0,
         low_memory=args.low_memory,
         optimized=args.optimized,
     )
@@ -100,7 +105,7 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    from pumice.images.layout import described
+    from pumice.images.layout import described, frames_described
 
     source, precision, decoder = manifest.source, manifest.precision, manifest.decoder
     stored = precision.name
@@ -120,6 +125,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         *(("adapter", f"{a.adapter} × {a.scale:g}") for a in source.adapters or ()),
         ("precision", stored),
         ("image", described(manifest.layout)),
+        *([("video", frames_described(manifest))] if manifest.videos else []),
         (
             "decoder",
             f"{decoder.layers} layers, {decoder.hidden_size} wide, {decoder.kv_heads} × {decoder.head_dim} keys",
@@ -128,8 +134,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("vocabulary", f"{decoder.vocab_size:,}"),
         ("chat", "by its template" if manifest.chat.template_file else "none: raw prompts only"),
     ]
-    for graph in manifest.graphs.all:
-        name = graph.file.removesuffix(".onnx")
+    for name, graph in manifest.graphs.named.items():
         size = sum(manifest.files[file].size for file in (graph.file, *graph.external_data))
         rows.append((name, f"{graph.nodes} nodes, {_megabytes(size)}"))
     requires = manifest.requires

@@ -14,6 +14,7 @@ from pumice.cli.terminal import as_json, printable
 def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice optimize BUNDLE [--again | --verify | --remove] [--json]`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--remove", action="store_true", help="remove the copies of this bundle")
     wanted.add_argument("--again", action="store_true", help="make the copy even where there is one")
@@ -24,11 +25,12 @@ def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_optimize(args: argparse.Namespace) -> int:
     """Make or remove a copy, and print what it is."""
-    from pumice.bundle.folder import bundle_folder, open_bundle
+    from pumice.bundle.folder import open_bundle
     from pumice.bundle.optimized import find, remove, summary, verify
+    from pumice.cli.located import located
     from pumice.sessions.optimize import make
 
-    folder = bundle_folder(args.bundle)
+    folder = located(args, whole=not args.remove)
     if args.remove:
         removed = remove(folder)
         print(as_json({"removed": removed}) if args.json else _removed(removed))

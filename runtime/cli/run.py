@@ -6,6 +6,7 @@ import argparse
 import collections
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pumice.cli import vocabulary
@@ -14,12 +15,16 @@ from pumice.cli.terminal import as_json, print_stream
 from pumice.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from pumice.images.videos import Video
     from pumice.stream import TextStream
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """`pumice run BUNDLE [-i FILE]... [PROMPT]`."""
     vocabulary.add_bundle(parser)
+    vocabulary.add_revision(parser)
     parser.add_argument(
         "prompt",
         nargs="?",
@@ -28,6 +33,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     vocabulary.add_prompt(parser, "the question, in another place", dest="asked")
     vocabulary.add_image(parser, "image of the question; repeatable", action="append", default=[])
+    vocabulary.add_video(parser)
     vocabulary.add_system(parser)
     vocabulary.add_raw(parser)
     vocabulary.add_context_length(parser)
@@ -47,16 +53,24 @@ def run_run(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     _check_together(args, prompt)
     options = generation_options(args)
-    from pumice.cli.checks import check_options, opened_images
+    from pumice.cli.checks import check_options, opened_images, opened_videos
+    from pumice.cli.located import located
 
-    check_options(
-        args.bundle, options, context_length=args.context_length, device=args.device, threads=args.threads
-    )
-    images = opened_images(args.image)
+    images: list[Image.Image] = []
+    videos: list[Video] = []
+
+    def check(folder: Path) -> None:
+        check_options(
+            folder, options, context_length=args.context_length, device=args.device, threads=args.threads
+        )
+        images.extend(opened_images(args.image))
+        videos.extend(opened_videos(folder, args.video, args.frames))
+
+    folder = located(args, check=check)
     import pumice
 
     model = pumice.load(
-        args.bundle,
+        folder,
         device=args.device,
         threads=args.threads,
         low_memory=args.low_memory,
@@ -71,9 +85,9 @@ def run_run(args: argparse.Namespace) -> int:
                 model.chat(system=args.system, **options), args.image, history=not args.no_history
             )
     if args.system is None:
-        stream = model.stream(prompt, images, raw=args.raw, **options)
+        stream = model.stream(prompt, images, videos=videos, raw=args.raw, **options)
     else:
-        stream = model.chat(system=args.system, **options).stream(prompt, images)
+        stream = model.chat(system=args.system, **options).stream(prompt, images, videos=videos)
     _show(stream, several=(args.num_return_sequences or 1) > 1, json=args.json)
     return 0
 
@@ -103,9 +117,16 @@ def _check_together(args: argparse.Namespace, prompt: str | None) -> None:
     """What contradicts each other."""
     if args.raw and args.system is not None:
         raise UsageError("got both --raw and --system, expected one of them: a raw prompt says all itself")
+    if args.frames is not None and not args.video:
+        raise UsageError("--frames is for --video: give both, or neither")
     if prompt is None:
         several = (args.num_return_sequences or 1) > 1
-        for flag, given in {"json": args.json, "raw": args.raw, "num-return-sequences": several}.items():
+        for flag, given in {
+            "json": args.json,
+            "raw": args.raw,
+            "num-return-sequences": several,
+            "video": args.video,
+        }.items():
             if given:
                 raise UsageError(f"--{flag} needs a prompt")
 

@@ -11,13 +11,27 @@ from typing import Any
 
 from pumice.machine.devices import DEVICES
 
-BUNDLE = "folder that `pumice export` wrote"
+BUNDLE = "folder that `pumice export` wrote, or a hub id (org/name, org/name@revision)"
 CHECKPOINT = "checkpoint folder in Hugging Face layout, or a hub id (org/name)"
 
 
 def add_bundle(parser: argparse.ArgumentParser, help: str = BUNDLE, **how: Any) -> None:
     """The first word of most commands."""
     parser.add_argument("bundle", help=help, **how)
+
+
+def add_revision(
+    parser: argparse.ArgumentParser, help: str = "branch, tag or commit of a bundle on the hub"
+) -> None:
+    """`--revision NAME`, beside a bundle."""
+    parser.add_argument("--revision", metavar="NAME", help=help)
+
+
+def add_private(parser: argparse.ArgumentParser) -> None:
+    """`--private`."""
+    parser.add_argument(
+        "--private", action="store_true", help="make the repository private, where it is made"
+    )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, help: str = CHECKPOINT) -> None:
@@ -41,6 +55,18 @@ def add_adapter(parser: argparse.ArgumentParser, help: str) -> None:
 def add_image(parser: argparse.ArgumentParser, help: str, **how: Any) -> None:
     """`-i FILE`, `--image FILE`."""
     parser.add_argument("-i", "--image", metavar="FILE", help=help, **how)
+
+
+def add_video(parser: argparse.ArgumentParser) -> None:
+    """`--video FILE`, `--frames N`."""
+    parser.add_argument(
+        "--video",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="video of the question, of a model that takes videos; repeatable",
+    )
+    parser.add_argument("--frames", metavar="N", type=int, help="frames that are taken of each video (8)")
 
 
 def add_prompt(parser: argparse.ArgumentParser, help: str, **how: Any) -> None:

@@ -27,12 +27,15 @@ class KeyedImage(Protocol):
         ...
 
 
-def prompt_keys(ids: Sequence[int], image_token_id: int, images: Sequence[KeyedImage]) -> list[Key]:
-    """The keys of a prompt's tokens; its image tokens are the images', in order."""
+def prompt_keys(
+    ids: Sequence[int], image_token_ids: int | tuple[int, ...], images: Sequence[KeyedImage]
+) -> list[Key]:
+    """The keys of a prompt's tokens; its image tokens, of one id or of several, are the images', in order."""
     if not images:
         return list(ids)
     owners = (image.digest for image in images for _ in range(image.tokens))
-    return [next(owners) if token == image_token_id else token for token in ids]
+    theirs = {image_token_ids} if isinstance(image_token_ids, int) else set(image_token_ids)
+    return [next(owners) if token in theirs else token for token in ids]
 
 
 def common_prefix(first: Sequence[Key], second: Sequence[Key]) -> int:

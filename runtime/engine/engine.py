@@ -23,7 +23,8 @@ from pumice.engine.threads import EngineThreads
 from pumice.errors import EngineClosedError, QueueFullError, UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.generation.strategy import Piece
-from pumice.model import Images, Model
+from pumice.images.videos import media_list
+from pumice.model import Images, Model, Videos
 from pumice.prompt.builder import Prompt
 from pumice.result import Generation
 
@@ -106,6 +107,7 @@ class Engine:
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         raw: bool = False,
         deadline: float | None = None,
         **options: Unpack[GenerationArguments],
@@ -117,7 +119,7 @@ class Engine:
 
         Args:
             prompt: a question, or messages `[{"role", "content"}]`.
-            images: as in `Model.generate`.
+            images, videos: as in `Model.generate`.
             raw: take the prompt as it stands.
             deadline: seconds from now until the answer must be there, above 0; then it is given up.
             **options: those of `Model.generate`.
@@ -133,20 +135,21 @@ class Engine:
             QueueFullError: `max_queue` requests wait already.
             EngineClosedError: the engine was closed, has failed, or belongs to another process.
         """
-        return self._submit(prompt, images, raw, deadline, options).future
+        return self._submit(prompt, images, videos, raw, deadline, options).future
 
     def stream(
         self,
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         raw: bool = False,
         deadline: float | None = None,
         **options: Unpack[GenerationArguments],
     ) -> EngineStream:
         """Have a prompt answered piece by piece; arguments and errors are those of `submit`."""
         pieces: SimpleQueue[str | None] = SimpleQueue()
-        submission = self._submit(prompt, images, raw, deadline, options, sink=pieces.put)
+        submission = self._submit(prompt, images, videos, raw, deadline, options, sink=pieces.put)
         submission.future.add_done_callback(lambda _: pieces.put(None))
         return EngineStream(pieces, submission.future, partial(self._crew.step_loop.cancel, submission))
 
@@ -155,6 +158,7 @@ class Engine:
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         raw: bool = False,
         deadline: float | None = None,
         **options: Unpack[GenerationArguments],
@@ -164,7 +168,7 @@ class Engine:
         Call it where an event loop runs. Arguments and errors are those of `submit`.
         """
         text = AsyncText()
-        submission = self._submit(prompt, images, raw, deadline, options, sink=text.put)
+        submission = self._submit(prompt, images, videos, raw, deadline, options, sink=text.put)
         submission.future.add_done_callback(lambda _: text.end())
         return AsyncEngineStream(text, submission.future, partial(self._crew.step_loop.cancel, submission))
 
@@ -173,6 +177,7 @@ class Engine:
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         follower: Callable[[list[Piece]], None],
         raw: bool = False,
         deadline: float | None = None,
@@ -183,19 +188,20 @@ class Engine:
         `follower` is called by the thread that computes, and must return at once; never after the future is done. Beams
         are told in the end only. Arguments and errors are those of `submit`; the future is of all answers, best first.
         """
-        return self._submit(prompt, images, raw, deadline, options, follower=follower).future
+        return self._submit(prompt, images, videos, raw, deadline, options, follower=follower).future
 
     async def agenerate(
         self,
         prompt: Prompt,
         images: Images = None,
         *,
+        videos: Videos = None,
         raw: bool = False,
         deadline: float | None = None,
         **options: Unpack[GenerationArguments],
     ) -> Generation:
         """Answer a prompt; cancelling the task cancels the request. Arguments and errors are those of `submit`."""
-        future = self._submit(prompt, images, raw, deadline, options).future
+        future = self._submit(prompt, images, videos, raw, deadline, options).future
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -225,6 +231,7 @@ class Engine:
         self,
         prompt: Prompt,
         images: Images,
+        videos: Videos,
         raw: bool,
         deadline: float | None,
         options: Mapping[str, Any],
@@ -245,7 +252,7 @@ class Engine:
                 f"{self._slots}: make one with more slots"
             )
         submission = Submission(
-            question=Question.of(prompt, images, raw=raw, options=chosen),
+            question=Question.of(prompt, media_list(images, videos), raw=raw, options=chosen),
             started=started,
             deadline=limit,
             several=sink is not None or follower is not None or chosen.num_return_sequences > 1,

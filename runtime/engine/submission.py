@@ -12,7 +12,6 @@ from typing import Any
 from pumice.engine.futures import AnswerFuture
 from pumice.generation.options import GenerationOptions
 from pumice.generation.strategy import Piece
-from pumice.images.files import image_list
 from pumice.scheduler.request import Request
 
 
@@ -26,9 +25,9 @@ class Question:
     options: GenerationOptions
 
     @classmethod
-    def of(cls, prompt: Any, images: Any, *, raw: bool, options: GenerationOptions) -> Question:
+    def of(cls, prompt: Any, images: Sequence[Any], *, raw: bool, options: GenerationOptions) -> Question:
         """A question that stays as it is when the caller goes on writing into its lists of messages and images."""
-        return cls(prompt=_copied(prompt), images=image_list(images), raw=raw, options=options)
+        return cls(prompt=_copied(prompt), images=images, raw=raw, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,13 +39,13 @@ class StrategyMaker:
     Args:
         tokenizer: the bundle's.
         grammars: compiles what constrains answers.
-        image_token_id: never drafted, nor is a token that ends an answer.
+        feature_token_ids: of images and videos, never drafted, nor is a token that ends an answer.
         drafts_by_default: whether tokens are drafted where the caller says nothing about it.
     """
 
     tokenizer: NamingTokenizer
     grammars: GrammarCompiler
-    image_token_id: int
+    feature_token_ids: tuple[int, ...]
     drafts_by_default: bool
 
     def __call__(self, prompt_ids: NDArray[np.int64], options: GenerationOptions) -> Strategy:
@@ -99,5 +99,5 @@ class StrategyMaker:
         most = options.prompt_lookup_num_tokens
         if most == 0 or options.num_return_sequences > 1 or (most is None and not self.drafts_by_default):
             return None
-        stop_ids = {self.image_token_id, *options.eos_token_id}
+        stop_ids = {*self.feature_token_ids, *options.eos_token_id}
         return Drafter(MOST_DRAFTED if most is None else most, stop_ids)

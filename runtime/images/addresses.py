@@ -1,6 +1,6 @@
-"""What a text means that stands for an image: a path, base64, a data URI, or an address that is not fetched.
+"""What a text means that stands for an image or a video: a path, base64, a data URI, or an address that is not fetched.
 
-Enters: text. Leaves: the encoded image's bytes, or the path of its file. A text that could be both a path and base64 is
+Enters: text. Leaves: the encoded bytes, or the path of the file. A text that could be both a path and base64 is
 a path where there is such a file, as in transformers.
 """
 
@@ -13,11 +13,12 @@ import re
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from pumice.errors import ImageError
+from pumice.errors import ImageError, VideoError
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+)://")
 _DATA = re.compile(r"\s*data:", re.IGNORECASE)
 _DATA_IMAGE = re.compile(r"\s*data:image/[\w.+-]+(\s*;\s*[\w=.-]+)*\s*;\s*base64\s*", re.IGNORECASE)
+_DATA_VIDEO = re.compile(r"\s*data:video/([\w.+-]+)(?:\s*;\s*[\w=.-]+)*\s*;\s*base64\s*", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]+")
 _SHORTEST = 40
 """Characters; no image's base64 is shorter."""
@@ -44,6 +45,32 @@ def image_address(text: str) -> bytes | Path:
         raise ImageError("an image's path is empty")
     if _looks_like_base64(text) and not _is_file(Path(text)):
         return decoded(text, "the image")
+    return Path(text)
+
+
+def video_address(text: str) -> bytes | list[bytes] | Path:
+    """The bytes that a text holds, the images that its frames are, or the path that it is.
+
+    Raises:
+        VideoError: an address that would have to be fetched, or a data URI that is damaged.
+    """
+    if _DATA.match(text):
+        head, comma, body = text.partition(",")
+        found = _DATA_VIDEO.fullmatch(head)
+        if not comma or not found:
+            raise VideoError("expected a data URI of the form data:video/mp4;base64,…")
+        try:
+            if found[1].lower() == "jpeg":  # as vLLM has it: frames behind one another
+                return [decoded(frame, "a frame of the data URI") for frame in body.split(",")]
+            return decoded(body, "the data URI")
+        except ImageError as error:
+            raise VideoError(str(error)) from None
+    if scheme := _SCHEME.match(text):
+        raise VideoError(
+            f"remote videos are not fetched ({scheme[1]}://…): download it and pass a file or its bytes"
+        )
+    if not text.strip():
+        raise VideoError("a video's path is empty")
     return Path(text)
 
 

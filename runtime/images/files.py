@@ -184,7 +184,9 @@ def image_size(data: bytes) -> tuple[int, int]:
     """
     with _readable(data, "the image"):
         image = _undecoded(data)
-        looked = image.format == "PNG" and "exif" not in image.info  # Pillow decodes one to find it at the end
+        looked = (
+            image.format == "PNG" and "exif" not in image.info
+        )  # Pillow decodes one to find it at the end
         return turned_size(image.size, None if looked else _turn(image))
 
 

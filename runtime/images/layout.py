@@ -7,20 +7,35 @@ Nobody else asks which layout a model has: a new one is a case more in each func
     Rows     [IMG]    →  [IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]       2 rows of 3 patches
     Tiles    <image>  →  <image><image>…           as many as `images/tiles.py` counts for the image's own size
     Squares  <image>  →  <image><image>…                                         `tokens` times
+    Clip     <video>  →  <video><video>…           of a video: `per_frame` for each frame, and one for a newline
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pumice.errors import BundleError
-from pumice.images import tiles
+from pumice.images import clips, tiles
 from pumice.images.files import ImageInput
 from pumice.images.preprocess import Opened, Pixels, Size, preprocess, resized_size, squared, tiled
-from pumice.manifest import Fixed, ImageLayout, ImageProcessing, Rows, Squares, Tiles
+from pumice.manifest import (
+    MOST_FRAMES,
+    Clip,
+    Fixed,
+    ImageLayout,
+    ImageProcessing,
+    Manifest,
+    Rows,
+    Squares,
+    Tiles,
+)
+
+Layout: TypeAlias = "ImageLayout | Clip"
+"""Of an image, or of a video."""
 
 
 def among(layout: ImageLayout, *, alone: bool) -> ImageLayout:
@@ -65,7 +80,7 @@ def _check_fixed(layout: Fixed, made: tuple[int, ...]) -> None:
         )
 
 
-def is_shape(layout: ImageLayout, shape: tuple[int, ...], size: Size) -> bool:
+def is_shape(layout: Layout, shape: tuple[int, ...], size: Size) -> bool:
     """Whether `cut` makes arrays of this shape for an image of `size`, which `is_size` takes."""
     match layout:
         case Fixed() | Rows():
@@ -75,6 +90,8 @@ def is_shape(layout: ImageLayout, shape: tuple[int, ...], size: Size) -> bool:
             return shape == (1 + rows * columns, 3, *layout.size)
         case Squares():
             return shape == (1, 3, *layout.size)
+        case Clip(frames=frames):
+            return shape == (frames, 3, *layout.size)
 
 
 def arrays(values: Pixels) -> tuple[Pixels, ...]:
@@ -82,14 +99,21 @@ def arrays(values: Pixels) -> tuple[Pixels, ...]:
     return (values,) if values.ndim == 3 else tuple(values)
 
 
-def join(layout: ImageLayout, size: Size, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The features of one image of `size`, float32 [tokens, D], of those of its `arrays` in order."""
+def kept(layout: Layout, features_TD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `join` takes of the encoder's features of one array: all, but of a video's frames few."""
+    return clips.kept(layout, features_TD) if isinstance(layout, Clip) else features_TD
+
+
+def join(layout: Layout, size: Size, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The features of one image of `size`, float32 [tokens, D], of those `kept` of its `arrays` in order."""
     match layout:
         case Fixed() | Rows() | Squares():
             (features_TD,) = parts
             return features_TD
         case Tiles():
             return tiles.join(layout, size, parts)
+        case Clip():
+            return clips.join(layout, parts)
 
 
 def size_of(layout: ImageLayout, size: Size, spec: ImageProcessing) -> Size:
@@ -117,10 +141,10 @@ def common_size(layout: ImageLayout) -> Size | None:
             return None
 
 
-def is_size(layout: ImageLayout, size: object) -> bool:
+def is_size(layout: Layout, size: object) -> bool:
     """Whether `size` is a (height, width) that images may have."""
     match layout:
-        case Fixed():
+        case Fixed() | Clip():
             return size == layout.size
         case Rows(patch_size=patch):
             return (
@@ -136,10 +160,10 @@ def is_size(layout: ImageLayout, size: object) -> bool:
             )
 
 
-def sizes_text(layout: ImageLayout) -> str:
+def sizes_text(layout: Layout) -> str:
     """Which sizes `is_size` takes, for messages."""
     match layout:
-        case Fixed(size=size):
+        case Fixed(size=size) | Clip(size=size):
             return str(size)
         case Rows(patch_size=patch):
             return f"(height, width) in multiples of {patch}"
@@ -147,11 +171,13 @@ def sizes_text(layout: ImageLayout) -> str:
             return "(height, width)"
 
 
-def feature_count(layout: ImageLayout, size: Size) -> int:
+def feature_count(layout: Layout, size: Size) -> int:
     """Rows of image features that an image of `size` gives, and so image tokens in the ids."""
     match layout:
         case Fixed(tokens=tokens) | Squares(tokens=tokens):
             return tokens
+        case Clip():
+            return layout.tokens
         case Rows():
             rows, columns = _patches(layout, size)
             return rows * columns
@@ -159,11 +185,13 @@ def feature_count(layout: ImageLayout, size: Size) -> int:
             return tiles.feature_count(layout, size)
 
 
-def token_count(layout: ImageLayout, size: Size) -> int:
+def token_count(layout: Layout, size: Size) -> int:
     """All tokens that stand for an image of `size`, those between its rows included."""
     match layout:
         case Fixed(tokens=tokens) | Squares(tokens=tokens):
             return tokens
+        case Clip():
+            return layout.tokens
         case Rows():
             rows, columns = _patches(layout, size)
             return rows * (columns + 1)
@@ -171,11 +199,13 @@ def token_count(layout: ImageLayout, size: Size) -> int:
             return tiles.feature_count(layout, size)
 
 
-def image_text(layout: ImageLayout, token: str, size: Size) -> str:
+def image_text(layout: Layout, token: str, size: Size) -> str:
     """The text that stands for an image of `size`, which tokenises into its tokens; `token` takes a feature each."""
     match layout:
         case Fixed(tokens=tokens) | Squares(tokens=tokens):
             return token * tokens
+        case Clip():
+            return token * layout.tokens
         case Rows():
             rows, columns = _patches(layout, size)
             return layout.break_token.join([token * columns] * rows) + layout.end_token
@@ -199,6 +229,14 @@ def described(layout: ImageLayout) -> str:
             )
         case Squares(size=(height, width), tokens=tokens):
             return f"within a square of {width} × {height} pixels, {tokens} tokens each"
+
+
+def frames_described(manifest: Manifest) -> str:
+    """One line for people: what the videos of a model that takes some cost, and how many frames fit its context."""
+    one, context = manifest.clip(1), manifest.decoder.context_length
+    fitting = min(MOST_FRAMES, max(0, context - one.newline - 1) // one.per_frame)
+    newline = " and one at the end" if one.newline else ""
+    return f"{one.per_frame} tokens a frame{newline}, up to {fitting} frames"
 
 
 def _patches(layout: Rows, size: Size) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Images that were prepared or encoded before, and are given again.
+"""Images and videos that were prepared or encoded before, and are given again.
 
 Enters: a `Pixels` of `prepare`, or an `ImageFeatures` of `encode_image`. Leaves: the same, which nobody can write to
 from now on; or an error where it is not what its digest says, for what later prompts reuse is known by that alone.
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from pumice.errors import UsageError
 from pumice.images.files import ImageInput
-from pumice.images.layout import among, arrays, cut, feature_count, is_shape, is_size, sizes_text
+from pumice.images.frames import clip_pixels
+from pumice.images.layout import Layout, among, arrays, cut, feature_count, is_shape, is_size, sizes_text
 from pumice.images.preprocess import Opened, Pixels, Size, opened
+from pumice.images.videos import OpenedVideo
 from pumice.manifest import Manifest
 
 DIGEST_BYTES = 32
@@ -35,7 +37,8 @@ class ImageFeatures:
     the model that made it, and to no other. May be pickled.
 
     Where images beside others are prepared otherwise than one that is `alone` in its prompt (LLaVA-OneVision),
-    `beside` is how this one is then.
+    `beside` is how this one is then. Of a video `frames` is how many frames it has, and `size` that of each as the
+    encoder saw it.
     """
 
     features: NDArray[np.float32]
@@ -44,6 +47,7 @@ class ImageFeatures:
     model: bytes
     alone: bool = True
     beside: PreparedImage | None = None
+    frames: int | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As it was before pickling, which forgets that an array is not to be written to."""
@@ -63,7 +67,7 @@ class PreparedImage:
     `values` is float32 [3, *size]; or, where images are cut into tiles, the whole and the tiles, [1 + tiles, 3, height,
     width], and `size` is the image's own, (height, width). `tokens` are the image tokens that it has in a prompt, one
     for each row of its features. `alone` and `beside` are as in `ImageFeatures`: an image that is not alone has
-    `values` [1, 3, height, width].
+    `values` [1, 3, height, width]. A video has `values` [frames, 3, height, width], of which `size` is (height, width).
     """
 
     values: Pixels
@@ -72,6 +76,7 @@ class PreparedImage:
     tokens: int
     alone: bool = True
     beside: PreparedImage | None = None
+    frames: int | None = None
 
     @property
     def arrays(self) -> tuple[Pixels, ...]:
@@ -87,12 +92,19 @@ def model_key(manifest: Manifest) -> bytes:
     graph = manifest.graphs.vision_encoder
     hashes = [manifest.files[name].sha256 for name in (graph.file, *graph.external_data)]
     preparation = json.dumps(msgspec.to_builtins(manifest.image), sort_keys=True)
+    if manifest.videos is not None:
+        preparation += json.dumps(msgspec.to_builtins(manifest.videos), sort_keys=True)
     return hashlib.sha256("\n".join([preparation, *hashes]).encode()).digest()
 
 
-def image_digest(values: Pixels, size: Size, model: bytes) -> bytes:
-    """SHA-256 of a prepared image: of the model's key, its shape, its values, and of its size where that is another."""
+def image_digest(values: Pixels, size: Size, model: bytes, frames: int | None = None) -> bytes:
+    """SHA-256 of a prepared image: of the model's key, its shape, its values, and of its size where that is another.
+
+    Of a video likewise, and of the number of its `frames`, which no image has.
+    """
     shape = values.shape if values.shape[1:] == size else (*values.shape, *size)
+    if frames is not None:
+        shape = (*shape, frames)
     digest = hashlib.sha256(model + np.array(shape, np.int64).tobytes())
     digest.update(np.ascontiguousarray(values).data)
     return digest.digest()
@@ -128,13 +140,35 @@ def _prepared(image: ImageInput | Opened, manifest: Manifest, model: bytes, *, a
     )
 
 
+def prepare_video(video: OpenedVideo, manifest: Manifest, model: bytes) -> PreparedImage:
+    """A video as the vision encoder of the model with this key takes it. Raises as `clip_pixels`, `Manifest.clip`."""
+    clip, spec = manifest.clip(video.count), manifest.videos
+    assert spec is not None  # or there is no clip
+    values = clip_pixels(video.frames(), clip, spec)
+    values.flags.writeable = False
+    return PreparedImage(
+        values=values,
+        size=clip.size,
+        digest=image_digest(values, clip.size, model, video.count),
+        tokens=clip.tokens,
+        frames=video.count,
+    )
+
+
+def layout_as_given(image: PromptImage, manifest: Manifest) -> Layout:
+    """The layout of an image as it was prepared, or of a video. Raises as `Manifest.clip`."""
+    return among(manifest.layout, alone=image.alone) if image.frames is None else manifest.clip(image.frames)
+
+
 def given_among(image: PromptImage, manifest: Manifest, *, alone: bool) -> PromptImage:
     """A prepared image as it is in a prompt where it is alone, or beside others.
 
     Raises:
         UsageError: it was prepared in a prompt with others, and is alone in this one.
     """
-    if among(manifest.layout, alone=False) is manifest.layout or image.alone == alone:
+    if image.frames is not None or among(manifest.layout, alone=False) is manifest.layout:
+        return image
+    if image.alone == alone:
         return image
     if alone or image.beside is None:
         raise UsageError(
@@ -156,12 +190,13 @@ def revalidated(image: PromptImage, manifest: Manifest, model: bytes) -> PromptI
 
 
 def _pixels(image: PreparedImage, manifest: Manifest, model: bytes) -> PreparedImage:
-    values, layout = image.values, among(manifest.layout, alone=image.alone)
+    values, layout = image.values, layout_as_given(image, manifest)
     if _is_array(values) and is_size(layout, image.size) and is_shape(layout, values.shape, image.size):
         frozen = _frozen(values)
         image = image if frozen is values else replace(image, values=frozen)
         tokens = feature_count(layout, image.size)
-        if image.tokens == tokens and image.digest == image_digest(image.values, image.size, model):
+        digest = image_digest(image.values, image.size, model, image.frames)
+        if image.tokens == tokens and image.digest == digest:
             return image
     raise UsageError(
         "a prepared image was changed, or prepared for another model: take it as this model's prepare gave it, "
@@ -177,7 +212,7 @@ def _features(image: ImageFeatures, manifest: Manifest, model: bytes) -> ImageFe
         raise _not_as_made(
             f"image features have the digest {image.digest!r:.80}, expected {DIGEST_BYTES} bytes"
         )
-    layout = among(manifest.layout, alone=image.alone)
+    layout = layout_as_given(image, manifest)
     if not is_size(layout, image.size):
         expected_sizes = sizes_text(layout)
         raise _not_as_made(f"image features have the size {image.size!r:.80}, expected {expected_sizes}")

@@ -9,7 +9,7 @@ features that stand for the image.
     features of the whole, [n², D] ─┐
     of the tiles, on one grid ─borders off─▶ [H, W, D], a newline behind each of H lines ─┴▶ [n² + H·(W + 1), D]
 
-LLaVA-OneVision shrinks a large grid, without its borders, before the newlines come (`images/shrink.py`): within 5e-7.
+LLaVA-OneVision shrinks a large grid, without its borders, before the newlines come (`images/shrink.py`).
 
 Sizes are (height, width). Formulas: transformers' `image_processing_utils.select_best_resolution` and
 `get_patch_output_size`, and `modeling_llava_next.unpad_image` and `pack_image_features`.
@@ -84,9 +84,12 @@ def cut(layout: Tiles, size: Size, resize: Callable[[Size], Bytes]) -> Iterator[
 
 
 def join(layout: Tiles, size: Size, parts: Sequence[Floats]) -> Floats:
-    """The features of an image of `size`, float32 [T, D], of those of its arrays, [n² + 1, D] each: whole and tiles."""
+    """The features of an image of `size`, float32 [T, D], of those of its arrays: whole and tiles.
+
+    Each is [n² + 1, D], the newline last; what the encoder may have put before that is of videos alone.
+    """
     lines, width = lines_of(layout, size)
-    whole, newline_D = parts[0][:-1], parts[0][-1]
+    whole, newline_D = parts[0][: layout.side**2], parts[0][-1]
     features = np.empty((len(whole) + lines * (width + 1), len(newline_D)), np.float32)
     features[: len(whole)] = whole
     lines_LWD = features[len(whole) :].reshape(lines, width + 1, len(newline_D))
@@ -118,7 +121,7 @@ def _lay(layout: Tiles, size: Size, parts: Sequence[Floats], lines_LWD: Floats) 
         kept_rows = slice(max(0, -above), min(side, lines - above))
         kept_columns = slice(max(0, -before), min(side, width - before))
         if kept_rows.start < kept_rows.stop and kept_columns.start < kept_columns.stop:
-            tile_HWD = part[:-1].reshape(side, side, depth)[kept_rows, kept_columns]
+            tile_HWD = part[: side**2].reshape(side, side, depth)[kept_rows, kept_columns]
             lines_LWD[
                 above + kept_rows.start : above + kept_rows.stop,
                 before + kept_columns.start : before + kept_columns.stop,

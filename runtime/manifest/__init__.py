@@ -25,6 +25,7 @@ from pumice.manifest.schema import (
     FileEntry,
     Graphs,
     GraphSpec,
+    License,
     Manifest,
     Precision,
     Requires,
@@ -32,12 +33,15 @@ from pumice.manifest.schema import (
     TensorSpec,
     Tokens,
 )
+from pumice.manifest.videos import MOST_FRAMES, Clip, VideoProcessing
 
 __all__ = [
     "MANIFEST_NAME",
+    "MOST_FRAMES",
     "SCHEMA_VERSION",
     "AppliedAdapter",
     "Chat",
+    "Clip",
     "DecoderShape",
     "FileEntry",
     "Fixed",
@@ -47,6 +51,7 @@ __all__ = [
     "ImageLayout",
     "ImageProcessing",
     "ImageTokens",
+    "License",
     "Manifest",
     "Precision",
     "Requires",
@@ -57,6 +62,7 @@ __all__ = [
     "TileGrids",
     "Tiles",
     "Tokens",
+    "VideoProcessing",
     "decode_manifest",
     "encode_manifest",
     "load_manifest",

@@ -5,7 +5,9 @@ Enters: a bundle's folder, or bytes. Leaves: a checked `Manifest`; or the bytes 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -61,7 +63,24 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise BundleError(f"{where} does not describe a bundle: {error}") from None
     check_names(manifest, where)
     layout_of(manifest.image, manifest.image_tokens, where)  # or no layout can be had of it later
+    if manifest.videos is not None:
+        manifest.clip(1, where)
     return manifest
+
+
+def listed_files(data: bytes) -> Collection[str] | None:
+    """The files that a manifest lists, be it of a newer schema or damaged since; None: it is no bundle's."""
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(manifest, dict) or not {"schema_version", "graphs", "files"} <= manifest.keys():
+        return None
+    files = manifest["files"]
+    entries = isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()
+    )
+    return files.keys() if entries else None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -92,6 +92,8 @@ class ImageTokens:
     break_token_id: NonNegative | None = None
     end_token: str | None = None
     end_token_id: NonNegative | None = None
+    merge_size: Positive | msgspec.UnsetType = msgspec.UNSET
+    """Patches each way that the encoder makes one feature of (Mistral 3): plans of memory ask. Absent where it is 1."""
 
     @property
     def special_texts(self) -> tuple[str, ...]:
@@ -101,8 +103,8 @@ class ImageTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
-    """Every image enters the vision encoder in one `size` (height, width), and has `tokens` image tokens."""
+class _OneArray:
+    """An image enters the vision encoder as one array of one `size` (height, width), and has `tokens` image tokens."""
 
     size: tuple[int, int]
     tokens: int
@@ -122,6 +124,11 @@ class Fixed:
         """Arrays of one image that enter the encoder."""
         return 1
 
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(_OneArray):
+    """Every image enters the vision encoder in one `size` (height, width), and has `tokens` image tokens."""
+
     @property
     def stackable(self) -> bool:
         """Whether several images may enter the encoder as one batch, without padding."""
@@ -133,13 +140,14 @@ class Rows:
     """Images keep their aspect: rows of patches, `patch_size` pixels each way, of a token each.
 
     No side is longer than `longest_edge` before it is rounded up to whole patches. `break_token` stands behind every
-    row, and `end_token` in its place behind the last.
+    row, and `end_token` in its place behind the last. What is a patch here are `merge` × `merge` in the encoder.
     """
 
     longest_edge: int
     patch_size: int
     break_token: str
     end_token: str
+    merge: int = 1
 
     @property
     def most_tokens(self) -> int:
@@ -149,8 +157,8 @@ class Rows:
 
     @property
     def most_rows(self) -> int:
-        """Rows of features of the largest array that enters the encoder, and of those between its rows."""
-        return self.most_tokens
+        """Rows of features of the largest array within the encoder, and of those between its rows."""
+        return self.most_tokens * self.merge**2
 
     @property
     def most_arrays(self) -> int:
@@ -164,30 +172,13 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squares:
+class Squares(_OneArray):
     """An image is made a square by borders of the colour `fill`, and enters the encoder in one `size` (height, width).
 
     So are images beside others in a prompt of a LLaVA-OneVision, and have `tokens` image tokens each.
     """
 
-    size: tuple[int, int]
-    tokens: int
     fill: tuple[int, int, int]
-
-    @property
-    def most_tokens(self) -> int:
-        """All tokens of the largest image."""
-        return self.tokens
-
-    @property
-    def most_rows(self) -> int:
-        """Rows of features of the largest array that enters the encoder."""
-        return self.tokens
-
-    @property
-    def most_arrays(self) -> int:
-        """Arrays of one image that enter the encoder."""
-        return 1
 
     @property
     def stackable(self) -> bool:
@@ -274,7 +265,10 @@ def layout_of(image: ImageProcessing, tokens: ImageTokens, where: str) -> ImageL
         case ((int(height), int(width)), int(per_image), msgspec.UNSET, None, None, None, None, None):
             return Fixed(size=(height, width), tokens=per_image)
         case (None, None, msgspec.UNSET, int(longest), int(), int(patch), str(between), str(end)):
-            return Rows(longest_edge=longest, patch_size=patch, break_token=between, end_token=end)
+            merge = 1 if tokens.merge_size is msgspec.UNSET else tokens.merge_size
+            return Rows(
+                longest_edge=longest, patch_size=patch, break_token=between, end_token=end, merge=merge
+            )
         case ((int(height), int(width)), int(per_image), TileGrids() as tiles, None, None, None, None, None):
             return _tiles((height, width), per_image, tiles, where)
     raise BundleError(

@@ -1,6 +1,6 @@
 """Which ONNX Runtime a graph's operators need.
 
-Enters: the operators that a graph holds. Leaves: the lowest version that opens it, for `requires.onnxruntime` when a
+Enters: the operators that a graph holds. Leaves: the lowest version that computes it, for `requires.onnxruntime` when a
 bundle is written, and for a look at bundles that promised too much.
 
 Operators of ONNX itself came with their opset (21: ONNX Runtime 1.18), so that the lowest version tried holds for them.
@@ -38,18 +38,22 @@ so that sessions there ask for unsigned weights; making them, versions before `_
 looking whether there is one, and abort the process."""
 _UNSIGNED = "1.30.0"
 
+_BY_ATTRIBUTE = {("GroupQueryAttention", "local_window_size"): "1.24.0"}
+"""Attributes of which older versions make something else: a window had one token more (microsoft/onnxruntime#25927)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """A kind of node: `inputs` are those that it is given, up to the last one."""
+    """A kind of node: `inputs` are those that it is given, up to the last one; of `attributes` the names."""
 
     domain: str
     name: str
     inputs: int
+    attributes: frozenset[str] = frozenset()
 
 
 def lowest_version(operators: Iterable[Operator], *, makes_unsigned: bool, untried: str = LOWEST) -> str:
-    """The lowest ONNX Runtime that opens a graph of these operators.
+    """The lowest ONNX Runtime that opens a graph of these operators, and computes what the newest does.
 
     `makes_unsigned` says that sessions are to make signed weights unsigned; a bundle is written for machines that do.
     `untried` is taken for operators that no row tells of.
@@ -60,6 +64,8 @@ def lowest_version(operators: Iterable[Operator], *, makes_unsigned: bool, untri
             needed = max(needed, untried, key=version_numbers)
         if makes_unsigned and operator.inputs <= _WEIGHT_ZERO_POINT.get(operator.name, -1):
             needed = max(needed, _UNSIGNED, key=version_numbers)
+        for attribute in operator.attributes:
+            needed = max(needed, _BY_ATTRIBUTE.get((operator.name, attribute), LOWEST), key=version_numbers)
     return needed
 
 

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pumice.errors import BundleError, UsageError
 from pumice.manifest.defaults import GenerationDefaults, NonNegative, Positive
-from pumice.manifest.images import ImageLayout, ImageProcessing, ImageTokens, layout_of
+from pumice.manifest.images import ImageLayout, ImageProcessing, ImageTokens, Tiles, layout_of
+from pumice.manifest.videos import Clip, VideoProcessing, clip_of
 
 SCHEMA_VERSION = 3
 """The newest that this pumice reads; bundles are written with the oldest that fits them (`version_for`)."""
@@ -64,10 +66,16 @@ class Graphs:
     prefill: GraphSpec | None = None
 
     @property
+    def named(self) -> dict[str, GraphSpec]:
+        """Those that there are, by name."""
+        names = ("vision_encoder", "embedding", "decoder", "prefill")
+        graphs = {name: getattr(self, name) for name in names}
+        return {name: graph for name, graph in graphs.items() if graph is not None}
+
+    @property
     def all(self) -> tuple[GraphSpec, ...]:
         """Those that there are."""
-        graphs = (self.vision_encoder, self.embedding, self.decoder, self.prefill)
-        return tuple(graph for graph in graphs if graph is not None)
+        return tuple(self.named.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +126,15 @@ class AppliedAdapter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class License:
+    """Of a checkpoint, as its card has it: the hub's identifier; for `other`, a name and where its text is."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """What was exported: names and versions, for people; nothing here changes behaviour."""
 
@@ -129,6 +146,10 @@ class Source:
     config_sha256: Sha256
     adapters: tuple[AppliedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
     """Merged into the checkpoint's weights, in this order; absent where there are none."""
+    base_model: str | msgspec.UnsetType = msgspec.UNSET
+    """The checkpoint's id on the hub; absent where it is not known to be from there."""
+    license: License | msgspec.UnsetType = msgspec.UNSET
+    """Absent where the checkpoint has no card that names one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +196,8 @@ class Manifest:
     decoder: DecoderShape
     image: ImageProcessing
     image_tokens: ImageTokens
+    video: VideoProcessing | msgspec.UnsetType = msgspec.UNSET
+    """Since schema version 3; absent where the model takes no videos."""
     tokens: Tokens
     chat: Chat
     generation: GenerationDefaults
@@ -186,3 +209,38 @@ class Manifest:
     def layout(self) -> ImageLayout:
         """Of images; derived of `image` and `image_tokens`, and not written to JSON. Raises as `layout_of`."""
         return layout_of(self.image, self.image_tokens, MANIFEST_NAME)
+
+    @property
+    def videos(self) -> VideoProcessing | None:
+        """How videos are prepared; None where the model takes none."""
+        return None if self.video is msgspec.UNSET else self.video
+
+    def clip(self, frames: int, where: str = MANIFEST_NAME) -> Clip:
+        """The layout of a video of so many frames.
+
+        Raises:
+            UsageError: the model takes no videos.
+            BundleError: `video` does not go with the rest of the manifest.
+        """
+        video, layout = self.videos, self.layout
+        if video is None:
+            raise UsageError(
+                f"a video was given, but this bundle of {self.source.checkpoint} takes images alone"
+            )
+        if not isinstance(layout, Tiles):
+            raise BundleError(f"{where} has video without image.tiles: expected both or none")
+        return clip_of(video, layout.size, layout.side, frames, where)
+
+    @property
+    def feature_token_ids(self) -> tuple[int, ...]:
+        """Ids whose positions in a prompt hold features of an image or a video."""
+        video = self.videos
+        return (
+            (self.image_tokens.token_id,) if video is None else (self.image_tokens.token_id, video.token_id)
+        )
+
+    @property
+    def media_texts(self) -> tuple[str, ...]:
+        """The special tokens that images and videos consist of, as texts."""
+        video = self.videos
+        return self.image_tokens.special_texts + (() if video is None else (video.token,))

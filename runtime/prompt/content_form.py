@@ -11,6 +11,7 @@ with a secret word, when the role first occurs:
     a list is understood, but an image in it changes nothing                       →  it is written in the text
 
 As text, parts are lines, and an image is its token on a line of its own, as vLLM has it and as LLaVA was trained.
+Videos are as images, and asked about only where the model takes some.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pumice.prompt.messages import Message
+from pumice.prompt.messages import Medium, Message
 from pumice.prompt.template import ChatTemplate, TemplateRefusalError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContentForm:
-    """What a template understands of a role's content: `text`, `parts`, and `images` among the parts."""
+    """What a template understands of a role's content: `text`, `parts`, and `images` and `videos` among the parts."""
 
     text: bool
     parts: bool
     images: bool
+    videos: bool = False
 
     def adapted(self, message: Message) -> Message:
         """A message of this role, as the template takes it."""
@@ -40,14 +42,16 @@ class ContentForm:
             return message.in_text()
         if self.parts and not isinstance(message.content, tuple):
             message = message.in_parts()
-        return message.with_written_images() if self.parts and not self.images else message
+        unseen = {Medium.IMAGE: not self.images, Medium.VIDEO: not self.videos}
+        hidden = any(isinstance(part, Medium) and unseen[part] for part in message.parts)
+        return message.with_written_media() if self.parts and hidden else message
 
 
 class ContentForms:
-    """The forms of a template's roles, each found once."""
+    """The forms of a template's roles, each found once; those of videos where there are `videos`."""
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
+    def __init__(self, template: ChatTemplate, *, videos: bool = False) -> None:
+        self._template, self._media = template, [*Medium] if videos else [Medium.IMAGE]
         self._found: dict[str, ContentForm] = {}
 
     def adapted(self, messages: Sequence[Message]) -> list[Message]:
@@ -65,11 +69,15 @@ class ContentForms:
         part = {"type": "text", "text": word}
         text = self._rendered(role, word)
         parts = self._rendered(role, [part])
-        image = self._rendered(role, [{"type": "image"}, part])
+        seen = {}
+        for medium in self._media:
+            rendered = self._rendered(role, [{"type": medium.value}, part])
+            seen[medium] = _shows(rendered, word) and rendered != parts
         return ContentForm(
             text=_shows(text, word),
             parts=_shows(parts, word),
-            images=_shows(image, word) and image != parts,
+            images=seen[Medium.IMAGE],
+            videos=seen.get(Medium.VIDEO, False),
         )
 
     def _rendered(self, role: str, content: Any) -> str:

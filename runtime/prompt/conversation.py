@@ -1,7 +1,7 @@
 """A whole conversation as messages: the questions with their answers, checked.
 
 Enters: messages in the Hugging Face form, as `Chat.messages` gives them. Leaves: the system prompt, and questions,
-whose images stand before their text, each followed by its answer.
+whose images and videos stand before their text, each followed by its answer.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def apart(messages: Sequence[Mapping[str, Any]]) -> tuple[str | None, Sequence[M
 
 
 def image_count(message: Mapping[str, Any]) -> int:
-    """Images of a message that `message_text` takes."""
+    """Images and videos of a message that `message_text` takes."""
     content = message["content"]
     return 0 if isinstance(content, str) else len(content) - 1
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """A message's text, which stands behind its images.
+    """A message's text, which stands behind its images and videos.
 
     Raises:
         PromptError: another form.
@@ -60,7 +60,7 @@ def message_text(message: Mapping[str, Any]) -> str:
     if (
         kinds
         and kinds[-1] == "text"
-        and set(kinds[:-1]) <= {"image"}
+        and set(kinds[:-1]) <= {"image", "video"}
         and isinstance(parts[-1].get("text"), str)
     ):
         text: str = parts[-1]["text"]

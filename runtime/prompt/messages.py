@@ -1,30 +1,43 @@
 """Conversations in the Hugging Face form, checked.
 
-Enters: a question, or a list of `{"role", "content"}` whose content is text or a list of
-`{"type": "image"}` and `{"type": "text", "text": …}`; images inside them were taken out already (`message_images.py`).
-Leaves: `Message` objects.
+Enters: a question, or a list of `{"role", "content"}` whose content is text or a list of `{"type": "image"}`,
+`{"type": "video"}` and `{"type": "text", "text": …}`; images and videos inside them were taken out already
+(`message_images.py`). Leaves: `Message` objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, TypeAlias
 
 from pumice.errors import PromptError
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
+class Medium(Enum):
+    """What stands between texts; the value is the type of its part of a message."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+Tokens: TypeAlias = Mapping[Medium, str]
+"""What stands for one in a text."""
+IMAGE_TOKEN: Tokens = {Medium.IMAGE: "<image>"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A text with images written in it: texts, and None where an image's token stands."""
+    """A text with images or videos written in it: texts, and a `Medium` where its token stands."""
 
-    pieces: tuple[str | None, ...]
+    pieces: tuple[str | Medium, ...]
 
 
-Part = str | Written | None
-"""Text, text with images in it, or None: an image."""
+Part = str | Written | Medium
+"""Text, text with images in it, or an image or video."""
 
 Content = str | Written | tuple[Part, ...]
 """Text alone, with images in it or not; or parts."""
@@ -32,7 +45,7 @@ Content = str | Written | tuple[Part, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn. `content` is text alone, or a tuple of parts: texts, and None for an image."""
+    """One turn. `content` is text alone, or a tuple of parts: texts, images, videos."""
 
     role: str
     content: Content
@@ -45,21 +58,24 @@ class Message:
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts, in order."""
-        return tuple(piece for piece in _pieces(self.parts) if piece is not None)
+        return tuple(piece for piece in _pieces(self.parts) if isinstance(piece, str))
 
-    def as_dict(self, text: Callable[[str], str] = str, *, image_token: str = "<image>") -> dict[str, Any]:
+    def as_dict(self, text: Callable[[str], str] = str, *, tokens: Tokens = IMAGE_TOKEN) -> dict[str, Any]:
         """The form that chat templates read, with `text` applied to each text.
 
-        `image_token` stands for an image that is written in a text.
+        `tokens` stand for images and videos that are written in a text.
         """
 
         def whole(part: str | Written) -> str:
             pieces = part.pieces if isinstance(part, Written) else (part,)
-            return "".join(image_token if piece is None else text(piece) for piece in pieces)
+            return "".join(tokens[piece] if isinstance(piece, Medium) else text(piece) for piece in pieces)
 
         if not isinstance(self.content, tuple):
             return {"role": self.role, "content": whole(self.content)}
-        parts = [{"type": "image"} if p is None else {"type": "text", "text": whole(p)} for p in self.content]
+        parts = [
+            {"type": part.value} if isinstance(part, Medium) else {"type": "text", "text": whole(part)}
+            for part in self.content
+        ]
         return {"role": self.role, "content": parts}
 
     def in_parts(self) -> Message:
@@ -67,57 +83,79 @@ class Message:
         return Message(role=self.role, content=self.parts)
 
     def in_text(self) -> Message:
-        """The same message as text alone: parts are lines of it, images are written in their places."""
+        """The same message as text alone: parts are lines of it, images and videos are written in their places."""
         if isinstance(self.content, str):
             return self
-        lines: list[str | None] = []
+        lines: list[str | Medium] = []
         for part in self.parts:
             lines += ["\n", *_pieces([part])] if lines else _pieces([part])
         return Message(role=self.role, content=_written(lines))
 
-    def with_written_images(self) -> Message:
-        """The same message, images written in its text, which is the only part of a list."""
-        return self.in_text().in_parts() if None in self.parts else self
+    def with_written_media(self) -> Message:
+        """The same message, images and videos written in its text, which is the only part of a list."""
+        return self.in_text().in_parts() if any(isinstance(part, Medium) for part in self.parts) else self
 
 
-def _pieces(parts: Sequence[Part]) -> list[str | None]:
-    pieces: list[str | None] = []
+def _pieces(parts: Sequence[Part]) -> list[str | Medium]:
+    pieces: list[str | Medium] = []
     for part in parts:
         pieces += part.pieces if isinstance(part, Written) else [part]
     return pieces
 
 
-def _written(pieces: Sequence[str | None]) -> str | Written:
+def _written(pieces: Sequence[str | Medium]) -> str | Written:
     """A text of these pieces; neighbours are one."""
-    joined: list[str | None] = []
+    joined: list[str | Medium] = []
     for piece in pieces:
-        if piece and joined and joined[-1] is not None:
-            joined[-1] += piece
+        last = joined[-1] if joined else None
+        if isinstance(piece, str) and isinstance(last, str):
+            joined[-1] = last + piece
         elif piece != "":
             joined.append(piece)
-    return Written(pieces=tuple(joined)) if None in joined else "".join(piece or "" for piece in joined)
+    texts = [piece for piece in joined if isinstance(piece, str)]
+    return "".join(texts) if len(texts) == len(joined) else Written(pieces=tuple(joined))
 
 
-def question(text: str, images: int, image_token: str) -> Message:
-    """A user's question about images, which come first, or where `image_token` is written in it, once for each.
+def question(text: str, given: Mapping[Medium, int], tokens: Tokens) -> Message:
+    """A user's question about images and videos: these come first, or where their token is written, once for each.
 
     Raises:
-        PromptError: the token is written, but not once for each image.
+        PromptError: a token is written, but not once for each image or video.
     """
-    between = text.split(image_token)
-    written = len(between) - 1
-    if not images or not written:
-        return Message(role="user", content=(*[None] * images, text))
-    if written != images:
-        raise PromptError(
-            f"the question has {image_token} written in it {_times(written)}, and there "
-            f"{'is 1 image' if images == 1 else f'are {images} images'}: write it once for each image, or not at all; "
-            "in messages [{'role', 'content'}] it is a word like others"
-        )
-    pieces: list[str | None] = [between[0]]
-    for piece in between[1:]:
-        pieces += [None, piece]
-    return Message(role="user", content=(_written(pieces),))
+    pieces: list[str | Medium] = [text]
+    first: list[Medium] = []
+    for medium, token in tokens.items():
+        count, written = given.get(medium, 0), text.count(token)
+        if not count or not written:
+            first += [medium] * count
+        elif written != count:
+            raise PromptError(
+                f"the question has {token} written in it {_times(written)}, and there {_are(count, medium)}: "
+                f"write it once for each {medium.value}, or not at all; "
+                "in messages [{'role', 'content'}] it is a word like others"
+            )
+        else:
+            pieces = _split(pieces, token, medium)
+    written_out = _written(pieces)
+    return Message(role="user", content=(*first, written_out if isinstance(written_out, Written) else text))
+
+
+def _split(pieces: Sequence[str | Medium], token: str, medium: Medium) -> list[str | Medium]:
+    """The pieces, with the medium in place of its token."""
+    found: list[str | Medium] = []
+    for piece in pieces:
+        if isinstance(piece, Medium):
+            found.append(piece)
+            continue
+        first, *others = piece.split(token)
+        found.append(first)
+        for other in others:
+            found += [medium, other]
+    return found
+
+
+def _are(count: int, medium: Medium) -> str:
+    return f"is 1 {medium.value}" if count == 1 else f"are {count} {medium.value}s"
 
 
 def _times(count: int) -> str:
@@ -125,21 +163,23 @@ def _times(count: int) -> str:
 
 
 def as_messages(
-    prompt: str | Sequence[Mapping[str, Any] | Message], images: int, image_token: str = "<image>"
+    prompt: str | Sequence[Mapping[str, Any] | Message],
+    given: Mapping[Medium, int],
+    tokens: Tokens = IMAGE_TOKEN,
 ) -> list[Message]:
-    """Messages of a prompt; a plain string is a user's `question` about all `images`.
+    """Messages of a prompt; a plain string is a user's `question` about all that is `given`.
 
     Raises:
         PromptError: another form, or an unknown role.
     """
     if isinstance(prompt, str):
-        return [question(prompt, images, image_token)]
+        return [question(prompt, given, tokens)]
     if isinstance(prompt, Sequence) and prompt and not isinstance(prompt, (bytes, bytearray)):
-        return [m if isinstance(m, Message) else _message(m, i) for i, m in enumerate(prompt)]
+        return [m if isinstance(m, Message) else _message(m, i, tokens) for i, m in enumerate(prompt)]
     raise PromptError(f"expected a question or a list of messages, got {_kind(prompt)}")
 
 
-def _message(message: Any, index: int) -> Message:
+def _message(message: Any, index: int, tokens: Tokens) -> Message:
     where = f"message {index}"
     if not isinstance(message, Mapping):
         raise PromptError(f"{where} is {_kind(message)}, expected a dict with role and content")
@@ -154,13 +194,14 @@ def _message(message: Any, index: int) -> Message:
         return Message(role=role, content=content)
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
         raise PromptError(f"{where} has a content of {_kind(content)}, expected text or a list of parts")
-    return Message(role=role, content=tuple(_part(part, where) for part in content))
+    return Message(role=role, content=tuple(_part(part, where, tokens) for part in content))
 
 
-def _part(part: Any, where: str) -> str | None:
+def _part(part: Any, where: str, tokens: Tokens) -> str | Medium:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "image":
-        return None
+    for medium in tokens:
+        if kind == medium.value:
+            return medium
     if kind == "text" and isinstance(part.get("text"), str):
         text: str = part["text"]
         if unknown := [
@@ -171,6 +212,7 @@ def _part(part: Any, where: str) -> str | None:
     raise PromptError(
         f"{where} has a part that is neither {{'type': 'text', 'text': '…'}} nor an image: {{'type': 'image'}} for "
         "one of images=[…], or with the image itself as image, url, path or base64, or OpenAI's 'image_url'"
+        + ("; or a video likewise" if Medium.VIDEO in tokens else "")
     )
 
 

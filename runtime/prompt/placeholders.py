@@ -1,32 +1,45 @@
-"""Where images stand in a prompt: one placeholder each in the text, many tokens in the ids.
+"""Where images and videos stand in a prompt: one placeholder each in the text, many tokens in the ids.
 
-Enters: the spans of a prompt and its images' sizes. Leaves: the spans with every image's tokens in place.
+Enters: the spans of a prompt, and what stands for each image and video. Leaves: the spans with every one's tokens in
+place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from pumice.images.layout import image_text
-from pumice.images.preprocess import Size
-from pumice.manifest import ImageLayout
+from pumice.prompt.messages import Medium, Tokens
 from pumice.prompt.sealed import Span
 
-
-def count_placeholders(spans: Sequence[Span], token: str) -> int:
-    """Images that the trusted spans have a place for."""
-    return sum(span.text.count(token) for span in spans if span.trusted)
+_T = TypeVar("_T")
 
 
-def insert_images(
-    spans: Sequence[Span], token: str, layout: ImageLayout, sizes: Sequence[Size]
-) -> list[Span]:
-    """The spans with each image's tokens at its place; there are as many places as `sizes`."""
-    texts = (image_text(layout, token, size) for size in sizes)
-    return [replace(span, text=_filled(span.text, token, texts)) if span.trusted else span for span in spans]
+def places(spans: Sequence[Span], tokens: Tokens) -> list[Medium]:
+    """What the trusted spans have a place for, in their order."""
+    media, pattern = {token: medium for medium, token in tokens.items()}, _pattern(tokens)
+    return [media[token] for span in spans if span.trusted for token in pattern.findall(span.text)]
 
 
-def _filled(text: str, token: str, images: Iterator[str]) -> str:
-    first, *others = text.split(token)
-    return first + "".join(next(images) + other for other in others)
+def in_places(order: Sequence[Medium], given: Mapping[Medium, Sequence[_T]]) -> list[_T]:
+    """Images and videos, of each kind as many as there are places, in the order of their places."""
+    following = {medium: iter(ones) for medium, ones in given.items()}
+    return [next(following[medium]) for medium in order]
+
+
+def insert_media(spans: Sequence[Span], tokens: Tokens, texts: Sequence[str]) -> list[Span]:
+    """The spans with texts at their places, of which there are as many."""
+    pattern, following = _pattern(tokens), iter(texts)
+    return [
+        replace(span, text=_filled(span.text, pattern, following)) if span.trusted else span for span in spans
+    ]
+
+
+def _filled(text: str, pattern: re.Pattern[str], texts: Iterator[str]) -> str:
+    return pattern.sub(lambda _: next(texts), text)
+
+
+def _pattern(tokens: Tokens) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, tokens.values())))

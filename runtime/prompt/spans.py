@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pumice.errors import PromptError
-from pumice.prompt.messages import Message
+from pumice.prompt.messages import IMAGE_TOKEN, Message, Tokens
 from pumice.prompt.sealed import Span
 from pumice.prompt.template import ChatTemplate
 from pumice.prompt.tokenizer import PromptTokenizer
@@ -33,14 +33,14 @@ def render_spans(
     messages: Sequence[Message],
     tokenizer: PromptTokenizer,
     *,
-    image_token: str = "<image>",
+    tokens: Tokens = IMAGE_TOKEN,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
 ) -> list[Span]:
     """The rendered prompt; joined, the spans' texts are what transformers renders for the same messages.
 
-    The messages are in the template's form (`content_form.py`); `image_token` stands for images written in texts. A
-    prompt that continues the last message ends with that message's words.
+    The messages are in the template's form (`content_form.py`); `tokens` stand for images and videos written in texts.
+    A prompt that continues the last message ends with that message's words.
 
     Raises:
         PromptError: the template cannot be rendered, leaves a text out, or mixes the texts with its own words so that
@@ -51,7 +51,7 @@ def render_spans(
     renderer = _Renderer(
         template=template,
         messages=messages,
-        image_token=image_token,
+        tokens=tokens,
         add_generation_prompt=add_generation_prompt,
         continued=continue_final_message,
     )
@@ -78,7 +78,7 @@ class _Renderer:
 
     template: ChatTemplate
     messages: Sequence[Message]
-    image_token: str
+    tokens: Tokens
     add_generation_prompt: bool
     continued: bool
 
@@ -90,8 +90,8 @@ class _Renderer:
         def tagged(words: str) -> str:
             return text(words) + CONTINUED * (self.continued and next(final) == len(last.texts))
 
-        given = [message.as_dict(text, image_token=self.image_token) for message in before]
-        given.append(last.as_dict(tagged, image_token=self.image_token))
+        given = [message.as_dict(text, tokens=self.tokens) for message in before]
+        given.append(last.as_dict(tagged, tokens=self.tokens))
         rendered = self.template.render(given, add_generation_prompt=self.add_generation_prompt)
         return _cut(rendered) if self.continued else rendered
 

@@ -24,6 +24,7 @@ from pumice.bundle.optimized import (
     copies,
     copies_folder,
     copy_key,
+    copy_name,
     digest_of,
     find,
     read_record,
@@ -44,10 +45,10 @@ def write_optimized(bundle: Bundle, graph: GraphSpec, folder: Path) -> None:
         OSError: the disk is full, or cannot be written.
     """
     options = session_options(1, low_memory=False, profile=None)
-    options.optimized_model_filepath = str(folder / graph.file)
+    options.optimized_model_filepath = str(folder / copy_name(graph))
     for key, value in {
         "session.save_external_prepacked_constant_initializers": "1",
-        "session.optimized_model_external_initializers_file_name": f"{graph.file}_data",
+        "session.optimized_model_external_initializers_file_name": f"{copy_name(graph)}_data",
         "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
     }.items():
         options.add_session_config_entry(key, value)
@@ -128,7 +129,8 @@ def _new_record(bundle: Bundle, key: str, folder: Path, seconds: float) -> Recor
     large = {name for graph in bundle.manifest.graphs.all for name in graph.external_data}
     stamps = {name: stamp_of(bundle.path(name)) for name in sorted(large)}
     files = {path.name: stamp_of(path) for path in sorted(folder.iterdir())}
-    graphs = {graph.file: digest_of(folder / graph.file) for graph in copied_graphs(bundle.manifest)}
+    names = [copy_name(graph) for graph in copied_graphs(bundle.manifest)]
+    graphs = {name: digest_of(folder / name) for name in names}
     return Record(
         key=key,
         bundle=str(bundle.folder),

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pumice.bundle.footprint import ENCODED_AT_ONCE
 from pumice.errors import GenerationError
-from pumice.images.layout import among, join
-from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, model_key
+from pumice.images.layout import join, kept
+from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, layout_as_given, model_key
 from pumice.machine.pages import Range, release
 from pumice.manifest import Manifest
 from pumice.manifest.tensors import IMAGE_FEATURES, PIXEL_VALUES
@@ -31,10 +32,6 @@ Floats = NDArray[np.float32]
 
 _PATIENCE = 0.05
 """Seconds after which a thread that waits for another's image looks whether it was cancelled."""
-
-
-BATCH = 2
-"""Images that go through the encoder at once, where they may be stacked: each takes memory of its own."""
 
 
 class ImageEncoder:
@@ -52,8 +49,8 @@ class ImageEncoder:
         self._session, self._cache, self._resident = session, cache, resident
         self._released = released
         self.width = manifest.decoder.hidden_size
-        self._layout = manifest.layout
-        self._batch = BATCH if self._layout.stackable else 1
+        self._manifest = manifest
+        self._batch = ENCODED_AT_ONCE if manifest.layout.stackable else 1
         self.model = model_key(manifest)
         self._under_way: dict[bytes, Future[Floats | None]] = {}
         """What some thread encodes; None comes of it if that thread failed or was cancelled."""
@@ -96,6 +93,7 @@ class ImageEncoder:
                 model=self.model,
                 alone=p.alone,
                 beside=p.beside,
+                frames=p.frames,
             )
             for p in images
         ]
@@ -155,8 +153,9 @@ class ImageEncoder:
                     f"image {numbers[image.digest]}'s features are not finite (NaN or infinity; images are "
                     "counted from 0): export the model again with another precision"
                 )
-            # copied: a batch's output is not kept for one of its images
-            features = np.array(join(among(self._layout, alone=image.alone), image.size, parts))
+            features = join(layout_as_given(image, self._manifest), image.size, parts)
+            if features.base is not None:  # a batch's output is not kept for one of its images
+                features = features.copy()
             features.flags.writeable = False
             found[image.digest] = features
             self._cache.put(image.digest, features)
@@ -168,15 +167,16 @@ class ImageEncoder:
         self, images: Sequence[PreparedImage], cancellation: Cancellation
     ) -> Iterator[Sequence[Floats]]:
         """For each image the features of its arrays, [T, D] each; several images have one array each."""
-        if len(images) > 1 or len(images[0].arrays) == 1:
+        if len(images) > 1 or (images[0].frames is None and len(images[0].arrays) == 1):
             arrays = [array for image in images for array in image.arrays]
             features_NTD = self._features(arrays, images, cancellation)
             yield from ([features_TD] for features_TD in features_NTD)
             return
         parts: list[Floats] = []
-        tiles = images[0].arrays
-        for start in range(0, len(tiles), BATCH):
-            parts.extend(self._features(tiles[start : start + BATCH], (), cancellation))
+        tiles, layout = images[0].arrays, layout_as_given(images[0], self._manifest)
+        for start in range(0, len(tiles), ENCODED_AT_ONCE):
+            features_NTD = self._features(tiles[start : start + ENCODED_AT_ONCE], (), cancellation)
+            parts.extend(kept(layout, features_TD) for features_TD in features_NTD)
         yield parts
 
     def _features(

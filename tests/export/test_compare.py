@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pumice.cli.compare import DEFAULT
 from pumice.cli.main import main
 from pumice.export import compare
+from pumice.export.adapters.folder import Adapter
+from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.compare import RecipeScore, advice
 from pumice.export.pipeline import export_bundle
 from pumice.export.recipes.recipe import NAMES
@@ -99,11 +103,62 @@ def test_figures_are_those_of_verify(
     assert row["prompts"] == pytest.approx(
         {name: getattr(report.summary, name) for name in ("kl", "kl_99", "top1")}
     )
-    size = sum(file.stat().st_size for file in (tmp_path / "bundle").iterdir() if file.name[0] != "P")
+    files = [path for path in (tmp_path / "bundle").rglob("*") if path.is_file()]
+    size = sum(file.stat().st_size for file in files if file.name[0] != "P")
     assert row["megabytes"] == pytest.approx(size / 1e6, rel=0.05)
     assert row["decode_tokens_per_s"] > 0
     assert row["prefill_tokens_per_s"] > 0
     assert row["verdict"] == report.summary.verdict
+
+
+def test_adapters_are_merged_on_both_sides(
+    checkpoint: Path, text: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = Adapter(path=save_adapter(tmp_path / "adapter", checkpoint), scale=2)
+    asked = ["--recipes", "portable-fp32", "--text", str(text), "--text-limit", "100", "--json"]
+    assert run(checkpoint, work, *asked, "--adapter", str(adapter.path), "--adapter-scale", "2") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["adapters"] == [f"{tmp_path.name}/adapter"]
+    (row,) = found["recipes"]
+    assert row["text"]["kl"] < 1e-9
+    export_bundle(checkpoint, tmp_path / "bundle", adapters=[adapter])
+    texts = read_texts([text], limit=100)
+    verified = verify_bundle(
+        tmp_path / "bundle", checkpoint, adapters=[adapter], texts=texts, max_new_tokens=1
+    )
+    scored = verified.report.summary.text
+    assert scored is not None
+    assert row["text"]["perplexity"] == pytest.approx(scored.perplexity)
+    assert row["text"]["reference_perplexity"] == pytest.approx(scored.reference_perplexity)
+
+
+def test_an_adapter_of_another_model_is_refused_before_anything_is_exported(
+    checkpoint: Path,
+    text: Path,
+    work: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compare, "export_bundle", lambda *_, **__: pytest.fail("exported"))
+    adapter = save_adapter(tmp_path / "adapter", checkpoint, layer=99)
+    assert run(checkpoint, work, "--text", str(text), "--adapter", str(adapter)) == 1
+    assert "has tensors for modules that the checkpoint does not have" in capsys.readouterr().err
+    assert list(work.iterdir()) == []
+
+
+def save_adapter(folder: Path, checkpoint: Path, layer: int = 0) -> Path:
+    """LoRA of one matrix, with random values."""
+    module = f"base_model.model.model.language_model.layers.{layer}.self_attn.q_proj"
+    rows, width = open_checkpoint(checkpoint).shapes()["language_model.layers.0.self_attn.q_proj.weight"]
+    drawn = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, width, generator=drawn), torch.randn(rows, 2, generator=drawn)
+    folder.mkdir()
+    save_file(
+        {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, folder / "adapter_model.safetensors"
+    )
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    return folder
 
 
 def test_prompts_alone_will_do(checkpoint: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:

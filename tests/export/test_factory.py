@@ -83,7 +83,7 @@ def test_every_family_loads_in_transformers(family, layout, tmp_path):
 def test_families_have_the_released_names(tmp_path):
     """Some names of the public checkpoints, by family."""
     names = {}
-    for family in ("llava-1.5", "llava-interleave", "vip-llava", "pixtral"):
+    for family in ("llava-1.5", "llava-interleave", "vip-llava", "pixtral", "mistral-small"):
         with safe_open(FAMILIES[family](tmp_path / family) / "model.safetensors", "pt") as file:
             names[family] = set(file.keys())
     vit = "vision_tower.vision_model.encoder.layers.0.self_attn.out_proj.bias"
@@ -102,3 +102,5 @@ def test_families_have_the_released_names(tmp_path):
         "language_model.lm_head.weight",
     } <= names["pixtral"]
     assert not any(name.startswith("vision_tower.vision_model") for name in names["pixtral"])
+    merging = {"multi_modal_projector.norm.weight", "multi_modal_projector.patch_merger.merging_layer.weight"}
+    assert names["mistral-small"] - names["pixtral"] == merging

@@ -23,6 +23,7 @@ from pumice.export.recipes.recipe import PrecisionName
 from pumice.export.trace.decoder import cache_names
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
+from tests.bundle_files import graph_file
 from tests.factory import Text, Vision, make_checkpoint
 
 GRAPHS = ("vision_encoder", "embedding", "decoder")
@@ -40,9 +41,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def sessions(bundle: Path, precision: PrecisionName) -> dict[str, onnxruntime.InferenceSession]:
     opened = {}
     for name in GRAPHS:
-        model: Any = bundle / f"{name}.onnx"
+        model: Any = graph_file(bundle, name)
         if precision == "bf16":
-            model = widened(ir.load(bundle / f"{name}.onnx"))
+            model = widened(ir.load(model))
         opened[name] = onnxruntime.InferenceSession(model)
     return opened
 
@@ -122,7 +123,7 @@ def test_float_parameters_are_narrow(tmp_path: Path) -> None:
     export_bundle(checkpoint, tmp_path / "bundle", precision="bf16")
     wide = set()
     for name in GRAPHS:
-        model = ir.load(tmp_path / "bundle" / f"{name}.onnx")
+        model = ir.load(graph_file(tmp_path / "bundle", name))
         for key, value in model.graph.initializers.items():
             assert value.const_value is not None
             if value.const_value.dtype == ir.DataType.FLOAT and not key.startswith("/"):

@@ -20,6 +20,7 @@ from pumice.export.trace.decoder import cache_names
 from pumice.export.weights.quantization import quantize_rows
 from pumice.manifest import Manifest, load_manifest
 from tests import oracle
+from tests.bundle_files import graph_file
 from tests.dequantize import dequantize_rows
 from tests.factory import Text, make_checkpoint
 from tests.shapes import checkpoints
@@ -36,7 +37,7 @@ class Graphs:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self.sessions = {
-            name: onnxruntime.InferenceSession(bundle / f"{name}.onnx", options)
+            name: onnxruntime.InferenceSession(graph_file(bundle, name), options)
             for name in ("vision_encoder", "embedding", "decoder")
         }
 
@@ -95,10 +96,10 @@ def test_logits_of_any_shape(options: dict[str, Any], tmp_path_factory: pytest.T
         ids, pixels = oracle.prompt(config, images=images)
         given = pixels if images else None
         with torch.no_grad():
-            rounded = single(input_ids=ids, pixel_values=given).logits.numpy()
-            exact = double(
-                input_ids=ids, pixel_values=None if given is None else given.double()
-            ).logits.numpy()
+            shown = oracle.given_images(config, given)
+            rounded = single(input_ids=ids, **shown).logits.numpy()
+            shown |= {} if given is None else {"pixel_values": given.double()}
+            exact = double(input_ids=ids, **shown).logits.numpy()
         logits = graphs.logits(ids, given)
         assert np.abs(logits - exact).max() <= TOLERANCE
         assert np.abs(logits - rounded).max() <= TOLERANCE + np.abs(rounded - exact).max()
@@ -163,8 +164,9 @@ def test_int4_computes_with_its_own_weights(tied: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_tied_table_is_stored_once(precision: PrecisionName, tmp_path: Path) -> None:
     _, graphs = exported(tmp_path, precision, text=Text(tied=True))
-    assert graphs.manifest.graphs.embedding.external_data == ("decoder.onnx_data",)
-    assert not (graphs.bundle / "embedding.onnx_data").exists()
+    specs = graphs.manifest.graphs
+    assert specs.embedding.external_data == specs.decoder.external_data
+    assert len(list(graphs.bundle.glob("onnx/*.onnx_data"))) == 2
 
 
 def test_batches_are_ragged(plain: tuple[Path, Graphs]) -> None:
@@ -232,7 +234,7 @@ def test_image_tokens_without_images_are_words(plain: tuple[Path, Graphs]) -> No
 
 
 def test_names_that_third_parties_rely_on(plain: tuple[Path, Graphs]) -> None:
-    """Transformers.js builds its empty cache from `batch_size` and static heads; see shared contracts."""
+    """Transformers.js builds its empty cache from `batch_size` and static heads; onnxruntime-genai allocates logits."""
     _, graphs = plain
     shape = graphs.manifest.decoder
     inputs = {i.name: (i.shape, i.type) for i in graphs.sessions["decoder"].get_inputs()}
@@ -242,7 +244,7 @@ def test_names_that_third_parties_rely_on(plain: tuple[Path, Graphs]) -> None:
     assert inputs["attention_mask"] == (["batch_size", "total_sequence_length"], "tensor(int64)")
     assert "num_logits_to_keep" not in inputs  # an overridable initializer
     outputs = {o.name: o.shape for o in graphs.sessions["decoder"].get_outputs()}
-    assert outputs["logits"] == ["batch_size", "num_logits", shape.vocab_size]
+    assert outputs["logits"] == ["batch_size", 1, shape.vocab_size]
     assert outputs["present.1.value"] == [
         "batch_size",
         shape.kv_heads,
@@ -253,7 +255,7 @@ def test_names_that_third_parties_rely_on(plain: tuple[Path, Graphs]) -> None:
 
 def test_nodes_are_named_by_path_and_fused(plain: tuple[Path, Graphs]) -> None:
     _, graphs = plain
-    model = onnx.load(graphs.bundle / "decoder.onnx", load_external_data=False)
+    model = onnx.load(graph_file(graphs.bundle, "decoder"), load_external_data=False)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert all(name.startswith("/") for name in names)
@@ -263,7 +265,7 @@ def test_nodes_are_named_by_path_and_fused(plain: tuple[Path, Graphs]) -> None:
     assert kinds.count("GroupQueryAttention") == graphs.manifest.decoder.layers
     assert kinds.count("SkipSimplifiedLayerNormalization") == 2 * graphs.manifest.decoder.layers
     assert graphs.manifest.graphs.decoder.nodes == len(kinds)
-    vision = onnx.load(graphs.bundle / "vision_encoder.onnx", load_external_data=False)
+    vision = onnx.load(graph_file(graphs.bundle, "vision_encoder"), load_external_data=False)
     assert "MultiHeadAttention" in {node.op_type for node in vision.graph.node}
 
 

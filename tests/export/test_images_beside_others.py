@@ -6,18 +6,18 @@ Oracle: transformers' ids, features and answers for the whole prompt, and a fres
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pumice.errors import CheckpointError, UsageError
 from pumice.export.pipeline import export_bundle
 from pumice.export.verify.comparison import verify_bundle
-from tests.export.test_families import NEW_TOKENS, TOLERANCE, Exported, export
-from tests.export.test_tiled_images import image
+from tests.export.test_families import NEW_TOKENS, TOLERANCE, Exported, opened
+from tests.export.test_tiled_images import conversation, image
 from tests.factory import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -26,28 +26,8 @@ ONEVISION = ("llava-onevision", "llava-onevision-clip")
 
 
 @pytest.fixture(scope="module", params=ONEVISION)
-def exact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export(request.param, "fp32", tmp_path_factory.mktemp("family"))
-
-
-def conversation(exact: Exported, messages: Any, images: list[Image.Image]) -> dict[str, Any]:
-    """What transformers makes of a conversation with these images in its places."""
-    given = iter(images)
-    whole = [
-        {
-            **message,
-            "content": [
-                {"type": "image", "image": next(given)} if part["type"] == "image" else part
-                for part in message["content"]
-            ],
-        }
-        for message in messages
-    ]
-    return dict(
-        exact.reference.processor.apply_chat_template(
-            whole, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-    )
+def exact(request: pytest.FixtureRequest, family_folder: Callable[[str], Path]) -> Exported:
+    return opened(request.param, "fp32", family_folder(request.param))
 
 
 def test_an_image_of_a_later_turn_changes_the_first_one(exact: Exported) -> None:

@@ -1,7 +1,8 @@
 """Spoilt checkpoints: each is refused in one line, or exported and equal to transformers; none leaves anything behind.
 
-Every mutation is exported for real, but that equal graphs are traced once. An address space of little more than the
-process has proves that no number in a file makes an export reserve memory, and an alarm that none makes it run on.
+Every mutation is exported for real, but that equal graphs are traced once, as in the whole suite. An address space of
+little more than the process has proves that no number in a file makes an export reserve memory, and an alarm that none
+makes it run on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from pumice.export.config.llava import read_config
 from pumice.export.config.tying import as_stored
 from tests.export.mutations import MUTATIONS, Mutation
 from tests.export.mutations.judge import judge
-from tests.export.mutations.retracing import Retracing
 from tests.export.mutations.values import setting
 from tests.factory import FAMILIES
 
@@ -38,14 +38,6 @@ Spoil = Callable[[Mutation], Path]
 
 class TakesTooLongError(BaseException):
     """Not an Exception, so that nobody takes it for an error of the checkpoint's."""
-
-
-@pytest.fixture(scope="module")
-def retracing() -> Iterator[Retracing]:
-    with pytest.MonkeyPatch.context() as patch:
-        remembered = Retracing()
-        remembered.install(patch)
-        yield remembered
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +97,7 @@ def _too_long(_number: int, _frame: object) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.name} ({mutation.family})")
 def test_mutated_checkpoints(
-    mutation: Mutation, spoil: Spoil, retracing: Retracing, verdicts: dict[str, str], tmp_path: Path
+    mutation: Mutation, spoil: Spoil, verdicts: dict[str, str], tmp_path: Path
 ) -> None:
     folder, out = spoil(mutation), tmp_path / "out"
     out.mkdir()

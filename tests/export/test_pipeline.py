@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -14,10 +16,11 @@ from pumice.errors import CheckpointError, ExportError, PumiceError, UsageError
 from pumice.export import pipeline as export
 from pumice.export.bundle.writing import file_entries
 from pumice.export.pipeline import export_bundle
-from pumice.export.recipes.recipe import NAMES
+from pumice.export.recipes.recipe import NAMES, load_recipe
 from pumice.export.recipes.storage import WeightStorage, weight_bytes
 from pumice.export.weights.stream import ALIGNMENT
-from pumice.manifest import load_manifest
+from pumice.manifest import License, load_manifest
+from pumice.manifest.card import front_matter, render
 from tests.factory import Text, make_checkpoint
 
 
@@ -42,7 +45,8 @@ def test_bundle_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     assert manifest == load_manifest(bundle)
     assert manifest.files == file_entries(bundle)
-    assert {f"{name}.onnx" for name in ("vision_encoder", "embedding", "decoder")} < set(manifest.files)
+    graphs = ("vision_encoder", "embedding", "decoder_model_merged")
+    assert {f"onnx/{name}_q4.onnx" for name in graphs} < set(manifest.files)
     assert {"tokenizer.json", "chat_template.jinja", "config.json", "processor_config.json"} < set(
         manifest.files
     )
@@ -50,6 +54,26 @@ def test_bundle_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     assert manifest.source.dtype == "float16"
     assert manifest.image_tokens.per_image == (56 // 14) ** 2
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_card_is_written_and_named_after_what_the_checkpoint_says(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = export_bundle(checkpoint, tmp_path / "plain", quiet=False)
+    assert "has no card that names its licence" in capfd.readouterr().err
+    assert (plain.source.base_model, plain.source.license) == (msgspec.UNSET, msgspec.UNSET)
+    assert (tmp_path / "plain" / "README.md").read_bytes() == render(plain)
+    cached = tmp_path / "models--org--name" / "snapshots" / "0123abc"
+    shutil.copytree(checkpoint, cached)
+    (cached / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Theirs\n")
+    known = export_bundle(cached, tmp_path / "known", quiet=False)
+    assert "licence" not in capfd.readouterr().err
+    assert known.source.base_model == "org/name"
+    assert known.source.license == License(id="apache-2.0")
+    card = (tmp_path / "known" / "README.md").read_text()
+    assert {"base_model": "org/name", "license": "apache-2.0"}.items() <= front_matter(card).items()
+    assert "Theirs" not in card
+    assert load_manifest(tmp_path / "known") == known
 
 
 def test_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,4 +241,5 @@ def test_needed_space_is_known_beforehand(
     assert sum(told) == sum(written)
     files = sum(entry.size for name, entry in manifest.files.items() if name.endswith("_data"))
     assert files <= sum(told) + 3 * ALIGNMENT * len(told)
-    assert ("embedding.onnx_data" in manifest.files) == (not tied)
+    table = any(name.startswith("onnx/embed_tokens") for name in manifest.graphs.embedding.external_data)
+    assert table == (not tied or load_recipe(recipe).own_table)

@@ -15,6 +15,7 @@ from pumice.export.recipes.storage import weight_tables
 from pumice.export.trace.decoder import cache_names
 from pumice.manifest import SCHEMA_VERSION
 from tests import oracle
+from tests.bundle_files import graph_file
 from tests.export.test_graphs import Graphs
 from tests.factory import Text, make_checkpoint
 
@@ -30,7 +31,7 @@ class Prefill:
     """The graph on ONNX Runtime."""
 
     def __init__(self, bundle: Path) -> None:
-        self._session = onnxruntime.InferenceSession(bundle / "prefill.onnx")
+        self._session = onnxruntime.InferenceSession(graph_file(bundle, "prefill"))
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def __call__(self, embeds: np.ndarray, cache: list[np.ndarray]) -> list[np.ndarray]:
@@ -80,7 +81,10 @@ def test_what_is_stored_and_how_it_is_told(tmp_path: Path) -> None:
     manifest = export_bundle(checkpoint, tmp_path / "bundle", recipe="cpu-fast")
     prefill = manifest.graphs.prefill
     assert prefill is not None
-    assert prefill.external_data == ("decoder.onnx_data", "prefill.onnx_data")
+    assert prefill.external_data == (
+        "onnx/decoder_model_merged_q4.onnx_data",
+        "onnx/prefill_q4.onnx_data",
+    )
     assert manifest.graphs.all[-1] is prefill
     assert manifest.schema_version < SCHEMA_VERSION
     config = read_config(open_checkpoint(checkpoint).config)
@@ -96,4 +100,4 @@ def test_bundles_without_it_say_so(tmp_path: Path) -> None:
     manifest = export_bundle(make_checkpoint(tmp_path / "checkpoint"), tmp_path / "bundle", recipe="cpu-int4")
     assert manifest.graphs.prefill is None
     assert len(manifest.graphs.all) == 3
-    assert not (tmp_path / "bundle" / "prefill.onnx").exists()
+    assert not list((tmp_path / "bundle" / "onnx").glob("prefill*"))

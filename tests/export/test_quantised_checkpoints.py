@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from pumice.export.processor.load import load_processor
 from pumice.export.recipes.recipe import Override, Recipe, Storage
 from pumice.export.verify.comparison import verify_bundle
 from tests import oracle
-from tests.factory import make_checkpoint
+from tests.bundle_files import data_file, graph_file
+from tests.factory import FAMILIES, make_checkpoint
 from tests.factory.parts import Text
-from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, quantise
+from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, ORDERED, Packing, quantise
 
 pytestmark = pytest.mark.slow
 
@@ -67,23 +69,42 @@ def test_eight_bits_in_float32(source: Path, tmp_path: Path, kind: str) -> None:
     export_bundle(quantised, tmp_path / "bundle")
     export_bundle(plain, tmp_path / "expected")
     for name in ("decoder", "embedding", "vision_encoder"):
-        file = f"{name}.onnx_data"
-        assert (tmp_path / "bundle" / file).read_bytes() == (tmp_path / "expected" / file).read_bytes()
+        found, expected = (data_file(tmp_path / folder, name) for folder in ("bundle", "expected"))
+        assert found.read_bytes() == expected.read_bytes()
     report = verify_bundle(tmp_path / "bundle", quantised).report
     assert report.summary.passed
     assert report.summary.verdict == "exact"
     check_answers(tmp_path / "bundle", plain)
 
 
+def test_ministral_as_released(tmp_path: Path) -> None:
+    """float8 with a scale a matrix; tower, projector and head are none; scales of activations are left out.
+
+    transformers reads the same values of it, without a graphics card.
+    """
+    scheme = EIGHT_BITS["fp8 per tensor"]
+    kept = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    scheme = replace(scheme, config={**scheme.config, "modules_to_not_convert": kept, "dequantize": False})
+    quantised, plain = quantise(FAMILIES["ministral-3"](tmp_path / "float"), tmp_path, scheme)
+    names = load_file(quantised / "model.safetensors").keys()
+    assert {name.rpartition(".")[2] for name in names} == {"weight", "weight_scale_inv", "activation_scale"}
+    theirs, values = oracle.theirs(quantised).state_dict(), oracle.theirs(plain).state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in values.items())
+    export_bundle(quantised, tmp_path / "bundle")
+    check_answers(tmp_path / "bundle", plain)
+    assert verify_bundle(tmp_path / "bundle", quantised).report.summary.verdict == "exact"
+
+
 def test_eight_bits_by_another_recipe(source: Path, tmp_path: Path) -> None:
     """Any recipe goes, rotation and balance too: rows are ordinary rows."""
     quantised, plain = quantise(source, tmp_path, EIGHT_BITS["float-quantized blocks"])
-    for recipe in ("cpu-int4", "cpu-w8a8"):
+    for recipe, suffix in (("cpu-int4", "_q4"), ("cpu-w8a8", "_quantized")):
         files = [
             export_bundle(folder, tmp_path / recipe / folder.name, recipe=recipe).files
             for folder in (quantised, plain)
         ]
-        assert files[0]["decoder.onnx_data"] == files[1]["decoder.onnx_data"]
+        name = f"onnx/decoder_model_merged{suffix}.onnx_data"
+        assert files[0][name] == files[1][name]
 
 
 INTEGERS = Recipe(
@@ -102,8 +123,9 @@ def test_integers_are_the_files(source: Path, tmp_path: Path, kind: str) -> None
     quantised, plain = quantise(source, tmp_path, FOUR_BITS[kind])
     export_bundle(quantised, tmp_path / "bundle", recipe=INTEGERS)
     values = load_file(plain / "model.safetensors")
-    model = onnx.load(tmp_path / "bundle" / "decoder.onnx")
-    stored = {i.name: numpy_helper.to_array(i, str(tmp_path / "bundle")) for i in model.graph.initializer}
+    file = graph_file(tmp_path / "bundle", "decoder")
+    model = onnx.load(file)
+    stored = {i.name: numpy_helper.to_array(i, str(file.parent)) for i in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     assert len(products) == 2 * 5
     for node in products:
@@ -156,7 +178,8 @@ def test_models_that_change_their_matrices(tmp_path: Path, change: dict[str, Any
     with pytest.raises(CheckpointError, match=r"the weights of this model are changed at export"):
         export_bundle(quantised, tmp_path / "bundle", precision="int4")
     files = [export_bundle(path, tmp_path / f"b-{path.name}").files for path in (quantised, plain)]
-    assert files[0]["decoder.onnx_data"] == files[1]["decoder.onnx_data"]
+    name = "onnx/decoder_model_merged.onnx_data"
+    assert files[0][name] == files[1][name]
 
 
 def test_scales_that_would_be_rounded(awq: tuple[Path, Path], tmp_path: Path) -> None:
@@ -184,13 +207,16 @@ def test_usual_recipe_is_verified(awq: tuple[Path, Path], tmp_path: Path) -> Non
     assert manifest.parity["same_input_ids"] == manifest.parity["cases"]
 
 
-def test_tables_are_rounded_a_second_time(
-    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("packing", "kind"), [(BITSANDBYTES["nf4 nested"], "nf4"), (ORDERED["gptq in another order"], "int4")]
+)
+def test_what_has_no_blocks_is_rounded_a_second_time(
+    packing: Packing, kind: str, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """float32 keeps what nf4 stands for; 4-bit blocks do not, which is told."""
-    quantised, plain = quantise(source, tmp_path, BITSANDBYTES["nf4 nested"])
+    """float32 keeps what nf4 and GPTQ's `desc_act` stand for; 4-bit blocks do not, which is told."""
+    quantised, plain = quantise(source, tmp_path, packing)
     export_bundle(quantised, tmp_path / "fp32")
     assert "a second time" not in caplog.text
     check_answers(tmp_path / "fp32", plain)
     export_bundle(quantised, tmp_path / "int4", precision="int4")
-    assert "10 matrices are nf4 already and are quantised a second time" in caplog.text
+    assert f"10 matrices are {kind} already and are quantised a second time" in caplog.text

@@ -12,12 +12,13 @@ from pumice.bundle.onnx_file import read_onnx
 from pumice.export.pipeline import export_bundle
 from pumice.manifest import load_manifest
 from pumice.manifest.operators import LOWEST, Operator, lowest_version
+from tests.factory.texts import make_text_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
 
 def operators(bundle: Path) -> set[Operator]:
-    return {held for file in bundle.glob("*.onnx") for held in read_onnx(file.read_bytes()).operators}
+    return {held for file in bundle.glob("onnx/*.onnx") for held in read_onnx(file.read_bytes()).operators}
 
 
 def test_quantised_bundles_open_on_the_lower_bound(pebble_bundle: Path, pebble_bundle_int4: Path) -> None:
@@ -29,10 +30,17 @@ def test_quantised_bundles_open_on_the_lower_bound(pebble_bundle: Path, pebble_b
 
 
 def test_the_walker_sees_what_onnx_sees(pebble_bundle_int4: Path) -> None:
-    for file in pebble_bundle_int4.glob("*.onnx"):
+    for file in pebble_bundle_int4.glob("onnx/*.onnx"):
         nodes = onnx.load(file, load_external_data=False).graph.node
         theirs = {(node.domain, node.op_type) for node in nodes}
         assert {(held.domain, held.name) for held in read_onnx(file.read_bytes()).operators} == theirs
+
+
+@pytest.mark.parametrize(("text", "needed"), [("gemma2", "1.24.0"), ("olmo2", LOWEST)])
+def test_windows_need_a_newer_one(text: str, needed: str, tmp_path: Path) -> None:
+    checkpoint = make_text_checkpoint(tmp_path / "checkpoint", text)
+    assert export_bundle(checkpoint, tmp_path / "bundle").requires.onnxruntime == needed
+    assert lowest_version(operators(tmp_path / "bundle"), makes_unsigned=False) == needed
 
 
 def test_every_operator_that_is_written_was_tried() -> None:

@@ -9,7 +9,7 @@ clear of the next ones: equality of greedy tokens means something.
 """
 
 from tests.factory.checkpoint import make_checkpoint
-from tests.factory.families import FAMILIES, TILED
+from tests.factory.families import FAMILIES, TILED, WITH_VIDEOS
 from tests.factory.parts import BILLION, Dtype, Layout, Llava, Text, Tower, Vision
 from tests.factory.templates import CHAT_TEMPLATE
 from tests.factory.vocabulary import Vocabulary
@@ -19,6 +19,7 @@ __all__ = [
     "CHAT_TEMPLATE",
     "FAMILIES",
     "TILED",
+    "WITH_VIDEOS",
     "Dtype",
     "Layout",
     "Llava",

@@ -9,12 +9,14 @@ from tokenizers import Tokenizer
 from tests.factory.parts import Dtype, Llava, Text, Vision
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-ARCHITECTURES["granite"] = "GraniteForCausalLM"
+ARCHITECTURES |= {"granite": "GraniteForCausalLM", "ministral3": "Ministral3ForCausalLM"}
 MODEL_TYPES = {
     "Llava": "llava",
     "VipLlava": "vipllava",
     "LlavaNext": "llava_next",
+    "LlavaNextVideo": "llava_next_video",
     "LlavaOnevision": "llava_onevision",
+    "Mistral3": "mistral3",
 }
 VISION_TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "pixtral": "pixtral"}
 
@@ -39,12 +41,21 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
     if model.vip:
         layers = {"vision_feature_layers" if old else "vision_feature_layer": given}
         return config | layers | {"projector_layernorm_eps": 1e-5}
+    if model.merge is not None:
+        del config["image_seq_length"]
+        merging = {"spatial_merge_size": model.merge, "multimodal_projector_bias": model.projector_bias}
+        return config | merging | {"vision_feature_layer": given}
     if model.pinpoints is not None:
         config |= {"image_grid_pinpoints": [list(pair) for pair in model.pinpoints]}
         config |= {"use_image_newline_parameter": True} if old else {}
     if model.anyres_max is not None:
         del config["image_seq_length"]
         config |= {"vision_aspect_ratio": f"anyres_max_{model.anyres_max}", "video_token_index": 5}
+    if model.video_pool is not None:
+        config |= {"spatial_pool_mode": model.video_pool, "spatial_pool_stride": 2, "video_seq_length": 288}
+    if words.video is not None:
+        config["video_token_index" if old else "video_token_id"] = tokenizer.token_to_id(words.video)
+        config.pop("video_token_id" if old else "video_token_index", None)
     return config | {
         "vision_feature_layer": given,
         "vision_feature_select_strategy": model.strategy,
@@ -53,8 +64,12 @@ def model_config(model: Llava, tokenizer: Tokenizer, old: bool, dtype: Dtype) ->
 
 
 def _class(model: Llava) -> str:
+    if model.merge is not None:
+        return "Mistral3"
     if model.pinpoints is None:
         return "VipLlava" if model.vip else "Llava"
+    if model.video_pool is not None:
+        return "LlavaNextVideo"
     return "LlavaNext" if model.anyres_max is None else "LlavaOnevision"
 
 
@@ -104,7 +119,7 @@ def _rope(t: Text, old: bool) -> dict[str, Any]:
 
 
 def _window(t: Text) -> dict[str, Any]:
-    if t.kind == "mistral":
+    if t.kind in ("mistral", "ministral3"):
         return {"sliding_window": t.sliding_window}
     if t.kind == "qwen2":  # releases have a window as long as the context, and do not use it
         return {
@@ -134,7 +149,7 @@ def _vision(v: Vision, old: bool) -> dict[str, Any]:
     if v.tower == "clip":
         return config | {"layer_norm_eps": v.eps, "projection_dim": v.width}
     if v.tower == "siglip":
-        return config | {"layer_norm_eps": v.eps, "vision_use_head": False}
+        return config | {"layer_norm_eps": v.eps} | ({} if v.pooled else {"vision_use_head": False})
     config |= {"head_dim": v.width // v.heads}
     if old:
         return config | {"rope_theta": v.rope_theta, "is_composition": True, "tie_word_embeddings": False}

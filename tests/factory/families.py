@@ -8,12 +8,21 @@ each of them the best logit stands 0.005 clear of the next.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.factory.checkpoint import make_checkpoint
 from tests.factory.parts import Text, Vision
-from tests.factory.templates import CHATML, LLAMA_3, MISTRAL, VIP
+from tests.factory.templates import (
+    CHATML,
+    CHATML_VIDEO,
+    LLAMA_3,
+    MISTRAL,
+    MISTRAL_SMALL,
+    VICUNA_VIDEO,
+    VIP,
+)
 from tests.factory.vocabulary import Vocabulary
 
 Family = Callable[..., Path]
@@ -27,6 +36,7 @@ QWEN_WORDS = Vocabulary(
     pad="<|endoftext|>",
     adds_bos=False,
 )
+ONEVISION_WORDS = replace(QWEN_WORDS, after=(*QWEN_WORDS.after, "<video>"), video="<video>")
 LLAMA_3_WORDS = Vocabulary(
     before=(),
     after=(
@@ -49,6 +59,10 @@ PIXTRAL_WORDS = Vocabulary(
     image="[IMG]",
 )
 
+MISTRAL_SMALL_WORDS = Vocabulary(
+    before=(*PIXTRAL_WORDS.before, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), after=(), image="[IMG]"
+)
+
 SIGLIP = Vision(tower="siglip", width=36, heads=2, mlp=68, act="gelu_pytorch_tanh", eps=1e-6)
 PIXTRAL = Vision(tower="pixtral", width=48, heads=3, mlp=80, image_size=64, patch_size=8, act="silu")
 LLAMA_3_TEXT = Text(heads=8, kv_heads=2, width=96, rope_theta=5e5, vocab_size=640, spare_rows=64, context=256)
@@ -66,6 +80,18 @@ ROPE_SCALINGS: dict[str, dict[str, Any]] = {
     "dynamic": {"type": "dynamic", "factor": 2.0},
 }
 """As checkpoints have them under `rope_scaling`; `type` is the older name of `rope_type`."""
+MINISTRAL_ROPE: dict[str, Any] = {
+    "rope_type": "yarn",
+    "type": "yarn",
+    "factor": 16.0,
+    "original_max_position_embeddings": 24,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""Its queries grow at every 24th position."""
 
 
 GRANITE = {
@@ -110,14 +136,28 @@ def _onevision(seed: int) -> Family:
         text=Text(
             kind="qwen2", rope_theta=1e6, eps=1e-6, tied=True, spare_rows=8, width=112, heads=7, kv_heads=1
         ),
-        vocabulary=QWEN_WORDS,
-        template=CHATML,
+        vocabulary=ONEVISION_WORDS,
+        template=CHATML_VIDEO,
         feature_layer=-1,
         strategy="full",
         pinpoints=tuple((42 * rows, 42 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3)),
         anyres_max=2,
         dtype="bfloat16",
         seed=seed,
+    )
+
+
+def _mistral_3(seed: int, *, tower: dict[str, Any], **own: Any) -> Family:
+    return _family(
+        vision=Vision(**(vars(PIXTRAL) | tower)),
+        vocabulary=MISTRAL_SMALL_WORDS,
+        template=MISTRAL_SMALL,
+        feature_layer=-1,
+        strategy="full",
+        projector_bias=False,
+        dtype="bfloat16",
+        seed=seed,
+        **own,
     )
 
 
@@ -131,6 +171,15 @@ FAMILIES: dict[str, Family] = {
     "llava-llama-3-linear": _llama_3("linear", seed=5),
     "llava-llama-3-yarn": _llama_3("yarn", seed=4),
     "llava-llama-3-dynamic": _llama_3("dynamic"),
+    "joycaption": _family(
+        vision=Vision(**(vars(SIGLIP) | {"layers": 4, "image_size": 42, "pooled": True})),
+        text=Text(**(vars(LLAMA_3_TEXT) | {"rope_scaling": ROPE_SCALINGS["llama3"]})),
+        vocabulary=LLAMA_3_WORDS,
+        template=LLAMA_3,
+        strategy="full",
+        dtype="bfloat16",
+        seed=2,
+    ),
     "vip-llava": _family(
         vision=Vision(layers=12, width=32, heads=2, mlp=64),
         text=Text(kv_heads=4),
@@ -172,12 +221,21 @@ FAMILIES: dict[str, Family] = {
         dtype="bfloat16",
         seed=3,
     ),
-    "llava-onevision": _onevision(seed=1),
+    "llava-onevision": _onevision(seed=31),
     "llava-onevision-clip": _family(
         text=Text(kv_heads=4),
         pinpoints=tuple((56 * rows, 56 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3)),
         anyres_max=2,
         seed=2,
+    ),
+    "llava-next-video": _family(
+        text=Text(kv_heads=4),
+        vocabulary=Vocabulary(after=("<image>", "<video>", "<pad>"), video="<video>"),
+        template=VICUNA_VIDEO,
+        pinpoints=((56, 112), (112, 56), (112, 112), (168, 56), (56, 168)),
+        video_pool="average",
+        dtype="bfloat16",
+        seed=25,
     ),
     "pixtral": _family(
         vision=PIXTRAL,
@@ -189,8 +247,38 @@ FAMILIES: dict[str, Family] = {
         dtype="bfloat16",
         seed=9,
     ),
+    "mistral-small": _mistral_3(
+        seed=12,
+        tower={"image_size": 112},
+        text=Text(kind="mistral", width=80, heads=4, kv_heads=2, head_dim=32, rope_theta=1e9),
+        merge=2,
+    ),
+    "ministral-3": _mistral_3(
+        seed=3,
+        tower={"image_size": 108, "patch_size": 6},
+        text=Text(
+            kind="ministral3",
+            width=96,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            context=384,
+            rope_theta=1e6,
+            rope_scaling=MINISTRAL_ROPE,
+            tied=True,
+        ),
+        merge=3,
+    ),
 }
 """name → function(folder, **overrides) → folder."""
 
-TILED = ("llava-next", "llava-next-siglip", "granite-vision", "llava-onevision", "llava-onevision-clip")
+TILED = (
+    "llava-next",
+    "llava-next-siglip",
+    "granite-vision",
+    "llava-onevision",
+    "llava-onevision-clip",
+    "llava-next-video",
+)
 """Families whose images are cut into tiles, and joined outside the vision encoder."""
+WITH_VIDEOS = ("llava-onevision", "llava-next-video")

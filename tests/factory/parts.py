@@ -11,12 +11,15 @@ from tests.factory.vocabulary import Vocabulary
 Layout = Literal["released", "new", "saved"]
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 Tower = Literal["clip", "siglip", "pixtral"]
-Kind = Literal["llama", "mistral", "qwen2", "granite"]
+Kind = Literal["llama", "mistral", "ministral3", "qwen2", "granite"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vision:
-    """A vision tower; sizes in pixels and channels. A Pixtral's `image_size` is the longest side, its eps is fixed."""
+    """A vision tower; sizes in pixels and channels. A Pixtral's `image_size` is the longest side, its eps is fixed.
+
+    `pooled`: a SigLIP with its pooling head, which a LLaVA never reads.
+    """
 
     tower: Tower = "clip"
     width: int = 48
@@ -28,6 +31,7 @@ class Vision:
     act: str = "quick_gelu"
     eps: float = 1e-5
     rope_theta: float = 10000.0
+    pooled: bool = False
 
     @property
     def patches(self) -> int:
@@ -83,7 +87,8 @@ class Llava:
     """The whole: what `config.json` says beside its two parts. `vip`: a ViP-LLaVA, with a norm in its projector.
 
     `pinpoints`: a LLaVA-NeXT, which fits images into one of these (height, width) and cuts them into tiles; with
-    `anyres_max`, a LLaVA-OneVision.
+    `anyres_max`, a LLaVA-OneVision; with `video_pool`, a LLaVA-NeXT-Video. `merge`: a Mistral 3, which makes one
+    feature of so many patches each way.
     """
 
     vision: Vision = Vision()
@@ -93,6 +98,8 @@ class Llava:
     vip: bool = False
     pinpoints: tuple[tuple[int, int], ...] | None = None
     anyres_max: int | None = None
+    merge: int | None = None
+    video_pool: Literal["average", "max"] | None = None
     feature_layer: int | tuple[int, ...] = -2
     strategy: Literal["default", "full"] = "default"
     projector_act: str = "gelu"

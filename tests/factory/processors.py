@@ -19,6 +19,7 @@ def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
     else:
         processor |= {"patch_size": model.vision.patch_size}
         processor |= _pixtral_tokens() if pixtral else _llava_tokens(model)
+        processor |= {"spatial_merge_size": model.merge} if model.merge is not None else {}
     settings: dict[str, Any] = {
         **model.vocabulary.named,
         "model_max_length": model.text.context,
@@ -29,9 +30,10 @@ def processor_files(model: Llava, old: bool) -> dict[str, dict[str, Any]]:
     }
     images = _image_processor(model)
     if not old:
+        videos = {"video_processor": _video_processor(model)} if model.vocabulary.video else {}
         return {
             "tokenizer_config.json": settings,
-            "processor_config.json": {**processor, "image_processor": images},
+            "processor_config.json": {**processor, "image_processor": images, **videos},
         }
     return {
         "tokenizer_config.json": {**settings, "chat_template": model.template},
@@ -47,6 +49,8 @@ def _class(model: Llava) -> str:
         return "PixtralProcessor"
     if model.pinpoints is None:
         return "LlavaProcessor"
+    if model.video_pool is not None:
+        return "LlavaNextVideoProcessor"
     return "LlavaNextProcessor" if model.anyres_max is None else "LlavaOnevisionProcessor"
 
 
@@ -96,6 +100,17 @@ def _image_processor(model: Llava) -> dict[str, Any]:
         return {"image_processor_type": "PixtralImageProcessor", **common, **sizes, **means}
     sizes = {"size": {"shortest_edge": v.image_size}, "do_center_crop": True, "crop_size": square}
     return {"image_processor_type": "CLIPImageProcessor", **common, **sizes, **means}
+
+
+def _video_processor(model: Llava) -> dict[str, Any]:
+    """What its class does not have by itself; older releases leave it to the image processor's file."""
+    v = model.vision
+    square = {"height": v.image_size, "width": v.image_size}
+    if model.anyres_max is None:
+        crop = {"size": {"shortest_edge": v.image_size}, "crop_size": square}
+        return {"video_processor_type": "LlavaNextVideoVideoProcessor", **crop}
+    means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return {"video_processor_type": "LlavaOnevisionVideoProcessor", "size": square, **means}
 
 
 def _next_image_processor(model: Llava, common: dict[str, Any]) -> dict[str, Any]:

@@ -253,6 +253,33 @@ FOUR_BITS = {
 """By what a test is called."""
 
 
+def _in_another_order(packing: Packing, group: int) -> Packing:
+    """As `desc_act` has it: columns are grouped in an order of their own, and stored in the matrix's."""
+
+    def pack(matrix: Tensor) -> Packed:
+        columns = matrix.shape[1]
+        order = torch.randperm(columns, generator=torch.Generator().manual_seed(columns))
+        back = order.argsort()
+        parts, value = packing.pack(matrix[:, order])
+        words_in = parts["qweight"]
+        q = torch.stack([words_in >> 4 * place & 15 for place in range(8)], dim=1).flatten(0, 1)
+        parts |= {"qweight": words(q[back], 0), "g_idx": (back // group).int()}
+        return parts, value[:, back]
+
+    return Packing(config=packing.config, pack=pack, files=packing.files)
+
+
+ORDERED = {
+    "gptq in another order": _in_another_order(
+        four_bits(_GPTQ | {"sym": False, "desc_act": True}, 16, _gptq(1), symmetric=False, least=1), 16
+    ),
+    "gptq symmetric in another order": _in_another_order(
+        four_bits(_GPTQ | {"sym": True, "desc_act": True}, 32, _gptq(1), symmetric=True), 32
+    ),
+}
+"""By what a test is called: integers whose blocks cannot be had."""
+
+
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _IMAGES = "message['content'] | selectattr('type', 'equalto', 'image')"
+_VIDEOS = "message['content'] | selectattr('type', 'equalto', 'video')"
 _TEXTS = "message['content'] | selectattr('type', 'equalto', 'text')"
 
 CHAT_TEMPLATE = (
@@ -22,6 +23,18 @@ CHATML = (
     f"{{% for part in {_TEXTS} %}}{{{{ '\\n' + part['text'] }}}}{{% endfor %}}"
     "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+
+CHATML_VIDEO = CHATML.replace(
+    "{{ '<image>' }}{% endfor %}",
+    f"{{{{ '<image>' }}}}{{% endfor %}}{{% for part in {_VIDEOS} %}}{{{{ '<video>' }}}}{{% endfor %}}",
+)
+"""LLaVA-OneVision's, images first and then videos."""
+
+VICUNA_VIDEO = CHAT_TEMPLATE.replace(
+    "{{ '<image>\\n' }}{% endfor %}",
+    f"{{{{ '<image>\\n' }}}}{{% endfor %}}{{% for part in {_VIDEOS} %}}{{{{ '<video>\\n' }}}}{{% endfor %}}",
+)
+"""LLaVA-NeXT-Video's."""
 
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -43,6 +56,29 @@ MISTRAL = (
     "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{{ eos_token }}{% endif %}{% endfor %}"
 )
 """Pixtral's, with images where they stand."""
+
+MISTRAL_SMALL = (
+    "{%- set today = strftime_now('%%') %}"
+    "{%- set default_system = 'You are small. ' + today %}{{- bos_token }}"
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{%- if messages[0]['content'] is string %}{%- set system = messages[0]['content'] %}"
+    "{%- else %}{%- set system = messages[0]['content'][0]['text'] %}{%- endif %}"
+    "{%- set rest = messages[1:] %}{%- else %}{%- set system = default_system %}{%- set rest = messages %}{%- endif %}"
+    "{{- '[SYSTEM_PROMPT]' + system + '[/SYSTEM_PROMPT]' }}"
+    "{%- for message in rest %}{%- if message['role'] == 'user' %}"
+    "{%- if message['content'] is string %}{{- '[INST]' + message['content'] + '[/INST]' }}{%- else %}"
+    "{{- '[INST]' }}{%- set blocks = message['content'] %}"
+    "{%- if blocks | length == 2 %}{%- set blocks = blocks | sort(attribute='type') %}{%- endif %}"
+    "{%- for block in blocks %}{%- if block['type'] == 'text' %}{{- block['text'] }}"
+    "{%- elif block['type'] in ['image', 'image_url'] %}{{- '[IMG]' }}"
+    "{%- else %}{{- raise_exception('only text and images') }}{%- endif %}{%- endfor %}{{- '[/INST]' }}{%- endif %}"
+    "{%- elif message['role'] == 'assistant' %}"
+    "{%- if message['content'] is string %}{{- message['content'] + eos_token }}"
+    "{%- else %}{{- message['content'][0]['text'] + eos_token }}{%- endif %}"
+    "{%- else %}{{- raise_exception('only system, user and assistant') }}{%- endif %}{%- endfor %}"
+)
+"""Mistral Small 3.1's and Ministral 3's: a system prompt of its own, an image before a single text. Its date is always
+`%`, so that prompts are the same on all days."""
 
 VIP = (
     "{{ 'A chat between a curious human and an artificial intelligence assistant.' }}"

@@ -42,6 +42,10 @@ def all_tensors(model: Llava, layout: Layout) -> Iterator[Drawn]:
         yield Drawn(name=f"{top}image_newline", shape=(model.text.width,), std=1.0)
     if model.vip:
         yield from _norm(f"{projector}.projector_layernorm", model.features, True)
+    if model.merge is not None:
+        yield from _norm(f"{projector}.norm", model.features, False)
+        merged = model.features * model.merge**2
+        yield from _linear(f"{projector}.patch_merger.merging_layer", model.features, merged, False)
     bias = model.projector_bias or model.vip
     yield from _linear(f"{projector}.linear_1", model.text.width, model.features, bias)
     yield from _linear(f"{projector}.linear_2", model.text.width, model.text.width, bias)
@@ -85,6 +89,18 @@ def _vit(v: Vision, at: str) -> Iterator[Drawn]:
         yield from _linear(f"{layer}.mlp.fc1", v.mlp, v.width, True)
         yield from _linear(f"{layer}.mlp.fc2", v.width, v.mlp, True)
     yield from _norm(f"{at}.post_layernorm", v.width, True)
+    if v.pooled:
+        yield from _pooling_head(v, f"{at}.head")
+
+
+def _pooling_head(v: Vision, at: str) -> Iterator[Drawn]:
+    yield Drawn(name=f"{at}.probe", shape=(1, 1, v.width), std=1.0)
+    yield Drawn(name=f"{at}.attention.in_proj_weight", shape=(3 * v.width, v.width), std=v.width**-0.5)
+    yield Drawn(name=f"{at}.attention.in_proj_bias", shape=(3 * v.width,), std=0.1)
+    yield from _linear(f"{at}.attention.out_proj", v.width, v.width, True)
+    yield from _norm(f"{at}.layernorm", v.width, True)
+    yield from _linear(f"{at}.mlp.fc1", v.mlp, v.width, True)
+    yield from _linear(f"{at}.mlp.fc2", v.width, v.mlp, True)
 
 
 def _pixtral(v: Vision, at: str) -> Iterator[Drawn]:

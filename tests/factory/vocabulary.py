@@ -28,6 +28,7 @@ class Vocabulary:
     unk: str | None = "<unk>"
     pad: str = "<pad>"
     image: str = "<image>"
+    video: str | None = None
     ends: tuple[str, ...] = ()
     adds_bos: bool = True
 

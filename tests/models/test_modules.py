@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from transformers import PreTrainedModel
 
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import Decoder, greedy_token, kept_rows
+from pumice.models.text_block import query_growth
 from tests import oracle
 from tests.factory import FAMILIES, TILED, Text, Vision, make_checkpoint
+from tests.factory.families import MINISTRAL_ROPE
 from tests.oracle import ONE, ZERO, Ours
 from tests.shapes import checkpoints
 
@@ -44,6 +47,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "some windows": {"text": Text(kind="qwen2", sliding_window=5, full_layers=1, layers=3)},
     "window of one": {"text": Text(kind="mistral", sliding_window=1)},
+    "growing queries": {
+        "text": Text(
+            kind="ministral3",
+            head_dim=16,
+            rope_scaling=MINISTRAL_ROPE | {"original_max_position_embeddings": 3},
+        )
+    },
     "squared relu": {"text": Text(act="relu2"), "projector_act": "relu"},
 }
 
@@ -64,7 +74,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_image_features(pair: Pair) -> None:
     theirs, ours = pair
     ids, pixels = oracle.prompt(ours.config, images=3)
-    expected = torch.cat(list(theirs.get_image_features(pixels).pooler_output))
+    given = oracle.given_images(ours.config, pixels)
+    expected = torch.cat(list(theirs.get_image_features(**given).pooler_output))
     torch.testing.assert_close(ours.vision_encoder(pixels), expected, atol=1e-4, rtol=0)
     assert len(expected) == (ids == ours.config.image_token_id).sum()
 
@@ -84,8 +95,12 @@ def test_tiles(family: str, tmp_path: Path) -> None:
     )  # a Granite's, of all that enters
     expected = factor * theirs.get_image_features(pixels, torch.tensor([wide])).pooler_output[0]
     count = ours.config.tokens_per_image or 0
-    rows = ours.vision_encoder(pixels[0]).view(1 + tiles, count + 1, -1)
-    torch.testing.assert_close(rows[0, :-1], expected[:count], atol=1e-4, rtol=1e-5)
+    frame = count // 4 if family == "llava-next-video" else 0
+    rows = ours.vision_encoder(pixels[0]).view(1 + tiles, count + frame + 1, -1)
+    torch.testing.assert_close(rows[0, :count], expected[:count], atol=1e-4, rtol=1e-5)
+    if frame:
+        pooled = theirs.get_video_features(pixels).pooler_output[0].view(1 + tiles, frame, -1)
+        torch.testing.assert_close(rows[:, count:-1], pooled, atol=1e-4, rtol=1e-5)
     across = math.isqrt(count)
     first_line = torch.cat([*rows[1:, :across], rows[0, -1:]])
     torch.testing.assert_close(first_line, expected[count : count + len(first_line)], atol=1e-4, rtol=1e-5)
@@ -93,14 +108,14 @@ def test_tiles(family: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["pixtral"])
+@pytest.mark.parametrize("family", ["pixtral", "mistral-small", "ministral-3"])
 def test_images_of_several_sizes(family: str, tmp_path: Path) -> None:
     """transformers packs them into one sequence; here each is encoded by itself."""
     folder = FAMILIES[family](tmp_path)
     theirs, ours = oracle.theirs(folder), oracle.ours(folder)
-    patch = ours.config.vision.patch_size
-    sizes = [(patch, patch), (3 * patch, 2 * patch), (patch, 7 * patch), (5 * patch, 5 * patch)]
-    packed = torch.zeros(len(sizes), 3, 5 * patch, 7 * patch)
+    side = ours.config.token_side
+    sizes = [(side, side), (3 * side, 2 * side), (side, 6 * side), (5 * side, 5 * side)]
+    packed = torch.zeros(len(sizes), 3, 5 * side, 6 * side)
     images = [torch.randn(1, 3, *size) for size in sizes]
     for row, image in zip(packed, images, strict=True):
         row[:, : image.shape[2], : image.shape[3]] = image[0]
@@ -110,12 +125,45 @@ def test_images_of_several_sizes(family: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_patches_are_merged_bit_for_bit(tmp_path: Path) -> None:
+    """With a matrix that only puts values in their places, for an image of 3 × 5 merged patches beside another."""
+    folder = FAMILIES["mistral-small"](tmp_path)
+    theirs, ours = oracle.theirs(folder), oracle.ours(folder)
+    merger, projector = ours.vision_encoder.merger, theirs.model.multi_modal_projector
+    assert merger is not None
+    order = torch.randperm(len(merger.merging_layer.weight), generator=torch.Generator().manual_seed(0))
+    square = torch.eye(len(order))[order]
+    merger.merging_layer.weight.data = square
+    projector.patch_merger.merging_layer.weight.data = square.T
+    side, features = ours.config.token_side, torch.randn(2, 6 * 10, ours.config.feature_width)
+    sizes = torch.tensor([[3 * side, 5 * side]] * 2)
+    expected = projector.patch_merger(projector.norm(features.flatten(0, 1)), sizes)
+    assert torch.equal(merger(features, 5).flatten(0, 1), expected)
+
+
+def test_queries_do_not_grow_in_a_short_context(tmp_path: Path) -> None:
+    text = oracle.ours(FAMILIES["ministral-3"](tmp_path)).config.text
+    assert text.query_growth is not None
+    last = torch.tensor([29])
+    assert query_growth(replace(text, max_position_embeddings=24), last, 5) is None
+    grown = query_growth(replace(text, max_position_embeddings=25), last, 7)
+    assert grown is not None
+    positions = torch.arange(23, 30)
+    queries = 1 + 0.1 * torch.log(1 + torch.floor(positions / 24))
+    torch.testing.assert_close(grown[0, :, 0], queries, atol=0, rtol=0)
+    width = text.num_attention_heads * text.head_dim
+    assert grown.shape == (1, 7, width + 2 * text.num_key_value_heads * text.head_dim)
+    assert torch.equal(grown[:, :, :width], grown[:, :, :1].expand(-1, -1, width))
+    assert bool((grown[:, :, width:] == 1).all())
+
+
+@torch.no_grad()
 def test_logits(pair: Pair) -> None:
     theirs, ours = pair
     for images in (0, 1, 2):
         ids, pixels = oracle.prompt(ours.config, images=images, seed=images)
         given = pixels if images else None
-        expected = theirs(input_ids=ids, pixel_values=given).logits
+        expected = theirs(input_ids=ids, **oracle.given_images(ours.config, given)).logits
         torch.testing.assert_close(ours.logits(ids, given), expected, atol=1e-4, rtol=0)
 
 
@@ -125,7 +173,7 @@ def test_logits_over_a_past(pair: Pair) -> None:
     theirs, ours = pair
     ids, pixels = oracle.prompt(ours.config, images=1)
     embeds = ours.embedding(ids, ours.vision_encoder(pixels))
-    expected = theirs(input_ids=ids, pixel_values=pixels).logits
+    expected = theirs(input_ids=ids, **oracle.given_images(ours.config, pixels)).logits
     cache, at = ours.empty_cache(), 0
     for length in (2, 7, 1, ids.shape[1] - 10):
         mask = torch.ones(1, at + length, dtype=torch.long)
@@ -165,8 +213,10 @@ def test_any_shape(options: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     for images in (0, 2):
         ids, pixels = oracle.prompt(ours.config, images=images)
         given = pixels if images else None
-        exact = double(input_ids=ids, pixel_values=None if given is None else given.double()).logits
-        rounding = (single(input_ids=ids, pixel_values=given).logits - exact).abs().max()
+        shown = oracle.given_images(ours.config, given)
+        doubled = shown | ({} if given is None else {"pixel_values": given.double()})
+        exact = double(input_ids=ids, **doubled).logits
+        rounding = (single(input_ids=ids, **shown).logits - exact).abs().max()
         assert (ours.logits(ids, given) - exact).abs().max() <= 1e-4 + 4 * rounding
 
 

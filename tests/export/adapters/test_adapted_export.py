@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -24,11 +25,11 @@ from tests.factory import FAMILIES, make_checkpoint
 TARGETS = ["q_proj", "down_proj", "fc1", "linear_2"]
 
 
-def save_adapter(base: Path, folder: Path, *, seed: int = 0, **config: object) -> Path:
+def save_adapter(base: Path, folder: Path, *, seed: int = 0, **config: Any) -> Path:
     """With values that change answers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, **config)
+        settings = peft.LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": TARGETS} | config))
         model = peft.get_peft_model(oracle.theirs(base), settings)
         torch.manual_seed(seed)
         for value in model.parameters():

@@ -19,10 +19,13 @@ from pumice.export.adapters.folder import Adapter, open_adapters
 from pumice.export.adapters.merged import merge_adapters
 from pumice.export.checkpoint.folder import Checkpoint, open_checkpoint
 from pumice.export.checkpoint.tensor_file import TensorInfo
+from pumice.export.config.llava import read_config
 from pumice.export.progress import Silent
+from pumice.export.weights.plain import make_plain
 from pumice.models.tensor_names import canonical_name
 from tests import oracle
 from tests.factory import Text, make_checkpoint
+from tests.factory.texts import make_text_checkpoint
 
 TEXT_MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 EVERY_MATRIX = [*TEXT_MATRICES, "out_proj", "fc1", "fc2", "linear_1", "linear_2", "lm_head"]
@@ -109,6 +112,7 @@ def compare(checkpoint: Checkpoint, theirs: dict[str, torch.Tensor], step: int |
         pieces = range(0, rows, step or rows)
         ours = torch.cat([checkpoint.read_canonical(name, i, min(rows, i + (step or rows))) for i in pieces])
         assert torch.equal(ours.float(), want), name
+        assert ours.nbytes == checkpoint.nbytes(checkpoint.names[name])
     return len(checkpoint.changes)
 
 
@@ -255,6 +259,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "alpha": ({"lora_alpha": "8"}, "alpha lora_alpha is '8'"),
     "another rank": ({"r": 5}, r"shape \[4, "),
     "pattern": ({"rank_pattern": {"(": 4}}, "no regular expression"),
+    "a pattern that never ends": ({"rank_pattern": {r"([\w.]|[\w.][\w.])+[!?]": 4}}, "write it more simply"),
     "long pattern": ({"alpha_pattern": {"a" * 1000: 4}}, "1000 characters"),
     "patterns": ({"rank_pattern": [4]}, "expected an object"),
     "DoRA that is none": ({"use_dora": True}, "says use_dora"),
@@ -373,3 +378,22 @@ def test_hub_ids(base: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(CheckpointError, match="use_qalora"):
         open_adapters(["some-org/some-adapter"], Silent())
     assert len(asked) == 3
+
+
+def test_matrices_that_are_stored_in_one(save: Save, tmp_path: Path) -> None:
+    """A Phi-3's adapter is for the fused matrix, and is merged before its parts are read; a Llama's has no place."""
+    phi = make_text_checkpoint(tmp_path / "phi", "phi3")
+    adapter = save(checkpoint=phi, target_modules=["qkv_proj", "gate_up_proj", "down_proj"])
+    theirs, checkpoint = expected(phi, (adapter, 1.0)), merged(phi, adapter)
+    assert compare(checkpoint, theirs, step=7) == 6
+    _, read = make_plain(read_config(checkpoint.config), checkpoint.read_canonical)
+    layer = "language_model.layers.1"
+    fused = theirs[f"{layer}.self_attn.qkv_proj.weight"].split((64, 32, 32))
+    for part, rows in zip("qkv", fused, strict=True):
+        assert torch.equal(read(f"{layer}.self_attn.{part}_proj.weight", 3, 30), rows[3:30])
+    up = theirs[f"{layer}.mlp.gate_up_proj.weight"][112:]
+    assert torch.equal(read(f"{layer}.mlp.up_proj.weight", 0, 112), up)
+    with pytest.raises(
+        CheckpointError, match=r"does not have: .*self_attn\.q_proj.*: is this the adapter's base"
+    ):
+        merged(phi, save(checkpoint=make_checkpoint(tmp_path / "llama"), target_modules=["q_proj"]))

@@ -15,8 +15,11 @@ from pumice.cli.main import main
 from pumice.errors import ExportError, PumiceError, UsageError
 from pumice.export.bundle import janitor, rename
 from pumice.export.bundle.destination import keep_apart, resolved, strangers
-from pumice.export.bundle.writing import file_entries, writing_bundle
+from pumice.export.bundle.writing import file_entries, write_card, writing_bundle
 from pumice.export.pipeline import export_bundle
+from pumice.manifest import decode_manifest
+
+ROOT = Path(__file__).parents[3]
 
 
 def bundle(folder: Path, *names: str) -> Path:
@@ -301,3 +304,17 @@ def test_only_folders_of_our_own_names_are_swept(tmp_path: Path) -> None:
     assert {key: value for key, value in after.items() if key[0] == "."} == {
         key: value for key, value in before.items() if "00cc" not in key
     }
+
+
+def test_an_edited_card_is_kept_and_one_of_pumices_is_not(tmp_path: Path) -> None:
+    manifest = decode_manifest((ROOT / "docs" / "manifests" / "llava-1.5.json").read_bytes(), "the example")
+    folder = bundle(tmp_path / "b")
+    write_card(folder, manifest)
+    write(folder)
+    assert sorted(listing(folder)) == ["manifest.json", "new.bin"]
+    write_card(folder, manifest)
+    edited = (folder / "README.md").read_bytes() + b"Mine.\n"
+    (folder / "README.md").write_bytes(edited)
+    with pytest.raises(ExportError, match=r"holds what no export wrote: README\.md; "):
+        write(folder)
+    assert (folder / "README.md").read_bytes() == edited

@@ -12,6 +12,7 @@ from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
 from pumice.export.pipeline import export_bundle
 from tests import oracle
+from tests.bundle_files import data_file
 from tests.export.test_graphs import Graphs
 from tests.factory import Text, make_checkpoint
 
@@ -75,8 +76,9 @@ def test_exports_are_the_same_each_time(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", text=Text(layers=6))
     for name in ("one", "two"):
         export_bundle(checkpoint, tmp_path / name, recipe="cpu-fast", calibrate="text")
-    for file in ("decoder.onnx_data", "prefill.onnx_data"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    for name in ("decoder", "prefill"):
+        one, two = (data_file(tmp_path / folder, name) for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_text_for_a_recipe_without_calibration_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pumice.models.config import LlavaConfig
 from pumice.models.weights import Read
 from tests import oracle
 from tests.factory import Text, make_checkpoint
+from tests.factory.families import MINISTRAL_ROPE
 
 TOKENS = [[1, *range(3, 40)], [1, *range(60, 97)]]
 
@@ -55,6 +56,7 @@ TEXTS = {
     "grouped heads": Text(width=64, heads=4, kv_heads=2, mlp=96, layers=3),
     "biases": Text(width=60, heads=6, kv_heads=3, tied=True, attention_bias=True, mlp_bias=True),
     "sliding window": Text(kind="mistral", width=64, heads=4, kv_heads=2, layers=2, sliding_window=8),
+    "growing queries": Text(kind="ministral3", head_dim=16, rope_scaling=MINISTRAL_ROPE),
 }
 
 

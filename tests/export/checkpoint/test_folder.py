@@ -197,8 +197,10 @@ def test_adapter(copy):
     assert "merge it into its base model" in refused(copy)
 
 
-def test_a_bundle_is_no_checkpoint(copy):
-    (copy / WEIGHTS).rename(copy / "decoder.onnx")
+@pytest.mark.parametrize("place", ["decoder.onnx", "onnx/decoder_model_merged.onnx"])
+def test_a_bundle_is_no_checkpoint(copy, place):
+    (copy / place).parent.mkdir(exist_ok=True)
+    (copy / WEIGHTS).rename(copy / place)
     (copy / "manifest.json").write_text("{}")
     assert "is a bundle, exported already: expected the checkpoint" in refused(copy)
 
@@ -268,8 +270,8 @@ def test_shards_without_index(shards):
     "model_type",
     [
         "llama",
-        "llava_next_video",
-        "mistral3",
+        "video_llava",
+        "mistral4",
         "qwen2_vl",
         "clip",
         "llava_llama",
@@ -294,7 +296,7 @@ def test_other_architectures(copy, model_type):
         ),
         ({"model_type": "qwen2_vl", "vision_config": {}}, "another vision-language architecture"),
         ({"model_type": "internvl_chat", "vision_config": {}}, "another vision-language architecture"),
-        ({"model_type": "llava_next_video", "vision_config": {}}, "LLaVA-NeXT-Video"),
+        ({"model_type": "video_llava", "vision_config": {}}, "Video-LLaVA"),
         ({"model_type": "llava_qwen", "mm_vision_tower": "x"}, "take the converted release"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "(BertModel)"),
         ({"architectures": "LlavaForConditionalGeneration"}, "model_type None"),
@@ -535,9 +537,9 @@ def test_hub_ids_are_fetched(whole, tmp_path, monkeypatch):
 
 
 def test_unsupported_hub_models_are_refused_before_their_weights(copy, tmp_path, monkeypatch):
-    fake = Hub(change_config(copy, model_type="mistral3"), tmp_path / "cache")
+    fake = Hub(change_config(copy, model_type="mistral4"), tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
-    assert "mistral3" in refused("some-org/some-model")
+    assert "mistral4" in refused("some-org/some-model")
     assert len(fake.patterns) == 1
     assert not list(fake.cache.glob("*.safetensors"))
 

@@ -13,8 +13,9 @@ from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.pipeline import export_bundle
 from tests.factory import make_checkpoint
 from tests.factory.parts import Text
-from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, LAYER_MATRIX, quantise
+from tests.factory.quantised import BITSANDBYTES, EIGHT_BITS, FOUR_BITS, LAYER_MATRIX, ORDERED, quantise
 
+EVERY = EIGHT_BITS | FOUR_BITS | ORDERED | BITSANDBYTES
 WEIGHTS = "model.safetensors"
 _TEXT = re.compile(r"language_model.*_proj\.weight$|(embed_tokens|lm_head)\.weight$")
 MATRIX = "language_model.model.layers.0.mlp.up_proj"
@@ -27,9 +28,9 @@ def source(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("float"), text=text, dtype="bfloat16")
 
 
-@pytest.fixture(scope="session", params=EIGHT_BITS | FOUR_BITS | BITSANDBYTES)
+@pytest.fixture(scope="session", params=EVERY)
 def both(request, source, tmp_path_factory):
-    packing = (EIGHT_BITS | FOUR_BITS | BITSANDBYTES)[request.param]
+    packing = EVERY[request.param]
     return quantise(source, tmp_path_factory.mktemp("both"), packing)
 
 
@@ -180,12 +181,10 @@ INTS = torch.zeros(96, 8, dtype=torch.int32)
         ("awq", {"qzeros": torch.zeros(2, 12)}, "expected [2, 12] words of zero points"),
         ("awq", {"qweight": torch.zeros(64, 12)}, "expected words of a matrix"),
         ("awq", {"g_idx": torch.zeros(64)}, "not understood"),
-        (
-            "gptq symmetric",
-            {"g_idx": torch.arange(63, -1, -1).int() // 32},
-            "order of their own (g_idx, desc_act)",
-        ),
-        ("gptq symmetric", {"g_idx": torch.zeros(64)}, "order of their own (g_idx, desc_act)"),
+        ("gptq symmetric", {"g_idx": torch.arange(64).int() // 16}, "names others than the 2 groups"),
+        ("gptq symmetric", {"g_idx": torch.full((64,), -1).int()}, "names others than the 2 groups"),
+        ("gptq symmetric", {"g_idx": torch.zeros(64)}, "expected g_idx with a group for each of 64 columns"),
+        ("gptq symmetric", {"g_idx": torch.zeros(63).int()}, "a group for each of 64 columns"),
     ],
 )
 def test_integers_that_do_not_fit(packed, kind, change, told, tmp_path):
@@ -229,6 +228,14 @@ def test_other_integers(packed, kind, change, told):
     folder = packed(kind)
     change_config(folder, **change)
     assert told in refused(folder)
+
+
+@pytest.mark.parametrize("kind", ORDERED)
+def test_columns_in_another_order_have_no_blocks(source, tmp_path, kind):
+    folder, _ = quantise(source, tmp_path, ORDERED[kind])
+    read = open_checkpoint(folder)
+    assert {matrix.kind for matrix in read.quantised.values()} == {"int4"}
+    assert not read.integers
 
 
 def test_memory_of_columns_is_of_the_last_read(packed):

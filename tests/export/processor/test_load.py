@@ -185,6 +185,45 @@ def test_pixtrals_patch_size_is_the_models_where_the_file_lacks_it(pixtral: File
     assert pixtral.describe()["image_tokens"].patch_size == PATCH
 
 
+@pytest.mark.parametrize("said", [{"spatial_merge_size": 2}, {}])
+def test_merging_is_the_models_where_the_file_lacks_it(pixtral: Files, said: dict[str, int]) -> None:
+    """Files of March 2025 do, and transformers would count each patch. Calibration asks the image processor alone."""
+    pixtral.config = replace(pixtral.config, merge=2)
+    pixtral.write("processor_config.json", {**PIXTRAL_TEXTS, "processor_class": "PixtralProcessor", **said})
+    parts = pixtral.describe()
+    assert (parts["image"].multiple_of, parts["image_tokens"].patch_size) == (2 * PATCH, 2 * PATCH)
+    assert parts["image_tokens"].merge_size == 2
+    processor = load_processor(pixtral.folder, pixtral.config)
+    inputs = processor(text="[IMG][IMG][IMG]", images=IMAGES)
+    assert inputs["image_sizes"].tolist() == [[28, 56], [56, 28], [28, 28]]
+    assert inputs["input_ids"][0].tolist().count(pixtral.config.image_token_id) == 2 + 2 + 1
+    alone = processor.image_processor(images=IMAGES, return_tensors="np")
+    assert np.array_equal(alone["pixel_values"], inputs["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"spatial_merge_size": 1},
+            "spatial_merge_size 1, but the vision tower makes a token of 28 × 28 pixels",
+        ),
+        ({"patch_size": 28}, "patch_size 28 and spatial_merge_size 2"),
+    ],
+)
+def test_merging_otherwise_than_the_model_is_refused(pixtral: Files, said: dict[str, int], told: str) -> None:
+    pixtral.config = replace(pixtral.config, merge=2)
+    written = {**PIXTRAL_TEXTS, "processor_class": "PixtralProcessor", **said}
+    assert told in pixtral.write("processor_config.json", written).refused()
+
+
+def test_a_longest_edge_that_whole_tokens_exceed_is_refused(pixtral: Files) -> None:
+    """56 pixels are four patches; of tokens of three, 84 would be needed."""
+    pixtral.config = replace(pixtral.config, merge=3)
+    pixtral.write("processor_config.json", {**PIXTRAL_TEXTS, "processor_class": "PixtralProcessor"})
+    assert "makes images of 56 pixels, but the vision tower takes 56 at most" in pixtral.refused()
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -20,6 +20,8 @@ from pumice.export.verify import verdict
 from pumice.export.verify.comparison import verify_bundle
 from pumice.export.verify.probes import Probe
 from pumice.manifest import load_manifest
+from pumice.manifest.card import render
+from tests.bundle_files import data_file
 from tests.factory import FAMILIES, Text, make_checkpoint
 
 
@@ -50,6 +52,19 @@ def test_true_bundle_passes_and_remembers(
     manifest = load_manifest(bundle)
     assert manifest.parity == report["summary"]
     assert manifest.files == file_entries(bundle)
+    card = (bundle / "README.md").read_bytes()
+    assert card == render(manifest)
+    assert b"says **exact**" in card
+
+
+def test_an_edited_card_stays(copied: tuple[Path, Path]) -> None:
+    checkpoint, bundle = copied
+    (bundle / "README.md").write_text("# Mine\n")
+    verify_bundle(bundle, checkpoint, max_new_tokens=2)
+    assert (bundle / "README.md").read_text() == "# Mine\n"
+    (bundle / "README.md").unlink()
+    verify_bundle(bundle, checkpoint, max_new_tokens=2)
+    assert not (bundle / "README.md").exists()
 
 
 def test_own_question_and_json(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,14 +190,15 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     parity = load_manifest(tmp_path / "bundle").parity
     assert parity is not None
     assert parity["passed"]
-    assert parity["cases"] == 6
+    assert parity["cases"] == (8 if load_manifest(tmp_path / "bundle").videos is not None else 6)
 
 
 def test_changed_weights_fail(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """The check can fail: a bundle of other weights, whole in every other respect."""
     checkpoint, bundle = copied
-    data = np.fromfile(bundle / "decoder.onnx_data", np.float32)
-    (data * np.float32(1.01)).tofile(bundle / "decoder.onnx_data")
+    file = data_file(bundle, "decoder")
+    data = np.fromfile(file, np.float32)
+    (data * np.float32(1.01)).tofile(file)
     manifest = load_manifest(bundle)
     manifest.files.update(file_entries(bundle))
     write_manifest(bundle, manifest)

@@ -10,7 +10,7 @@ import pytest
 from pumice.export.verify.differences import differences
 from pumice.export.verify.reference import Inputs
 from pumice.images.prepared import PreparedImage
-from pumice.prompt.builder import Prepared
+from pumice.prompt.prepared import Prepared
 
 LARGE, SMALL = np.ones((3, 4, 6), np.float32), np.full((3, 4, 2), 0.5, np.float32)
 

@@ -75,6 +75,14 @@ def test_results_of_every_family(family: str, tmp_path: Path) -> None:
     check_results(tmp_path / "c", 0)
 
 
+def test_images_that_transformers_fails_on_are_told(tmp_path: Path) -> None:
+    """One token's row, which transformers 5.24 takes for a row of numbers."""
+    reference = Reference(open_checkpoint(FAMILIES["mistral-small"](tmp_path)))
+    probe = Probe(name="small", images=(drawn_image(0, (8, 8)),), turns=("what?",))
+    with pytest.raises(CheckpointError, match="transformers' model fails on images of a prompt"):
+        reference.run(reference.inputs(probe), [3, 4])
+
+
 def check_results(folder: Path, kept_bytes: int) -> None:
     model, reference = whole_model(folder), Reference(open_checkpoint(folder), kept_bytes=kept_bytes)
     buffers = dict(model.named_buffers())

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig
 
 from pumice.export.checkpoint.folder import open_checkpoint
 from pumice.export.config.llava import read_config
-from pumice.export.config.text import TEXT_FAMILIES
+from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.pipeline import export_bundle
 from pumice.export.weights.norm_offset import add_norm_offset
 from pumice.export.weights.rotation import rotate
@@ -86,11 +86,14 @@ def test_is_added_once_in_float32_and_to_nothing_else(tmp_path: Path) -> None:
 def test_the_bundle_is_that_of_the_plain_one(recipe: str, tmp_path: Path) -> None:
     plain, planted = pair(tmp_path, Text())
     for checkpoint in (plain, planted):
-        manifest = export_bundle(checkpoint, tmp_path / f"{checkpoint.name}.bundle", recipe=recipe)
+        bundle = tmp_path / f"{checkpoint.name}.bundle"
+        manifest = export_bundle(
+            checkpoint, bundle, recipe=recipe, clients=False
+        )  # which go by the type's name
     assert manifest.source.text_model_type == NAME
-    files = sorted(path.name for path in (tmp_path / "plain.bundle").glob("*.onnx*"))
+    files = sorted(path.name for path in (tmp_path / "plain.bundle" / "onnx").iterdir())
     assert len(files) >= 6
     for name in files:
-        assert (tmp_path / "plain.bundle" / name).read_bytes() == (
-            tmp_path / "planted.bundle" / name
+        assert (tmp_path / "plain.bundle" / "onnx" / name).read_bytes() == (
+            tmp_path / "planted.bundle" / "onnx" / name
         ).read_bytes()

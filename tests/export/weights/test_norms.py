@@ -18,7 +18,7 @@ from tests.factory.families import FAMILIES
 def test_features_stay(family: str, tmp_path: Path) -> None:
     folder = FAMILIES[family](tmp_path)
     plain, folded = oracle.ours(folder), oracle.ours(folder, change=fold_norms)
-    size = plain.config.vision.patch_size * 3 if plain.config.vision.tower == "pixtral" else None
+    size = plain.config.token_side * 3 if plain.config.vision.tower == "pixtral" else None
     side = size or plain.config.vision.image_size
     pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     expected = plain.vision_encoder(pixels)

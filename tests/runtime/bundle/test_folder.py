@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import pumice
 from pumice.bundle.folder import open_bundle
 from pumice.errors import BundleError, SchemaVersionError
+from tests.bundle_files import data_file, graph_file
 
 
 @pytest.fixture
@@ -61,13 +62,14 @@ def test_a_changed_byte_in_any_file_is_found(bundle: Path) -> None:
 
 
 def test_a_missing_a_shorter_and_a_longer_file_are_found(bundle: Path) -> None:
-    data = (bundle / "decoder.onnx_data").read_bytes()
+    file = data_file(bundle, "decoder")
+    data = file.read_bytes()
     for spoiled, message in [(data[:-1], "its manifest says"), (data + b"x", "its manifest says")]:
-        (bundle / "decoder.onnx_data").write_bytes(spoiled)
+        file.write_bytes(spoiled)
         assert message in refused(bundle)
-    (bundle / "decoder.onnx_data").unlink()
-    assert "decoder.onnx_data is missing" in refused(bundle)
-    (bundle / "decoder.onnx_data").mkdir()
+    file.unlink()
+    assert f"{file} is missing" in refused(bundle)
+    file.mkdir()
     assert "is not a file" in refused(bundle)
 
 
@@ -108,12 +110,13 @@ def test_products_that_would_end_the_process_are_refused_before_a_session(
     opens: bool,
 ) -> None:
     """Bundles of earlier versions hold them, and promise onnxruntime 1.23."""
-    graph = onnx.load(bundle / "vision_encoder.onnx", load_external_data=False)
+    file = graph_file(bundle, "vision_encoder")
+    graph = onnx.load(file, load_external_data=False)
     inputs = ["a", "b", "s", "t", "", *(["z"] if zero_point else [])]
     graph.graph.node.append(
         onnx.helper.make_node("MatMulIntegerToFloat", inputs, ["y"], domain="com.microsoft")
     )
-    replace_file(bundle, "vision_encoder.onnx", graph.SerializeToString())
+    replace_file(bundle, str(file.relative_to(bundle)), graph.SerializeToString())
     monkeypatch.setattr("onnxruntime.__version__", version)
     monkeypatch.setattr("pumice.bundle.folder.saturates", lambda: unsigned)
     if opens:
@@ -152,10 +155,12 @@ def test_a_hugging_face_cache_opens(pebble_bundle: Path, tmp_path: Path) -> None
     snapshot = root / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
     (root / "blobs").mkdir()
-    for file in pebble_bundle.iterdir():
+    for file in (path for path in pebble_bundle.rglob("*") if path.is_file()):
         blob = root / "blobs" / sha256(file.read_bytes()).hexdigest()
         shutil.copy(file, blob)
-        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+        place = snapshot / file.relative_to(pebble_bundle)
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(os.path.relpath(blob, place.parent))
     model = pumice.load(snapshot, device="cpu")
     assert model.generate("What is this?", max_new_tokens=1).token_ids
 
@@ -171,44 +176,56 @@ def test_a_cache_that_links_elsewhere_is_refused(bundle: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "location",
-    ["../outside", "/etc/hostname", "tokenizer.json", "*/_ORT_MEM_ADDR_/*", "./decoder.onnx_data", "missing"],
+    [
+        "../outside",
+        "/etc/hostname",
+        "tokenizer.json",
+        "*/_ORT_MEM_ADDR_/*",
+        "./decoder_model_merged.onnx_data",
+        "missing",
+    ],
 )
 def test_graphs_that_read_other_files_are_refused_before_a_session(
     bundle: Path, location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (bundle.parent / "outside").write_bytes(bytes(1_000_000))
-    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    file = graph_file(bundle, "decoder")
+    graph = onnx.load(file, load_external_data=False)
     tensor = next(t for t in graph.graph.initializer if t.external_data)
     next(e for e in tensor.external_data if e.key == "location").value = location
-    replace_file(bundle, "decoder.onnx", graph.SerializeToString())
+    replace_file(bundle, str(file.relative_to(bundle)), graph.SerializeToString())
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("a session was made"))
     assert "is not among its external data files" in refused(bundle)
 
 
 def test_graphs_that_read_beyond_their_files_are_refused(bundle: Path) -> None:
-    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    file = graph_file(bundle, "decoder")
+    graph = onnx.load(file, load_external_data=False)
     tensor = next(t for t in graph.graph.initializer if t.external_data)
     next(e for e in tensor.external_data if e.key == "length").value = str(10**12)
-    replace_file(bundle, "decoder.onnx", graph.SerializeToString())
+    replace_file(bundle, str(file.relative_to(bundle)), graph.SerializeToString())
     assert "reads up to byte" in refused(bundle)
 
 
-@pytest.mark.parametrize("name", ["vision_encoder.onnx", "embedding.onnx", "decoder.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["vision_encoder", "embedding", "decoder", "tokenizer"])
 @pytest.mark.parametrize("data", [b"", b"garbage", b"{}", b"[]", b"\xff\xfe"])
 def test_other_contents_with_a_fitting_manifest_are_refused(bundle: Path, name: str, data: bytes) -> None:
-    replace_file(bundle, name, data)
+    file = bundle / "tokenizer.json" if name == "tokenizer" else graph_file(bundle, name)
+    replace_file(bundle, str(file.relative_to(bundle)), data)
     refused(bundle)
 
 
 def test_a_truncated_graph_with_a_fitting_manifest_is_refused(bundle: Path) -> None:
-    data = (bundle / "embedding.onnx").read_bytes()
+    file = graph_file(bundle, "embedding")
+    data = file.read_bytes()
     for length in range(1, len(data), len(data) // 40):
-        replace_file(bundle, "embedding.onnx", data[:length])
+        replace_file(bundle, str(file.relative_to(bundle)), data[:length])
         refused(bundle)
 
 
 def test_another_graph_in_a_graphs_place_is_refused(bundle: Path) -> None:
-    replace_file(bundle, "embedding.onnx", (bundle / "vision_encoder.onnx").read_bytes())
+    file, other = graph_file(bundle, "embedding"), graph_file(bundle, "vision_encoder")
+    replace_file(bundle, str(file.relative_to(bundle)), other.read_bytes())
     refused(bundle)
 
 

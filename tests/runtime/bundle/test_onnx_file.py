@@ -255,8 +255,16 @@ def test_operators_are_found_wherever_a_node_can_be() -> None:
         helper.make_model(graph(nodes=(branching,)), functions=[called]).SerializeToString()
     ).operators
     assert found == {
-        Operator(domain="", name="If", inputs=1),
+        Operator(domain="", name="If", inputs=1, attributes=frozenset({"then_branch", "else_branch"})),
         Operator(domain="com.microsoft", name="MatMulIntegerToFloat", inputs=5),
         Operator(domain="", name="MatMulInteger", inputs=4),
         Operator(domain="", name="MatMulInteger", inputs=2),
     }
+
+
+def test_the_names_of_a_nodes_attributes_are_found() -> None:
+    node = helper.make_node(
+        "GroupQueryAttention", ["q"], ["y"], domain="com.microsoft", num_heads=4, scale=0.5
+    )
+    found = read_onnx(model(graph(nodes=(node,))).SerializeToString()).operators
+    assert [held.attributes for held in found] == [{"num_heads", "scale"}]

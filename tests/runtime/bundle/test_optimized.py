@@ -23,11 +23,15 @@ from pumice.bundle.folder import bundle_folder, open_bundle
 from pumice.bundle.optimized import RECORD, TEMPORARY, find, remove
 from pumice.cli.main import main
 from pumice.errors import BundleError, OptimizeError
+from pumice.manifest import load_manifest
 from pumice.manifest.operators import version_numbers
 from pumice.sessions.optimize import make
+from tests.bundle_files import data_file
 
 IMAGE = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
 QUESTION = "What is this?"
+COPIED = "onnx-decoder_model_merged_q4.onnx"
+"""The decoder's file in a copy."""
 
 
 @pytest.fixture
@@ -84,9 +88,9 @@ def test_a_copy_is_taken_by_itself_and_can_be_refused(
 
 def test_data_are_not_digested_again_and_all_else_is(bundle: Path, cache: Path) -> None:
     found = make(open_bundle(bundle))
-    assert found.unchanged == {"decoder.onnx_data", "vision_encoder.onnx_data", "embedding.onnx_data"} & {
-        path.name for path in bundle.iterdir()
-    }
+    large = {name for name in load_manifest(bundle).files if name.endswith(".onnx_data")}
+    assert len(large) == 3
+    assert found.unchanged == large
     (bundle / "tokenizer.json").write_bytes((bundle / "tokenizer.json").read_bytes().replace(b"a", b"b"))
     with pytest.raises(BundleError, match=r"tokenizer\.json was changed"):
         pumice.load(bundle, device="cpu")
@@ -94,12 +98,12 @@ def test_data_are_not_digested_again_and_all_else_is(bundle: Path, cache: Path) 
 
 def test_data_that_changed_are_digested(bundle: Path, cache: Path) -> None:
     make(open_bundle(bundle))
-    path = bundle / "decoder.onnx_data"
+    path = data_file(bundle, "decoder")
     data = bytearray(path.read_bytes())
     data[1000] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(0, 1))
-    with pytest.raises(BundleError, match=r"decoder\.onnx_data was changed"):
+    with pytest.raises(BundleError, match=f"{path.name} was changed"):
         pumice.load(bundle, device="cpu")
 
 
@@ -108,7 +112,7 @@ def test_a_copy_that_is_not_sound_is_not_taken(
     damage: str, bundle: Path, cache: Path, tmp_path: Path
 ) -> None:
     folder = make(open_bundle(bundle)).folder
-    data, graph = folder / "decoder.onnx_data", folder / "decoder.onnx"
+    data, graph = folder / f"{COPIED}_data", folder / COPIED
     if damage == "shorter":
         os.truncate(data, 100)
     elif damage == "touched":
@@ -143,12 +147,12 @@ def test_graphs_that_onnxruntime_refuses_are_made_up_for(
 ) -> None:
     folder = make(open_bundle(bundle)).folder
     record = json.loads((folder / RECORD).read_text())
-    graph = folder / "decoder.onnx"
+    graph = folder / COPIED
     graph.write_bytes(b"no graph")
-    record["graphs"]["decoder.onnx"] = optimized.digest_of(graph)
+    record["graphs"][COPIED] = optimized.digest_of(graph)
     status = graph.stat()
-    record["files"]["decoder.onnx"] = [status.st_size, status.st_mtime_ns]
-    record["files"]["decoder.onnx"] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    record["files"][COPIED] = [status.st_size, status.st_mtime_ns]
+    record["files"][COPIED] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
     (folder / RECORD).write_text(json.dumps(record))
     assert find(bundle) is not None
     assert pumice.load(bundle, device="cpu").generate(QUESTION, max_new_tokens=2).token_ids
@@ -190,7 +194,7 @@ def test_weights_are_digested_where_it_is_asked_for(
     assert "no sound copy" in capsys.readouterr().err
     folder = make(open_bundle(bundle)).folder
     assert main(["optimize", str(bundle), "--verify"]) == 0
-    data = folder / "decoder.onnx_data"
+    data = folder / f"{COPIED}_data"
     status, content = data.stat(), bytearray(data.read_bytes())
     content[-1] ^= 1
     data.write_bytes(content)
@@ -210,7 +214,7 @@ def test_packed_weights_that_changed_are_noticed_by_onnxruntime(
     """It packs every matrix again and compares, so that a damaged copy gives no other answers."""
     plain = pumice.load(bundle, device="cpu", optimized=False)
     folder = make(open_bundle(bundle)).folder
-    graph, data = (folder / "decoder.onnx").read_bytes(), folder / "decoder.onnx_data"
+    graph, data = (folder / COPIED).read_bytes(), folder / f"{COPIED}_data"
     place = re.search(rb"prepacked_0\x12.MatMulNBits\+\d+\|(\d+);\d+;0", graph)
     assert place is not None
     status, content = data.stat(), bytearray(data.read_bytes())
@@ -259,9 +263,9 @@ def put_a_folder(folder: Path) -> str:
 
 
 def put_a_link(folder: Path) -> str:
-    (folder / "decoder.onnx").rename(folder.parent.parent / "elsewhere.onnx")
-    (folder / "decoder.onnx").symlink_to(folder.parent.parent / "elsewhere.onnx")
-    return "decoder.onnx"
+    (folder / COPIED).rename(folder.parent.parent / "elsewhere.onnx")
+    (folder / COPIED).symlink_to(folder.parent.parent / "elsewhere.onnx")
+    return COPIED
 
 
 @pytest.mark.parametrize("put", [put_a_file, put_a_folder, put_a_link])
@@ -285,18 +289,18 @@ def test_sweeping_spares_what_somebody_put_there(bundle: Path, cache: Path) -> N
     put_a_file(older)
     killed = cache / f"{TEMPORARY}{'0' * 16}"
     killed.mkdir()
-    (killed / "decoder.onnx").write_text("half")
+    (killed / COPIED).write_text("half")
     (killed / "thesis.txt").write_text("mine")
     os.utime(killed, (0, 0))
     outside = cache.parent / "outside"
     outside.mkdir()
-    (outside / "decoder.onnx").write_text("mine")
+    (outside / COPIED).write_text("mine")
     (cache / f"{TEMPORARY}link").symlink_to(outside)
     os.utime(outside, (0, 0))
     make(open_bundle(bundle))
     assert (older / "mine.onnx").read_text() == "mine"
     assert (killed / "thesis.txt").read_text() == "mine"
-    assert (outside / "decoder.onnx").read_text() == "mine"
+    assert (outside / COPIED).read_text() == "mine"
 
 
 def test_a_folder_of_somebody_elses_in_a_copys_place(bundle: Path, cache: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_copy_leaves_packed_weights_in_its_files(pebble_bundle_int4: Path) -> 
 
 
 def test_a_plan_counts_all_tiles_of_the_largest_image() -> None:
-    """Of the released LLaVA-OneVision's grids: pixels, features of the 37 arrays, and those of the image."""
+    """Of the released LLaVA-OneVision's grids: pixels and features of the 37 arrays, and those of the image."""
     found = decode_manifest((FOLDER / "llava-onevision.json").read_bytes(), "example")
     wide = replace(found, decoder=replace(found.decoder, hidden_size=896))
     pinpoints = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
@@ -189,10 +189,27 @@ def test_a_plan_counts_all_tiles_of_the_largest_image() -> None:
     alone = replace(large, image=replace(image, tiles=UNSET))
     more = plan(large).answering["vision activations"] - plan(alone).answering["vision activations"]
     tiled = 4 * (37 * (3 * 384**2 + 730 * 896) + 8829 * 896)
-    assert tiled <= more < 1.05 * tiled
+    assert tiled <= more < 1.05 * tiled  # two tiles are encoded at once
+    whole = replace(image, tiles=TileGrids(pinpoints=pinpoints))  # 37 · 730 rows are fewer than 2 · 26,973
+    all_tokens = 729 + 162 * 163
+    tiled = 4 * (37 * 3 * 384**2 + 3 * all_tokens * 896)
+    kept = plan(replace(large, image=whole)).answering["vision activations"]
+    assert tiled <= kept - plan(alone).answering["vision activations"] < 1.05 * tiled
 
 
-@pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "bakllava", "llava-onevision"])
+def test_a_plan_counts_the_patches_that_are_merged() -> None:
+    """Of the released Mistral Small: 1,540 pixels are 55 tokens of 28, and 110 patches of the tower."""
+    found = decode_manifest((FOLDER / "mistral-small.json").read_bytes(), "example")
+    image = replace(found.image, resize_longest_edge=1540, multiple_of=28)
+    large = replace(found, image=image, image_tokens=replace(found.image_tokens, patch_size=28))
+    assert (large.layout.most_tokens, large.layout.most_rows) == (55 * 56, 4 * 55 * 56)
+    plain = replace(large, image_tokens=replace(large.image_tokens, merge_size=UNSET))
+    parts = [plan(made).answering["vision activations"] for made in (large, plain)]
+    assert parts[0] == pytest.approx(4 * parts[1], rel=1e-6)
+    assert plan(large).answering["feature cache"] == plan(plain).answering["feature cache"]
+
+
+@pytest.mark.parametrize("name", ["llava-1.5", "pixtral", "mistral-small", "bakllava", "llava-onevision"])
 def test_every_family_can_be_planned(name: str) -> None:
     found = plan(decode_manifest((FOLDER / f"{name}.json").read_bytes(), name))
     assert all(size > 0 for name, size in (found.loaded | found.answering).items() if name not in NOT_ALWAYS)

@@ -120,6 +120,7 @@ def test_every_path_is_completed() -> None:
         "--json-schema": "file",
         "--recipe": "file",
         "--text": "file",
+        "--video": "file",
         "--work": "folder",
         "-i": "file",
         "-o": "file",

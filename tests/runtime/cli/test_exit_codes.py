@@ -21,6 +21,7 @@ WORDS = {
     "optimize": ["optimize", "{b}"],
     "export": ["export", "{t}/none", "{t}/out"],
     "verify": ["verify", "{b}", "{t}/none"],
+    "push": ["push", "{b}", "org/name"],
     "compare": ["compare", "{t}/none", "--prompt", "Hi"],
     "completion": ["completion", "bash"],
 }
@@ -60,7 +61,7 @@ def test_0_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("usage: pumice")
 
 
-@pytest.mark.parametrize("name", ["run", "batch", "serve", "info", "bench", "optimize"])
+@pytest.mark.parametrize("name", ["run", "batch", "serve", "info", "bench", "optimize", "push"])
 def test_1_no_bundle(name: str, places: dict[str, str]) -> None:
     assert main(filled(WORDS[name], places | {"b": places["t"] + "/none"})) == 1
 

@@ -184,11 +184,11 @@ def test_the_handler_is_given_back() -> None:
 TRACED = """
 import os, sys, time
 import torch
-from pumice.models import decoder
+from pumice.models import text_block
 def forward(self, x):
     os.write(int(os.environ["EVENTS"]), b".")
     time.sleep(600)
-decoder.MLP.forward = forward
+text_block.MLP.forward = forward
 from pumice.cli import main
 sys.exit(main())
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pumice.errors import BundleError, SchemaVersionError
+from pumice.errors import BundleError, SchemaVersionError, UsageError
 from pumice.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -66,10 +66,52 @@ def test_bundles_are_written_for_the_oldest_reader_that_gets_them_right() -> Non
         read({**as_json(manifest(3)), "schema_version": 4})
 
 
+def test_older_readers_get_merged_patches_right() -> None:
+    """The field says nothing that images or prompts are made by, and is not written where nothing is merged."""
+    plain = pixtral_manifest([3, 4, 5])
+    assert "merge_size" not in as_json(plain)["image_tokens"]
+    merged = read(as_json(plain, image_tokens={"merge_size": 2}))
+    assert merged.layout == replace(plain.layout, merge=2)
+    assert (merged.layout.most_tokens, version_for(merged.image)) == (plain.layout.most_tokens, 2)
+    with pytest.raises(BundleError, match="merge_size"):
+        read(as_json(plain, image_tokens={"merge_size": 0}))
+
+
 def test_versions_before_tiles_do_not_have_the_field() -> None:
     assert "tiles" not in as_json(manifest(3))["image"]
     with pytest.raises(BundleError, match="tiles"):
         read({**as_json(manifest(3)), "image": {**as_json(manifest(3))["image"], "tiles": None}})
+
+
+VIDEO = {
+    "token": "<video>",
+    "token_id": 9,
+    "tokens_per_frame": 1,
+    "pooling": "bilinear",
+    "newline": True,
+    "resize_shortest_edge": None,
+    "resize_to": [28, 28],
+    "crop_to": None,
+    "rescale_factor": 1 / 255,
+    "mean": None,
+    "std": None,
+}
+
+
+def test_videos_come_with_tiles_and_their_tokens_are_those_of_the_pooling() -> None:
+    whole = as_json(manifest(3))
+    assert "video" not in whole
+    tiled = as_json(manifest(3), image={"tiles": {"pinpoints": [[28, 56]]}}) | {"schema_version": 3}
+    found = read({**tiled, "video": VIDEO})
+    assert found.clip(3).tokens == 4
+    assert found.feature_token_ids == (3, 9)
+    assert read(json.loads(encode_manifest(found))) == found
+    with pytest.raises(BundleError, match=r"video without image\.tiles"):
+        read({**whole, "video": VIDEO})
+    with pytest.raises(BundleError, match=r"video\.tokens_per_frame 2, expected 1 of 2 × 2 features"):
+        read({**tiled, "video": {**VIDEO, "tokens_per_frame": 2}})
+    with pytest.raises(UsageError, match="takes images alone"):
+        read(tiled).clip(3)
 
 
 @pytest.mark.parametrize(

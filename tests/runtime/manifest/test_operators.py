@@ -30,6 +30,18 @@ def test_products_without_a_zero_point(held: list[Operator], makes_unsigned: boo
     assert lowest_version(held, makes_unsigned=makes_unsigned) == needed
 
 
+def test_windows_had_one_token_more() -> None:
+    windowed = Operator(
+        domain="com.microsoft",
+        name="GroupQueryAttention",
+        inputs=9,
+        attributes=frozenset({"local_window_size"}),
+    )
+    assert lowest_version([windowed], makes_unsigned=False) == "1.24.0"
+    assert lowest_version([operator("GroupQueryAttention", 9)], makes_unsigned=False) == LOWEST
+    assert lowest_version([windowed, operator("MatMulIntegerToFloat", 5)], makes_unsigned=True) == "1.30.0"
+
+
 def test_what_was_never_tried_on_older_versions_needs_the_one_it_was_made_with() -> None:
     assert lowest_version([operator("SomethingNew", 1)], makes_unsigned=True, untried="1.32.1") == "1.32.1"
     assert lowest_version([operator("SomethingNew", 1)], makes_unsigned=True) == LOWEST

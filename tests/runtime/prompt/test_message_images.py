@@ -8,6 +8,7 @@ from PIL import Image
 
 from pumice.errors import ImageError, PromptError
 from pumice.images.prepared import ImageFeatures
+from pumice.images.videos import Video
 from pumice.prompt.message_images import gathered, in_folder
 
 IMAGE = Image.new("RGB", (9, 7), "red")
@@ -43,6 +44,68 @@ def test_each_form_gives_its_image_and_leaves_its_place(part: dict[str, Any], im
     assert plain == [user(text("before"), {"type": "image"}, text("behind"))]
     assert images == [image]
     assert prompt[0]["content"][1] is part
+
+
+VIDEO = [IMAGE, IMAGE]
+
+
+@pytest.mark.parametrize(
+    ("part", "video", "options"),
+    [
+        ({"type": "video", "video": VIDEO}, VIDEO, {}),
+        ({"type": "video", "video": "a.mp4", "num_frames": 4}, "a.mp4", {"num_frames": 4}),
+        ({"type": "video", "path": Path("a.mp4"), "fps": 2}, Path("a.mp4"), {"fps": 2}),
+        ({"type": "video", "url": "a.mp4"}, "a.mp4", {}),
+        ({"type": "video", "base64": "QUJD"}, "data:video/unknown;base64,QUJD", {}),
+        (
+            {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AA"}},
+            "data:video/mp4;base64,AA",
+            {},
+        ),
+        ({"type": "video_url", "video_url": "a.mp4", "fps": 1.5}, "a.mp4", {"fps": 1.5}),
+    ],
+)
+def test_each_form_of_a_video(part: dict[str, Any], video: Any, options: dict[str, Any]) -> None:
+    plain, (found,) = gathered([user(part, text("x"))], [])
+    assert plain == [user({"type": "video"}, text("x"))]
+    assert found.source == video
+    assert (found.num_frames, found.fps) == (options.get("num_frames"), options.get("fps"))
+
+
+def test_images_and_videos_take_their_own_bare_places() -> None:
+    first, second = Video(VIDEO), Video("a.mp4")
+    prompt = [
+        user({"type": "video"}, {"type": "image"}, {"type": "image", "path": "own"}),
+        user({"type": "video"}),
+    ]
+    plain, given = gathered(prompt, ["image", first, second])
+    assert given == [first, "image", "own", second]
+    assert [part["type"] for message in plain for part in message["content"]] == [
+        "video",
+        "image",
+        "image",
+        "video",
+    ]
+    with pytest.raises(PromptError, match=r"0 videos of their own and 2 .* but 1 video was given"):
+        gathered(prompt, ["image", first])
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"type": "video", "frames": 4, "video": "a"}, "a video part with the unknown key 'frames'"),
+        ({"type": "video", "video": "a", "path": "b"}, "both video and path"),
+        ({"type": "video", "num_frames": 4}, "with num_frames and no video"),
+        (
+            {"type": "video_url", "video_url": {"url": "a", "detail": "low"}},
+            "a video_url with the unknown key 'detail'",
+        ),
+        ({"type": "image", "image": IMAGE, "fps": 2}, "unknown key 'fps'"),
+    ],
+)
+def test_videos_that_are_not_understood(part: dict[str, Any], told: str) -> None:
+    with pytest.raises(PromptError, match=told):
+        gathered([user(part)], [])
 
 
 def test_bare_places_take_those_beside_in_order() -> None:

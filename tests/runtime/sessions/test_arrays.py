@@ -10,6 +10,7 @@ import pytest
 
 from pumice.sessions import arrays as device_memory
 from pumice.sessions.arrays import DeviceMemory
+from tests.bundle_files import graph_file
 from tests.runtime.device_stand_in import needs_arrays_on_devices
 
 pytestmark = needs_arrays_on_devices
@@ -18,7 +19,7 @@ pytestmark = needs_arrays_on_devices
 @pytest.fixture(scope="module")
 def memory(pebble_bundle: Path) -> DeviceMemory:
     session = onnxruntime.InferenceSession(
-        pebble_bundle / "embedding.onnx", providers=["CPUExecutionProvider"]
+        graph_file(pebble_bundle, "embedding"), providers=["CPUExecutionProvider"]
     )
     return DeviceMemory(session, "cpu")
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import pumice
+from pumice.bundle.footprint import ENCODED_AT_ONCE
 from pumice.errors import GenerationError, PromptError, UsageError
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, image_digest, model_key
 from pumice.manifest import Manifest
 from pumice.model import Model
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.cache import FeatureCache
-from pumice.vision.encoder import BATCH, ImageEncoder
+from pumice.vision.encoder import ImageEncoder
 from pumice.vision.features import PromptFeatures
 from pumice.vision.folder import FeatureFolder
 from tests.runtime.test_generation import image
@@ -56,7 +57,7 @@ def test_distinct_images_are_encoded_once_and_in_batches(model: Model) -> None:
     counted = Counted(model)
     found = encoder(model, counted).encode(images(model, 1, 2, 1, 3, 4, 5, 2), Cancellation())
     assert sum(counted.batches) == 5
-    assert max(counted.batches) <= BATCH
+    assert max(counted.batches) <= ENCODED_AT_ONCE
     assert found[0].features is found[2].features
     for seed, features in zip((1, 2, 1, 3), found, strict=False):
         alone = encoder(model, Counted(model)).encode(images(model, seed), Cancellation())[0]
@@ -332,8 +333,10 @@ def test_equal_bytes_of_other_shapes_and_models_are_other_images() -> None:
         image_digest(values.reshape(3, 100, 30), (100, 30), b"a" * 32),
         image_digest(values, (30, 100), b"b" * 32),
         image_digest(values + np.float32(1e-7), (30, 100), b"a" * 32),
+        image_digest(values, (30, 100), b"a" * 32, frames=1),
+        image_digest(values, (30, 100), b"a" * 32, frames=3),
     }
-    assert len(digests) == 5
+    assert len(digests) == 7
 
 
 @pytest.mark.parametrize("seen", range(0, 90, 7))
