@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from pumice.serve.pictures import Picture, read_picture
 from pumice.serve.refusals import RefusalError
+from pumice.serve.sent_images import SentImage, read_image
 from pumice.serve.wire import Message
 
 _ROLES = {
@@ -34,7 +34,7 @@ class Conversation:
     """Messages as `Engine` takes them, and the images of their places."""
 
     messages: list[dict[str, Any]]
-    pictures: list[Picture]
+    images: list[SentImage]
 
     @property
     def text_bytes(self) -> int:
@@ -53,7 +53,7 @@ def read_messages(messages: Sequence[Message], most_images: int) -> Conversation
         RefusalError: an unknown role or part, too many images, or one that is not accepted; names the place.
     """
     _count_images(messages, most_images)
-    pictures: list[Picture] = []
+    images: list[SentImage] = []
     read: list[dict[str, Any]] = []
     results = False  # whether the last one was a tool's result
     for i, message in enumerate(messages):
@@ -64,14 +64,14 @@ def read_messages(messages: Sequence[Message], most_images: int) -> Conversation
                 f"messages[{i}].role is {message.role[:40]!r}, expected one of {expected}",
                 param=f"messages[{i}].role",
             )
-        parts = _parts(message, i, pictures)
+        parts = _parts(message, i, images)
         is_result = message.role in ("tool", "function")
         if is_result and results:
             read[-1]["content"] += [{"type": "text", "text": "\n"}, *parts]
         else:
             read.append({"role": role, "content": parts})
         results = is_result
-    return Conversation(messages=[_plain(message) for message in read], pictures=pictures)
+    return Conversation(messages=[_plain(message) for message in read], images=images)
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
@@ -97,14 +97,14 @@ def _count_images(messages: Sequence[Message], most: int) -> None:
         )
 
 
-def _parts(message: Message, i: int, pictures: list[Picture]) -> list[dict[str, Any]]:
+def _parts(message: Message, i: int, images: list[SentImage]) -> list[dict[str, Any]]:
     content = message.content
     parts: list[dict[str, Any]] = []
     if isinstance(content, str):
         parts.append({"type": "text", "text": content})
     else:
         for j, part in enumerate(content or ()):
-            parts.append(_part(part, f"messages[{i}].content[{j}]", pictures))
+            parts.append(_part(part, f"messages[{i}].content[{j}]", images))
     calls = [_call(call) for call in message.tool_calls or ()]
     if calls:
         parts.append({"type": "text", "text": "\n".join(calls)})
@@ -115,7 +115,7 @@ def _parts(message: Message, i: int, pictures: list[Picture]) -> list[dict[str, 
     return parts
 
 
-def _part(part: Any, place: str, pictures: list[Picture]) -> dict[str, Any]:
+def _part(part: Any, place: str, images: list[SentImage]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("text", "input_text", "output_text", "refusal"):
         text = part.get("refusal" if kind == "refusal" else "text")
@@ -123,7 +123,7 @@ def _part(part: Any, place: str, pictures: list[Picture]) -> dict[str, Any]:
             return {"type": "text", "text": text}
         raise RefusalError(f"{place} has no text", param=f"{place}.text")
     if kind == "image_url":
-        pictures.append(read_picture(_url(part.get("image_url"), place), f"{place}.image_url"))
+        images.append(read_image(_url(part.get("image_url"), place), f"{place}.image_url"))
         return {"type": "image"}
     if kind == "input_image":
         url = part.get("image_url")
@@ -132,7 +132,7 @@ def _part(part: Any, place: str, pictures: list[Picture]) -> dict[str, Any]:
                 f"{place} has no image: expected image_url with data:image/jpeg;base64,…",
                 param=f"{place}.image_url",
             )
-        pictures.append(read_picture(url, f"{place}.image_url"))
+        images.append(read_image(url, f"{place}.image_url"))
         return {"type": "image"}
     told = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
     raise RefusalError(f"{place} is a part {told}: {_PARTS}", param=place, code="unsupported_value")

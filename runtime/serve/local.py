@@ -135,7 +135,7 @@ def _tokenized(given: dict[str, Any], loaded: Loaded, server: Server) -> dict[st
     if given.get("messages") is not None:
         messages = [checked(each, Message) for each in _list(given, "messages")]
         conversation = read_messages(messages, server.settings.max_images)
-        sizes = [picture.size for picture in conversation.pictures]
+        sizes = [image.size for image in conversation.images]
         count = loaded.model.pipeline.builder.count(conversation.messages, sizes)
         return {"count": count, "max_model_len": loaded.context}
     name = "content" if "content" in given else "prompt"

@@ -50,7 +50,7 @@ def question_of(request: ChatRequest, loaded: Loaded, most_images: int) -> Quest
         options["num_return_sequences"] = request.n
     return Question(
         messages=conversation.messages,
-        images=[picture.data for picture in conversation.pictures],
+        images=[image.data for image in conversation.images],
         options=options,
         constraint=constraint,
         copies=copies,
@@ -66,7 +66,7 @@ def check_room(conversation: Conversation, loaded: Loaded, *, continued: bool = 
         ContextLengthError: it does not. PromptError, ImageError: it cannot be counted.
     """
     builder = loaded.model.pipeline.builder
-    sizes = [picture.size for picture in conversation.pictures]
+    sizes = [image.size for image in conversation.images]
     of_images = builder.count_images(sizes)
     if of_images >= loaded.context:
         raise ContextLengthError(

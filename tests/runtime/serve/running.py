@@ -147,7 +147,7 @@ def data_uri(image: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def picture(image: bytes, kind: str = "png", **extra: Any) -> dict[str, Any]:
+def image_part(image: bytes, kind: str = "png", **extra: Any) -> dict[str, Any]:
     """A part of a message."""
     return {"type": "image_url", "image_url": {"url": data_uri(image, kind), **extra}}
 

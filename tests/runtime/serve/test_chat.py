@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pumice.model import Model
-from tests.runtime.serve.running import CHAT, Running, picture, png, question, text
+from tests.runtime.serve.running import CHAT, Running, image_part, png, question, text
 
 ABOUT = "Describe this picture in more detail."
 
@@ -28,7 +28,7 @@ def ids_of(events: list[Any], index: int = 0) -> list[int]:
 def test_a_greedy_answer_is_that_of_generate(
     server: Running, model: Model, stop_sign: bytes, images_first: bool
 ) -> None:
-    parts = [picture(stop_sign), text(ABOUT)][:: 1 if images_first else -1]
+    parts = [image_part(stop_sign), text(ABOUT)][:: 1 if images_first else -1]
     places = [{"type": "image"}, text(ABOUT)][:: 1 if images_first else -1]
     expected = model.generate(
         [{"role": "user", "content": places}], [stop_sign], do_sample=False, max_new_tokens=2000
@@ -51,7 +51,7 @@ def test_a_greedy_answer_is_that_of_generate(
 
 def test_a_streamed_answer_is_the_whole_one_in_pieces(server: Running, stop_sign: bytes) -> None:
     fields = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True}
-    content = [picture(stop_sign), text(ABOUT)]
+    content = [image_part(stop_sign), text(ABOUT)]
     whole = server.chat(content, **fields)
     answer = server.chat(content, stream=True, stream_options={"include_usage": True}, **fields)
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -145,7 +145,7 @@ def test_options_have_their_effect(
     places = [{"role": "user", "content": [{"type": "image"}, text(ABOUT)]}]
     options = {"max_new_tokens": 2000, **options}
     expected = model.generate(places, [stop_sign], **options)
-    answer = server.chat([picture(stop_sign), text(ABOUT)], return_token_ids=True, **fields)
+    answer = server.chat([image_part(stop_sign), text(ABOUT)], return_token_ids=True, **fields)
     assert answer.status == 200, answer.body
     (choice,) = answer.json["choices"]
     assert choice["token_ids"] == expected.token_ids
@@ -154,7 +154,7 @@ def test_options_have_their_effect(
 
 
 def test_bad_words_are_not_said(server: Running, stop_sign: bytes) -> None:
-    content = [picture(stop_sign), text(ABOUT)]
+    content = [image_part(stop_sign), text(ABOUT)]
     assert "star" in server.chat(content).text
     assert "star" not in server.chat(content, bad_words=["star"]).text
 
@@ -190,7 +190,7 @@ def test_images_come_in_every_form_of_text(server: Running, stop_sign: bytes) ->
     import base64
 
     plain = base64.b64encode(stop_sign).decode()
-    expected = server.chat([picture(stop_sign), text(ABOUT)]).text
+    expected = server.chat([image_part(stop_sign), text(ABOUT)]).text
     for url in (plain, f"DATA:image/jpeg;base64,{plain}", f"data:application/octet-stream;base64,{plain}",
                 plain.replace("+", "-").replace("/", "_").rstrip("="), plain[:100] + "\n" + plain[100:]):  # fmt: skip
         part = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
@@ -202,11 +202,11 @@ def test_images_come_in_every_form_of_text(server: Running, stop_sign: bytes) ->
 def test_many_at_once_are_each_as_alone(server: Running, stop_sign: bytes) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    pictures = [stop_sign, png("red"), png("blue", (30, 90)), None]
+    images = [stop_sign, png("red"), png("blue", (30, 90)), None]
 
     def content(i: int) -> list[dict[str, Any]]:
-        image = pictures[i % 4]
-        return [*([picture(image)] if image else []), text(f"What is this, number {i % 7}?")]
+        image = images[i % 4]
+        return [*([image_part(image)] if image else []), text(f"What is this, number {i % 7}?")]
 
     alone = {i: server.chat(content(i), max_tokens=12).text for i in range(28)}
 
@@ -219,7 +219,7 @@ def test_many_at_once_are_each_as_alone(server: Running, stop_sign: bytes) -> No
 
 
 def test_timings_tell_where_the_time_went(server: Running, stop_sign: bytes) -> None:
-    timings = server.chat([picture(stop_sign), text("What?" * 9)]).json["timings"]
+    timings = server.chat([image_part(stop_sign), text("What?" * 9)]).json["timings"]
     assert {"cache_n", "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms"} <= set(
         timings
     )

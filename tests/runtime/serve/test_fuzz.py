@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, picture, question, text
+from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, image_part, question, text
 
 CASES = int(os.environ.get("PUMICE_FUZZ", "150"))
 LEAKS = re.compile(rb"0x[0-9a-f]{6,}|Traceback|File \"|/tmp/|/home/|/root/|site-packages|\.py\b")
@@ -75,12 +75,12 @@ def check(server: Running, bodies: Any) -> dict[int, int]:
 
 def test_damaged_images(server: Running, stop_sign: bytes) -> None:
     chance = random.Random(16)
-    golden = server.chat([picture(stop_sign), text("Describe it.")]).text
+    golden = server.chat([image_part(stop_sign), text("Describe it.")]).text
     sound = images()
     cases = (
         json.dumps(
             question(
-                [picture(mutated(chance.choice(sound), chance), "jpeg"), text("?")],
+                [image_part(mutated(chance.choice(sound), chance), "jpeg"), text("?")],
                 max_tokens=1,
                 stream=chance.random() < 0.1,
             )
@@ -90,7 +90,7 @@ def test_damaged_images(server: Running, stop_sign: bytes) -> None:
     statuses = check(server, cases)
     assert statuses[200] > 0
     assert statuses[400] > 0
-    assert server.chat([picture(stop_sign), text("Describe it.")]).text == golden
+    assert server.chat([image_part(stop_sign), text("Describe it.")]).text == golden
 
 
 VALUES = (

@@ -21,7 +21,7 @@ from tests.runtime.serve.running import (
     PATIENCE,
     Running,
     eventually,
-    picture,
+    image_part,
     png,
     question,
     running,
@@ -106,11 +106,11 @@ def test_leaving_ends_the_request_where_it_is(
     two_slots: Running, gate: Gate, monkeypatch: pytest.MonkeyPatch, state: str, stream: bool
 ) -> None:
     server = two_slots
-    neighbour = [picture(png("blue")), text("What is this? And this?")]
+    neighbour = [image_part(png("blue")), text("What is this? And this?")]
     expected = server.chat(neighbour, max_tokens=20).text
     eventually(server.idle)
     before = server.loaded.engine.counters
-    ask: Any = question([picture(png("green", (31, 17))), text(LEAVER)], max_tokens=1500, ignore_eos=True)
+    ask: Any = question([image_part(png("green", (31, 17))), text(LEAVER)], max_tokens=1500, ignore_eos=True)
     body = json.dumps({**ask, "stream": stream}).encode()
     with ThreadPoolExecutor(4) as pool:
         hold(state, gate, monkeypatch)

@@ -25,7 +25,7 @@ from tests.runtime.serve.running import (
     PATIENCE,
     Answer,
     eventually,
-    picture,
+    image_part,
     png,
     question,
     received,
@@ -71,7 +71,7 @@ def test_what_takes_too_long_is_cut_off_with_an_error(
     gate = Gate()
     with running(pebble_bundle, gate=gate, slots=2, drain=0.01 if how == "time" else PATIENCE) as server:
         hold("encoding", gate, monkeypatch)
-        content = [picture(png("navy")), text("What?")]
+        content = [image_part(png("navy")), text("What?")]
         stream = json.dumps(question(content, stream=True)).encode()
         whole = json.dumps(question(content)).encode()
         asking = [connected(server, head(stream)), connected(server, head(whole))]
@@ -184,7 +184,7 @@ def test_the_command_from_start_to_end(pebble_bundle: Path, tmp_path: Path) -> N
         )  # fmt: skip
         try:
             assert systemd.recv(1000).startswith(b"READY=1")
-            content = [picture(png()), text("a very secret question")]
+            content = [image_part(png()), text("a very secret question")]
             answer = ask(tmp_path / "s", "POST", CHAT, question(content, max_tokens=4, ignore_eos=True))
             assert answer.status == 200
             assert answer.headers["x-request-id"]

@@ -11,7 +11,7 @@ from pumice.model import Model
 from pumice.scheduler.scheduler import Scheduler
 from pumice.serve import bundles
 from tests.runtime.engine.stand_ins import Gate
-from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, picture, png, running, text
+from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, image_part, png, running, text
 
 
 def test_models_in_the_words_of_three_servers(server: Running, model: Model) -> None:
@@ -55,7 +55,7 @@ def test_tokens_and_texts(server: Running, model: Model) -> None:
     assert of_vllm["tokens"] == model.prepare("a red star", raw=True).input_ids[0].tolist()
     assert of_vllm["count"] == len(of_vllm["tokens"])
     image = png()
-    messages = [{"role": "user", "content": [picture(image), text("What?")]}]
+    messages = [{"role": "user", "content": [image_part(image), text("What?")]}]
     places = [{"role": "user", "content": [{"type": "image"}, text("What?")]}]
     counted = server.post("/tokenize", {"messages": messages}).json
     assert counted["count"] == model.prepare(places, [image]).tokens
@@ -132,7 +132,7 @@ def test_an_engine_that_stalls_or_ends_is_not_ready(
 
 def test_metrics_are_prometheus_own(server: Running) -> None:
     parser = pytest.importorskip("prometheus_client.parser")
-    server.chat([picture(png("lime")), text("What?")], max_tokens=3)
+    server.chat([image_part(png("lime")), text("What?")], max_tokens=3)
     answer = server.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     families = {family.name: family for family in parser.text_string_to_metric_families(answer.body.decode())}
@@ -164,7 +164,7 @@ def test_home_assistants_set_up_and_chat(server: Running) -> None:
     """Its `llama_cpp`: models, a trial with a tool, then a stream whose text is never beside a finish_reason."""
     name = server.get("/v1/models").json["data"][0]["id"]
     assert server.post(CHAT, {**HOME_ASSISTANT, "model": name}).json["choices"][0]["message"]["content"]
-    content = [text("What is this?"), picture(png())]
+    content = [text("What is this?"), image_part(png())]
     body = {**HOME_ASSISTANT, "model": name, "stream": True, "max_tokens": 3000,
             "messages": [{"role": "system", "content": "You are a voice assistant."},
                          {"role": "user", "content": content}]}  # fmt: skip
@@ -181,7 +181,7 @@ def test_frigates_descriptions(server: Running) -> None:
     assert "image" in entry["architecture"]["input_modalities"]
     props = server.get(f"/props?model={entry['id']}").json
     assert props["modalities"]["vision"]
-    content = [picture(png(), detail="low"), text("Describe this.")]
+    content = [image_part(png(), detail="low"), text("Describe this.")]
     answer = server.post(
         CHAT,
         {"model": entry["id"], "messages": [{"role": "user", "content": content}], "timings_per_token": True,
@@ -195,7 +195,7 @@ def test_bookmarks_documents_and_doorbells(server: Running) -> None:
     """karakeep, paperless-gpt and LLM Vision: what each of them sends."""
     schema = {"type": "object", "properties": {"tags": {"type": "array", "items": {"enum": ["red", "blue"]},
               "maxItems": 2}}, "required": ["tags"], "additionalProperties": False}  # fmt: skip
-    jpeg = {"type": "image_url", "image_url": {"url": picture(png(), "jpeg")["image_url"]["url"]}}
+    jpeg = {"type": "image_url", "image_url": {"url": image_part(png(), "jpeg")["image_url"]["url"]}}
     for fields in (
         {"max_completion_tokens": 400, "response_format": {"type": "json_schema", "json_schema": {
             "name": "tags", "strict": True, "schema": schema}}},

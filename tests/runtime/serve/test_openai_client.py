@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pumice.model import Model
-from tests.runtime.serve.running import PATIENCE, Running, eventually, picture, png, running, text
+from tests.runtime.serve.running import PATIENCE, Running, eventually, image_part, png, running, text
 
 openai = pytest.importorskip("openai")
 ABOUT = "Describe this picture in more detail."
@@ -25,7 +25,7 @@ def client(server: Running) -> Iterator[Any]:
 
 
 def messages(image: bytes) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [picture(image), text(ABOUT)]}]
+    return [{"role": "user", "content": [image_part(image), text(ABOUT)]}]
 
 
 def test_models(client: Any, server: Running) -> None:
@@ -98,7 +98,7 @@ def test_errors_are_typed(client: Any) -> None:
         )
 
     with pytest.raises(openai.BadRequestError) as bad:
-        create(content=[picture(b"no image at all, this"), text("?")])
+        create(content=[image_part(b"no image at all, this"), text("?")])
     assert (bad.value.code, bad.value.param) == (
         "invalid_image_format",
         "messages[0].content[0].image_url",
@@ -110,7 +110,7 @@ def test_errors_are_typed(client: Any) -> None:
     assert long.value.code == "context_length_exceeded"
     cut = png(size=(300, 300))[:-30]
     with pytest.raises(openai.APIError) as broken:
-        list(create(content=[picture(cut), text("?")], stream=True))
+        list(create(content=[image_part(cut), text("?")], stream=True))
     assert broken.value.code == "invalid_image_format"
 
 

@@ -18,7 +18,7 @@ from tests.runtime.serve.running import (
     Answer,
     Running,
     data_uri,
-    picture,
+    image_part,
     png,
     question,
     received,
@@ -123,16 +123,16 @@ PLACE = "messages[0].content[0]"
         ({"type": "image_url", "image_url": data_uri(png())}, None, ".image_url"),
         ({"type": "image_url"}, None, ".image_url"),
         ({"type": "image_url", "image_url": {"url": 5}}, None, ".image_url"),
-        (picture(png(), detail="ultra"), None, ".image_url.detail"),
+        (image_part(png(), detail="ultra"), None, ".image_url.detail"),
         ({"type": "image_url", "image_url": {"url": "http://localhost/a.png"}}, "invalid_image_url", ".image_url"),
         ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "invalid_image_url", ".image_url"),
         ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, "invalid_image_format", ".image_url"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}, "invalid_base64", ".image_url"),
         ({"type": "image_url", "image_url": {"url": "data:image/png,abc"}}, "invalid_image_url", ".image_url"),
         ({"type": "image_url", "image_url": {"url": ""}}, "invalid_image_format", ".image_url"),
-        (picture(b"BM" + b"\0" * 12 + b"\x28\0\0\0" + b"\0" * 40), "invalid_image_format", ".image_url"),
-        (picture(png()[:20]), "invalid_image_format", ".image_url"),
-        (picture(png(size=(9000, 9000))), "image_too_large", ".image_url"),
+        (image_part(b"BM" + b"\0" * 12 + b"\x28\0\0\0" + b"\0" * 40), "invalid_image_format", ".image_url"),
+        (image_part(png()[:20]), "invalid_image_format", ".image_url"),
+        (image_part(png(size=(9000, 9000))), "image_too_large", ".image_url"),
         ({"type": "input_image", "file_id": "x"}, None, ".image_url"),
         ({"type": "input_audio", "input_audio": {}}, "unsupported_value", ""),
         ({"type": "file", "file": {}}, "unsupported_value", ""),
@@ -151,7 +151,7 @@ def test_damage_behind_an_images_head_is_told_in_a_stream_and_without(server: Ru
     noise = Image.effect_noise((200, 200), 90)
     buffer = BytesIO()
     noise.save(buffer, "PNG")
-    cut = picture(buffer.getvalue()[:9000])
+    cut = image_part(buffer.getvalue()[:9000])
     refused(server.chat([cut, text("What?")]), 400, "invalid_image_format", None)
     *_, last = server.chat([cut, text("What?")], stream=True).events
     assert last["error"]["code"] == "invalid_image_format"
@@ -166,7 +166,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_any_image_is_decoded(
 
     monkeypatch.setattr("pumice.images.preprocess.decoded_image", never)
     error = refused(
-        server.chat([picture(png()), text("word " * 3000)]), 400, "context_length_exceeded", "messages"
+        server.chat([image_part(png()), text("word " * 3000)]), 400, "context_length_exceeded", "messages"
     )
     assert "2,048" in error["message"]
     too_long = server.chat("x" * 1_100_000)
@@ -175,7 +175,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_any_image_is_decoded(
 
 def test_images_alone_may_fill_the_context(pebble_bundle: Path) -> None:
     with running(pebble_bundle, context_length=100) as server:
-        answer = server.chat([*[picture(png())] * 3, text("?")])
+        answer = server.chat([*[image_part(png())] * 3, text("?")])
         error = refused(answer, 400, "context_length_exceeded", "messages")
         assert "108" in error["message"]
         assert "100" in error["message"]
@@ -184,7 +184,7 @@ def test_images_alone_may_fill_the_context(pebble_bundle: Path) -> None:
 
 
 def test_more_images_than_are_accepted(server: Running) -> None:
-    answer = server.chat([*[picture(b"not looked at")] * 9, text("?")])
+    answer = server.chat([*[image_part(b"not looked at")] * 9, text("?")])
     assert "9 images" in refused(answer, 400, "too_many_images", "messages")["message"]
 
 

@@ -15,7 +15,7 @@ from tests.runtime.serve.running import (
     CHAT,
     PATIENCE,
     eventually,
-    picture,
+    image_part,
     png,
     question,
     received,
@@ -37,7 +37,7 @@ def test_a_stream_begins_at_once_and_says_that_it_lives(
 
     with running(pebble_bundle, gate=gate, keep_alive=0.05) as server:
         monkeypatch.setattr(PromptBuilder, "prepare", held)
-        ask: Any = question([picture(png()), text("What?")], stream=True, max_tokens=4)
+        ask: Any = question([image_part(png()), text("What?")], stream=True, max_tokens=4)
         body = json.dumps(ask).encode()
         with connected(server, head(body)) as connection:
             data = b""
@@ -55,7 +55,7 @@ def test_a_stream_begins_at_once_and_says_that_it_lives(
             while b"data: [DONE]\n\n" not in data:
                 data += connection.recv(4096)
         monkeypatch.setattr(PromptBuilder, "prepare", real)
-        content = server.chat([picture(png()), text("What?")], max_tokens=4).text
+        content = server.chat([image_part(png()), text("What?")], max_tokens=4).text
         assert json.dumps(content)[1:-1].split()[0].encode() in data
 
 

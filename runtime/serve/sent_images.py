@@ -22,14 +22,14 @@ _SLICE = 4 * 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class SentImage:
     """An encoded image, and its (height, width) upright."""
 
     data: bytes
     size: tuple[int, int]
 
 
-def read_picture(text: str, param: str) -> Picture:
+def read_image(text: str, param: str) -> SentImage:
     """The image that a text holds; `param` is the text's place in the request.
 
     Raises:
@@ -52,7 +52,7 @@ def read_picture(text: str, param: str) -> Picture:
         refusal = refusal_of(error)
         refusal.param = param
         raise refusal from None
-    return Picture(data=data, size=(height, width))
+    return SentImage(data=data, size=(height, width))
 
 
 def _of_uri(text: str, param: str) -> bytes:
