@@ -6,6 +6,8 @@ Enters: requests. Leaves: llama.cpp's and vLLM's forms.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request
@@ -14,9 +16,11 @@ from starlette.routing import Route
 
 from pumice.serve.answers import CHECKS
 from pumice.serve.bundles import Loaded
+from pumice.serve.catalogue import About
 from pumice.serve.conversation import read_messages
-from pumice.serve.receiving import declared_bytes, read_body
+from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
+from pumice.serve.residence import Status
 from pumice.serve.server import Server
 from pumice.serve.wire import Message, checked, read_json
 
@@ -27,7 +31,7 @@ def local_routes(server: Server) -> list[Route]:
     """The routes."""
 
     async def health(_: Request) -> JSONResponse:
-        if server.bundles.loaded:
+        if server.bundles.started:
             return JSONResponse({"status": "ok"})
         message = "Loading model" if server.bundles.failure is None else "the model could not be loaded"
         error = {"code": 503, "message": message, "type": "unavailable_error"}
@@ -43,25 +47,27 @@ def local_routes(server: Server) -> list[Route]:
         return JSONResponse({"status": reason}, status_code=503)
 
     async def props(request: Request) -> JSONResponse:
-        return JSONResponse(_props(server.bundles.find(request.query_params.get("model"))))
+        name = request.query_params.get("model")
+        about = server.bundles.about(name)
+        return JSONResponse(_props(about, server.settings.slots, server.bundles.tenant(name).status))
 
-    async def slots(_: Request) -> JSONResponse:
-        engine = server.bundles.find(None).engine
-        busy = engine.counters.slots_in_use
-        return JSONResponse(
-            [{"id": i, "n_ctx": engine.context, "is_processing": i < busy} for i in range(engine.slots)]
-        )
+    async def slots(request: Request) -> JSONResponse:
+        name = request.query_params.get("model")
+        context, loaded = server.bundles.about(name).context, server.bundles.tenant(name).loaded
+        busy = 0 if loaded is None else loaded.engine.counters.slots_in_use
+        count = server.settings.slots
+        return JSONResponse([{"id": i, "n_ctx": context, "is_processing": i < busy} for i in range(count)])
 
     async def tokens(request: Request) -> JSONResponse:
         given = await _given(request, server)
-        loaded = server.bundles.find(_text(given, "model", None))
-        found = await asyncio.get_running_loop().run_in_executor(CHECKS, _tokenized, given, loaded, server)
-        return JSONResponse(found)
+        async with _using(request, given, server) as loaded:
+            loop = asyncio.get_running_loop()
+            return JSONResponse(await loop.run_in_executor(CHECKS, _tokenized, given, loaded, server))
 
     async def text(request: Request) -> JSONResponse:
         given = await _given(request, server)
-        loaded = server.bundles.find(_text(given, "model", None))
-        return JSONResponse(_detokenized(given, loaded))
+        async with _using(request, given, server) as loaded:
+            return JSONResponse(_detokenized(given, loaded))
 
     async def metrics(_: Request) -> Response:
         from pumice.serve.metrics import exposition  # with prometheus_client, which only a scrape needs
@@ -97,12 +103,21 @@ async def _given(request: Request, server: Server) -> dict[str, Any]:
         return read_json(await read_body(request.receive, most))
 
 
-def _props(loaded: Loaded) -> dict[str, Any]:
-    manifest, template = loaded.model.manifest, loaded.template
-    options = loaded.model.options()
+@asynccontextmanager
+async def _using(request: Request, given: dict[str, Any], server: Server) -> AsyncIterator[Loaded]:
+    """The model that a request names, once it is there."""
+    with server.bundles.lease(_text(given, "model", None)) as lease:
+        yield await unless_gone(request.receive, lease.loaded(server.settings.deadline))
+
+
+def _props(about: About, slots: int, status: Status) -> dict[str, Any]:
+    from pumice.generation.options import resolve
+
+    manifest, template = about.manifest, about.template
+    options = resolve({}, manifest)
     return {
         "default_generation_settings": {
-            "n_ctx": loaded.context,
+            "n_ctx": about.context,
             "params": {
                 "n_predict": options.max_new_tokens,
                 "temperature": options.temperature if options.do_sample else 0.0,
@@ -112,9 +127,9 @@ def _props(loaded: Loaded) -> dict[str, Any]:
                 "repeat_penalty": options.repetition_penalty,
             },
         },
-        "total_slots": loaded.engine.slots,
-        "model_alias": loaded.name,
-        "model_path": loaded.name,
+        "total_slots": slots,
+        "model_alias": about.name,
+        "model_path": about.name,
         "modalities": {"vision": True, "audio": False},
         "media_marker": manifest.image_tokens.token,
         "chat_template": template,
@@ -126,7 +141,7 @@ def _props(loaded: Loaded) -> dict[str, Any]:
         "bos_token": manifest.tokens.bos_token or "",
         "eos_token": manifest.tokens.eos_token or "",
         "build_info": "pumice",
-        "is_sleeping": False,
+        "is_sleeping": status == "sleeping",
     }
 
 

@@ -79,6 +79,7 @@ class ChatRequest(msgspec.Struct):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_ids: bool | None = None
+    keep_alive: Any = None
 
 
 _CHANGING: Mapping[str, tuple[Any, ...]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from pumice.model import Model
 from pumice.scheduler.scheduler import Scheduler
-from pumice.serve import bundles
+from pumice.serve import bundles, moving
 from tests.runtime.engine.stand_ins import Gate
 from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, image_part, png, running, text
 
@@ -81,13 +81,13 @@ def test_tokens_that_make_no_sense(server: Running, path: str, body: Any, param:
 
 
 def test_health_while_loading_and_after(pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, real = Gate(), bundles._load
+    gate, real = Gate(), moving.load_bundle
 
-    def held(settings: Any) -> Any:
+    def held(*given: Any) -> Any:
         gate.pass_through()
-        return real(settings)
+        return real(*given)
 
-    monkeypatch.setattr(bundles, "_load", held)
+    monkeypatch.setattr(moving, "load_bundle", held)
     with running(pebble_bundle, gate=gate, ready=False) as server:
         assert gate.reached.wait(PATIENCE)
         health = server.get("/health")
