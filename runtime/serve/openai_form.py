@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pumice.serve.bundles import Loaded
     from pumice.serve.constraints import Constraint
 
-_LEAST_LOGPROB = -9999.0
+LEAST_LOGPROB = -9999.0
 """OpenAI's for a token without any chance; JSON has no infinity."""
 
 
@@ -138,7 +138,7 @@ class ChatForm:
 
     def _logprob(self, token: TokenLogprob) -> dict[str, Any]:
         data = self._loaded.model.pipeline.tokenizer.token_bytes(token.token_id)
-        return {"token": token.token, "bytes": list(data), "logprob": max(token.logprob, _LEAST_LOGPROB)}
+        return {"token": token.token, "bytes": list(data), "logprob": max(token.logprob, LEAST_LOGPROB)}
 
 
 def usage(results: Sequence[Generation]) -> dict[str, Any]:

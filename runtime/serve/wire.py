@@ -80,14 +80,19 @@ class ChatRequest(msgspec.Struct):
     add_generation_prompt: bool | None = None
     return_token_ids: bool | None = None
 
+    def place(self, message: int) -> str:
+        """Where a message stands in what the client sent."""
+        return f"messages[{message}]"
 
-_CHANGING: Mapping[str, tuple[Any, ...]] = {
+
+CHANGING: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "prompt": (),
     "grammar": ("",),
     "guided_grammar": (),
     "guided_whitespace_pattern": (),
     "web_search_options": (),
+    "moderation": (),
     "chat_template": (),
     "documents": ([],),
     "logits_processors": ([],),
@@ -133,7 +138,7 @@ def read_chat(body: bytes) -> ChatRequest:
         RefusalError: malformed, a value of another type or outside its interval, or a field that is not supported.
     """
     given = read_json(body)
-    refuse_changing(given, _CHANGING)
+    refuse_changing(given, CHANGING)
     modalities = given.get("modalities")
     if modalities is not None and modalities != ["text"]:
         raise unsupported("modalities", "answers are text: expected modalities to be ['text'], or left out")
