@@ -20,6 +20,7 @@ from pumice.serve.front import Front
 from pumice.serve.local import local_routes
 from pumice.serve.models import model_routes
 from pumice.serve.ollama import ollama_routes
+from pumice.serve.responses import responses
 from pumice.serve.server import Server
 from pumice.serve.settings import Settings
 
@@ -62,6 +63,7 @@ def _routes(server: Server) -> Sequence[Route]:
     answering: dict[str, ASGIApp] = {
         "/chat/completions": chat_completions(server),
         "/completions": completions(server),
+        "/responses": responses(server),
     }
     routes = [
         *(

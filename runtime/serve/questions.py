@@ -46,7 +46,7 @@ def question_of(request: ChatRequest, loaded: Loaded, most_images: int) -> Quest
     """
     constraint = constraint_of(request)
     options = options_of(request, loaded) | constraint.options
-    conversation = read_messages(request.messages, most_images)
+    conversation = read_messages(request.messages, most_images, place=request.place)
     check_room(conversation, loaded, continued=bool(request.continue_final_message))
     copies = several(request, options, loaded)
     return Question(

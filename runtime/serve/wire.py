@@ -33,6 +33,11 @@ class Message(msgspec.Struct):
     tool_calls: list[Any] | None = None
 
 
+def in_messages(message: int) -> str:
+    """Where a message stands in a chat's request."""
+    return f"messages[{message}]"
+
+
 class ChatRequest(msgspec.Struct):
     """`POST /v1/chat/completions`: OpenAI's fields, then llama.cpp's and vLLM's."""
 
@@ -82,7 +87,7 @@ class ChatRequest(msgspec.Struct):
 
     def place(self, message: int) -> str:
         """Where a message stands in what the client sent."""
-        return f"messages[{message}]"
+        return in_messages(message)
 
 
 CHANGING: Mapping[str, tuple[Any, ...]] = {
