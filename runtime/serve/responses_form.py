@@ -36,6 +36,10 @@ _CODES = {
 """OpenAI's codes of a response that failed, by ours."""
 
 
+_NAMES = ("user", "safety_identifier", "prompt_cache_key")
+"""Fields that are repeated where they were sent."""
+
+
 class ResponsesForm:
     """The form of one response, for one stream or one whole; `ends` are tokens that are no part of its text."""
 
@@ -176,7 +180,6 @@ class ResponsesForm:
             "model": self._loaded.name,
             "output": output,
             **self._asked(),
-            "usage": None,
         }
         return (
             response if result is None else response | {"usage": _usage(result), "timings": timings(result)}
@@ -196,9 +199,7 @@ class ResponsesForm:
             "metadata": asked.metadata or {},
             "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "prompt_cache_key": asked.prompt_cache_key,
             "reasoning": {"effort": None, "summary": None, **(asked.reasoning or {})},
-            "safety_identifier": asked.safety_identifier,
             "store": False,
             "temperature": (options.temperature if temperature is None else temperature) if sampled else 0.0,
             "text": {
@@ -210,7 +211,7 @@ class ResponsesForm:
             "top_logprobs": asked.top_logprobs or 0,
             "top_p": options.top_p if top_p is None else top_p,
             "truncation": "disabled",
-            "user": asked.user,
+            **{name: value for name in _NAMES if (value := getattr(asked, name)) is not None},
         }
 
 
