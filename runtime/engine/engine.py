@@ -121,7 +121,7 @@ class Engine:
         Args:
             prompt: a question, or messages `[{"role", "content"}]`.
             images, videos: as in `Model.generate`.
-            raw: take the prompt as it stands.
+            raw: take the prompt as it stands: a text, or a list of token ids.
             deadline: seconds from now until the answer must be there, above 0; then it is given up.
             **options: those of `Model.generate`.
 

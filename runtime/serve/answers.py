@@ -7,7 +7,7 @@ wherever it is: in the queue, while it is prepared, while images are encoded, in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class Answers:
             pass
         return self.results
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What is new of the answers, as it comes; then `results` are there. Raises as `whole`."""
         ended = False
         try:

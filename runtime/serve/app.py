@@ -15,10 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pumice.serve.access import Access, read_keys
 from pumice.serve.chat import chat_completions
+from pumice.serve.completions import completions
 from pumice.serve.front import Front
 from pumice.serve.local import local_routes
 from pumice.serve.models import model_routes
 from pumice.serve.ollama import ollama_routes
+from pumice.serve.responses import responses
 from pumice.serve.server import Server
 from pumice.serve.settings import Settings
 
@@ -58,10 +60,17 @@ def make_app(settings: Settings) -> Front:
 
 
 def _routes(server: Server) -> Sequence[Route]:
-    chat = chat_completions(server)
+    answering: dict[str, ASGIApp] = {
+        "/chat/completions": chat_completions(server),
+        "/completions": completions(server),
+        "/responses": responses(server),
+    }
     routes = [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/chat/completions", chat, methods=["POST"]),
+        *(
+            Route(prefix + path, app, methods=["POST"])
+            for path, app in answering.items()
+            for prefix in ("/v1", "")
+        ),
         *model_routes(server),
         *local_routes(server),
         *ollama_routes(server),

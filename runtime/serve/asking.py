@@ -30,6 +30,7 @@ from pumice.serve.questions import Question, question_of
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
 from pumice.serve.server import Record, Server, record_of
+from pumice.serve.several import SeveralAnswers, answers_to
 from pumice.serve.streamed import Streamed
 from pumice.serve.wire import ChatRequest
 
@@ -67,7 +68,7 @@ class Form(Protocol):
         ...
 
 
-FormMaker = Callable[[ChatRequest, Loaded, Question], Form]
+FormMaker = Callable[[Any, Loaded, Question], Form]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class _Asked:
     stream: bool
     count: int
     question: Question
-    answers: Answers
+    answers: Answers | SeveralAnswers
     form: Form
     record: Record
 
@@ -104,12 +105,14 @@ class Asking:
     """A route, an ASGI app: `read` reads a body, `form` makes what its answer is written by.
 
     `early` makes, of a model's name, what a stream is written by until there is a form: server-sent events.
+    `question` makes what the engine is asked, where that is not a chat's.
     """
 
     server: Server
     read: Callable[[bytes], ChatRequest]
     form: FormMaker
     early: Callable[[str], Early] = _early_events
+    question: Callable[..., Question] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -149,15 +152,17 @@ class Asking:
         began = loop.time()
         loaded = await lease.loaded(settings.deadline)
         left = max(0.001, settings.deadline - (loop.time() - began))
-        question = await loop.run_in_executor(CHECKS, question_of, request, loaded, settings.max_images)
+        make = self.question or question_of
+        question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images)
         record.images = len(question.images)
         stream = bool(request.stream)
-        answers = Answers(loaded, question, left, streamed=stream)
+        answers = answers_to(loaded, question, left, streamed=stream)
         form = self.form(request, loaded, question)  # before: some measure how long all of it takes
         await answers.begin()
         return _Asked(
             stream=stream,
-            count=max(question.copies, question.options.get("num_return_sequences", 1)),
+            count=(1 + len(question.beside))
+            * max(question.copies, question.options.get("num_return_sequences", 1)),
             question=question,
             answers=answers,
             form=form,
@@ -211,4 +216,5 @@ class Asking:
 
 def _copied(piece: Piece, copies: int) -> list[Piece]:
     """The piece once for each of several equal answers."""
-    return [piece] if copies == 1 else [replace(piece, index=index) for index in range(copies)]
+    first = piece.index * copies
+    return [piece] if copies == 1 else [replace(piece, index=first + i) for i in range(copies)]
