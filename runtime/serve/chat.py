@@ -54,7 +54,11 @@ class _Events:
         return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
 
     def last(self, results: Sequence[Generation]) -> bytes:
-        chunks = [chunk for index, result in enumerate(results) for chunk in self.form.last(index, result)]
+        chunks = [
+            chunk
+            for index, result in enumerate(results)
+            for chunk in self.form.last(index, result, timed=not self.counts)
+        ]
         return events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + DONE
 
     def told(self, refusal: RefusalError) -> bytes:

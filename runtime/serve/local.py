@@ -6,9 +6,9 @@ Enters: requests. Leaves: llama.cpp's and vLLM's forms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from pumice.serve.answers import CHECKS
 from pumice.serve.bundles import Loaded
 from pumice.serve.catalogue import About
-from pumice.serve.conversation import read_messages
+from pumice.serve.conversation import Conversation, read_messages
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
 from pumice.serve.residence import Status
@@ -25,6 +25,7 @@ from pumice.serve.server import Server
 from pumice.serve.wire import Message, checked, read_json
 
 _MOST_TOKENS = 1_000_000
+_T = TypeVar("_T")
 
 
 def local_routes(server: Server) -> list[Route]:
@@ -69,6 +70,13 @@ def local_routes(server: Server) -> list[Route]:
         async with _using(request, given, server) as loaded:
             return JSONResponse(_detokenized(given, loaded))
 
+    async def prompt(request: Request) -> JSONResponse:
+        return JSONResponse({"prompt": await _of_messages(request, server, _rendered)})
+
+    async def counted(request: Request) -> JSONResponse:
+        tokens = await _of_messages(request, server, _count)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
+
     async def metrics(_: Request) -> Response:
         from pumice.serve.metrics import exposition  # with prometheus_client, which only a scrape needs
 
@@ -88,11 +96,15 @@ def local_routes(server: Server) -> list[Route]:
         get("/health/live", live),
         get("/health/ready", ready),
         get("/ready", ready),
+        get("/readyz", ready),
         get("/props", props),
         get("/slots", slots),
         get("/metrics", metrics),
         Route("/tokenize", tokens, methods=["POST"]),
         Route("/detokenize", text, methods=["POST"]),
+        Route("/apply-template", prompt, methods=["POST"]),
+        Route("/v1/chat/completions/input_tokens", counted, methods=["POST"]),
+        Route("/chat/completions/input_tokens", counted, methods=["POST"]),
     ]
 
 
@@ -101,6 +113,31 @@ async def _given(request: Request, server: Server) -> dict[str, Any]:
     most = server.settings.max_body
     with server.admission.place(declared_bytes(request.scope, most)):
         return read_json(await read_body(request.receive, most))
+
+
+async def _of_messages(request: Request, server: Server, make: Callable[[Loaded, Conversation], _T]) -> _T:
+    """What is made of a request's messages."""
+    given = await _given(request, server)
+    async with _using(request, given, server) as loaded:
+
+        def made() -> _T:
+            return make(loaded, _conversation(given, server))
+
+        return await asyncio.get_running_loop().run_in_executor(CHECKS, made)
+
+
+def _conversation(given: dict[str, Any], server: Server) -> Conversation:
+    messages = [checked(each, Message) for each in _list(given, "messages")]
+    return read_messages(messages, server.settings.max_images)
+
+
+def _count(loaded: Loaded, conversation: Conversation) -> int:
+    sizes = [image.size for image in conversation.images]
+    return loaded.model.pipeline.builder.count(conversation.messages, sizes)
+
+
+def _rendered(loaded: Loaded, conversation: Conversation) -> str:
+    return loaded.model.pipeline.builder.rendered(conversation.messages, len(conversation.images))
 
 
 @asynccontextmanager
@@ -148,11 +185,7 @@ def _props(about: About, slots: int, status: Status) -> dict[str, Any]:
 def _tokenized(given: dict[str, Any], loaded: Loaded, server: Server) -> dict[str, Any]:
     """llama.cpp's `content`, or vLLM's `prompt` and `messages`."""
     if given.get("messages") is not None:
-        messages = [checked(each, Message) for each in _list(given, "messages")]
-        conversation = read_messages(messages, server.settings.max_images)
-        sizes = [image.size for image in conversation.images]
-        count = loaded.model.pipeline.builder.count(conversation.messages, sizes)
-        return {"count": count, "max_model_len": loaded.context}
+        return {"count": _count(loaded, _conversation(given, server)), "max_model_len": loaded.context}
     name = "content" if "content" in given else "prompt"
     text = _text(given, name, "")
     assert text is not None
