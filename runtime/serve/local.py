@@ -21,17 +21,20 @@ from pumice.serve.server import Server
 from pumice.serve.wire import Message, checked, read_json
 
 _MOST_TOKENS = 1_000_000
+_ENDED = "the engine has ended"
 
 
 def local_routes(server: Server) -> list[Route]:
     """The routes."""
 
     async def health(_: Request) -> JSONResponse:
-        if server.bundles.loaded:
+        loaded = server.bundles.loaded
+        ended = any(not each.engine.alive for each in loaded)
+        if loaded and not ended:
             return JSONResponse({"status": "ok"})
         message = "Loading model" if server.bundles.failure is None else "the model could not be loaded"
-        error = {"code": 503, "message": message, "type": "unavailable_error"}
-        return JSONResponse({"status": "loading model", "error": error}, status_code=503)
+        error = {"code": 503, "message": _ENDED if ended else message, "type": "unavailable_error"}
+        return JSONResponse({"status": _ENDED if ended else "loading model", "error": error}, status_code=503)
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
