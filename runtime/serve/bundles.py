@@ -76,6 +76,11 @@ class Bundles:
         return self.settled.is_set() and self.failure is None
 
     @property
+    def ended(self) -> bool:
+        """Whether the only model's engine has ended by itself; one of several is loaded anew when it is asked for."""
+        return not self.several and any(not loaded.engine.alive for loaded in self.loaded)
+
+    @property
     def not_ready(self) -> str | None:
         """Why requests would not be answered now; None if they would."""
         if not self.started:
@@ -83,7 +88,7 @@ class Bundles:
         engines = [loaded.engine for loaded in self.loaded]
         if any(engine.alive and engine.stalled_s > STALLED_S for engine in engines):
             return "the engine is stalled"
-        if not self.several and any(not engine.alive for engine in engines):
+        if self.ended:
             return "the engine has ended"
         return "failed" if all(tenant.failure is not None for tenant in self.tenants) else None
 

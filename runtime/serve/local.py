@@ -26,17 +26,19 @@ from pumice.serve.wire import Message, checked, read_json
 
 _MOST_TOKENS = 1_000_000
 _T = TypeVar("_T")
+_ENDED = "the engine has ended"
 
 
 def local_routes(server: Server) -> list[Route]:
     """The routes."""
 
     async def health(_: Request) -> JSONResponse:
-        if server.bundles.started:
+        ended = server.bundles.ended
+        if server.bundles.started and not ended:
             return JSONResponse({"status": "ok"})
         message = "Loading model" if server.bundles.failure is None else "the model could not be loaded"
-        error = {"code": 503, "message": message, "type": "unavailable_error"}
-        return JSONResponse({"status": "loading model", "error": error}, status_code=503)
+        error = {"code": 503, "message": _ENDED if ended else message, "type": "unavailable_error"}
+        return JSONResponse({"status": _ENDED if ended else "loading model", "error": error}, status_code=503)
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
