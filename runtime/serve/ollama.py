@@ -143,6 +143,9 @@ class _Lines:
     def beat(self) -> bytes:
         return _ended(_line(self.field, self.loaded, "") | {"done": False})
 
+    def queued(self, place: int) -> bytes:  # noqa: ARG002  there is no word for it
+        return b""
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return b"".join(
             _ended(_line(self.field, self.loaded, piece.text) | {"done": False})
