@@ -15,142 +15,87 @@ export const UNFINISHED = ["loading", "queued", "reading", "streaming"];
 
 /** An id that nobody else has; crypto.randomUUID is not there over plain http. */
 export const newId = () =>
-  [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+	[...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** @returns {Chat} */
-export const newChat = () => ({ id: newId(), title: "", changed: Date.now(), rounds: [] });
+export const newChat = () => ({ id: newId(), title: "", changed: 0, rounds: [] });
 
-/**
- * Unanswered answers to a question.
- * @param {Question} question
- * @param {boolean} json
- * @returns {Answer[]}
- */
-export function unanswered(question, json) {
-  const count = question.each ? question.images.length : 1;
-  return Array.from({ length: count }, () => ({ state: "reading", text: "", json, began: Date.now() }));
-}
+/** What is to be answered. @param {Question} question @param {boolean} json @returns {Answer[]} */
+export const unanswered = ({ each, images }, json) =>
+	(each ? images : [""]).map(() => ({ state: "reading", text: "", json, began: Date.now() }));
 
 /** @param {Question} question */
-export function titleOf(question) {
-  const words = question.text.trim().replace(/\s+/g, " ");
-  return words ? words.slice(0, 80) : question.images.length > 1 ? "Images" : "An image";
-}
+export const titleOf = ({ text, images }) =>
+	text.replace(/\s+/g, " ").slice(0, 80) || (images.length > 1 ? "Images" : "An image");
 
-/**
- * Messages up to a round and with its question, images before the words, as the models learnt it.
- * @param {Chat} chat
- * @param {Round} last
- * @param {number} index which of its answers is asked for
- * @param {string} system
- */
+/** Messages up to a round's question, images before the words, as models learnt it.
+ * @param {Chat} chat @param {Round} last @param {number} index @param {string} system */
 async function messages(chat, last, index, system) {
-  const found = system.trim() ? [{ role: "system", content: /** @type {any} */ (system) }] : [];
-  for (const round of chat.rounds) {
-    const { question } = round;
-    const hashes = round === last && question.each ? [question.images[index]] : question.images;
-    found.push({ role: "user", content: await content(question.text, hashes) });
-    if (round === last) break;
-    found.push({ role: "assistant", content: spoken(round) });
-  }
-  return found;
+	const found = system.trim() ? [{ role: "system", content: system }] : [];
+	for (const round of chat.rounds) {
+		const { text, images, each } = round.question;
+		found.push({ role: "user", content: await content(text, round === last && each ? [images[index]] : images) });
+		if (round === last) break;
+		found.push({ role: "assistant", content: spoken(round) });
+	}
+	return found;
 }
 
-/**
- * @param {string} text
- * @param {string[]} hashes
- */
+/** @returns {Promise<any>} */
 async function content(text, hashes) {
-  if (!hashes.length) return text;
-  const parts = await Promise.all(
-    hashes.map(async (hash) => {
-      const picture = pictures.get(hash);
-      if (!picture) throw new AskError("An image of this chat is not kept any more: ask without it.", "image");
-      return { type: "image_url", image_url: { url: await dataUri(picture.blob) } };
-    }),
-  );
-  return text ? [...parts, { type: "text", text }] : parts;
+	if (!hashes.length) return text;
+	const parts = hashes.map(async (hash) => {
+		const picture = pictures.get(hash);
+		if (!picture) throw new AskError("An image of this chat is not kept any more: ask without it.", "image");
+		return { type: "image_url", image_url: { url: await dataUri(picture.blob) } };
+	});
+	return [...(await Promise.all(parts)), ...(text ? [{ type: "text", text }] : [])];
 }
 
-/** @param {Round} round */
-export function spoken({ answers }) {
-  if (answers.length === 1) return answers[0].text;
-  return answers.map((answer, i) => `Image ${i + 1}: ${answer.text}`).join("\n\n");
-}
+/** All answers as one text. @param {Round} round */
+export const spoken = ({ answers }) =>
+	answers.length === 1 ? answers[0].text : answers.map(({ text }, i) => `Image ${i + 1}: ${text}`).join("\n\n");
 
 /**
- * Have one answer of a round made; it is told whenever it has changed, and in the end it is done, stopped or failed.
- * @param {Chat} chat
- * @param {Round} round
- * @param {number} index
- * @param {Options} options
- * @param {AbortSignal} signal
+ * Have one answer of a round made; `told` hears whenever it has changed. In the end it is done, stopped or failed.
+ * @param {Chat} chat @param {Round} round @param {number} index @param {Options} options @param {AbortSignal} signal
  * @param {(answer: Answer) => void} told
  */
-export async function answer(chat, round, index, options, signal, told) {
-  const made = round.answers[index];
-  try {
-    const body = {
-      model: options.model || undefined,
-      messages: await messages(chat, round, index, options.system),
-      ...options.sampling,
-      ...(options.schema && {
-        response_format: { type: "json_schema", json_schema: { name: "answer", strict: true, schema: options.schema } },
-      }),
-    };
-    while (!(await stream(made, ask(body, signal, chat.id), told))) await loaded(made, signal, told);
-  } catch (error) {
-    if (signal.aborted) made.state = "stopped";
-    else {
-      const known = error instanceof AskError ? error : new AskError("The page failed to ask.", "page");
-      if (known.code === "page") console.error(error);
-      made.state = "failed";
-      made.error = { message: known.message, code: known.code };
-    }
-  }
-  delete made.place;
-  told(made);
+export async function answer(chat, round, index, { model, system, sampling, schema }, signal, told) {
+	const made = round.answers[index];
+	const change = (/** @type {Partial<Answer>} */ to) => told(Object.assign(made, to));
+	try {
+		const format = schema && { type: "json_schema", json_schema: { name: "answer", strict: true, schema } };
+		const body = { model: model || undefined, messages: await messages(chat, round, index, system), ...sampling };
+		if (format) Object.assign(body, { response_format: format });
+		while (!(await stream(made, ask(body, signal, chat.id), change))) {
+			change({ state: "loading" });
+			while ((await look()).state === "loading") await pause(1000);
+			signal.throwIfAborted();
+		}
+		change({ state: "done" });
+	} catch (error) {
+		if (signal.aborted) return change({ state: "stopped" });
+		if (!(error instanceof AskError)) console.error(error);
+		const { message, code } = error instanceof AskError ? error : { message: "The page failed to ask.", code: "" };
+		change({ state: "failed", error: { message, code } });
+	}
 }
 
-/**
- * @param {Answer} made
- * @param {AsyncGenerator<import("./api.js").Event>} events
- * @param {(answer: Answer) => void} told
- * @returns {Promise<boolean>} false where the model is not loaded yet
- */
-async function stream(made, events, told) {
-  try {
-    for await (const event of events) {
-      if (event.kind === "queued") Object.assign(made, { state: "queued", place: event.place });
-      else if (event.kind === "text") Object.assign(made, { state: "streaming", text: made.text + event.text });
-      else if (event.kind === "end") made.finish = event.finish;
-      else Object.assign(made, event.usage && { usage: event.usage }, event.timings && { timings: event.timings });
-      told(made);
-    }
-  } catch (error) {
-    if (error instanceof AskError && error.code === "loading") return false;
-    throw error;
-  }
-  made.state = "done";
-  return true;
+/** Gives false where the model is not loaded yet. */
+async function stream(made, events, change) {
+	try {
+		for await (const { kind, ...event } of events) {
+			if (kind === "queued") change({ state: "queued", ...event });
+			else if (kind === "text") change({ state: "streaming", text: made.text + event.text });
+			else change(JSON.parse(JSON.stringify(event))); // without what is undefined
+		}
+		return true;
+	} catch (error) {
+		if (error instanceof AskError && error.code === "loading") return false;
+		throw error;
+	}
 }
 
-/**
- * Wait until the model is loaded.
- * @param {Answer} made
- * @param {AbortSignal} signal
- * @param {(answer: Answer) => void} told
- */
-async function loaded(made, signal, told) {
-  made.state = "loading";
-  told(made);
-  while ((await look()).state === "loading") {
-    await pause(1000);
-    signal.throwIfAborted();
-  }
-  made.state = "reading";
-  told(made);
-}
-
-/** @param {number} milliseconds */
-export const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+/** @param {number} ms */
+export const pause = (ms) => new Promise((done) => setTimeout(done, ms));

@@ -1,74 +1,43 @@
-// A JSON schema that was typed: is it one? The server knows exactly; here is told at once what is wrong for certain.
+// A JSON schema that was typed: is it one? Here is told at once what is wrong for certain; the server knows the rest.
 
 const TYPES = ["object", "array", "string", "number", "integer", "boolean", "null"];
-const SAYING = ["type", "properties", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "items", "required"];
 
+const text = { type: "string" };
+const thing = { type: "object", properties: { name: text, color: text, place: text }, required: ["name", "color", "place"] };
 export const EXAMPLE = {
-  type: "object",
-  properties: {
-    description: { type: "string" },
-    objects: {
-      type: "array",
-      items: {
-        type: "object",
-        properties: { name: { type: "string" }, color: { type: "string" }, place: { type: "string" } },
-        required: ["name", "color", "place"],
-      },
-    },
-  },
-  required: ["description", "objects"],
+	type: "object",
+	properties: { description: text, objects: { type: "array", items: thing } },
+	required: ["description", "objects"],
 };
 
-/**
- * @param {string} text
- * @returns {{schema: object | null, wrong: string}} neither where there is no text
- */
-export function readSchema(text) {
-  if (!text.trim()) return { schema: null, wrong: "" };
-  let schema;
-  try {
-    schema = JSON.parse(text);
-  } catch (error) {
-    return { schema: null, wrong: `This is no JSON yet${place(text, error)}.` };
-  }
-  const wrong = check(schema, "the schema");
-  if (wrong) return { schema: null, wrong };
-  if (!SAYING.some((name) => name in schema)) return { schema: null, wrong: "The schema says nothing: it has no type." };
-  return { schema, wrong: "" };
+/** What it says, or what is wrong with it; neither where there is no text. @param {string} typed */
+export function readSchema(typed) {
+	if (!typed.trim()) return { schema: null, wrong: "" };
+	try {
+		const schema = JSON.parse(typed);
+		const wrong = check(schema, "the schema") || (Object.keys(schema).length ? "" : "The schema says nothing.");
+		return { schema: wrong ? null : schema, wrong };
+	} catch (error) {
+		const at = /position (\d+)/.exec(String(error));
+		const line = at ? `: look at line ${typed.slice(0, Number(at[1])).split("\n").length}` : "";
+		return { schema: null, wrong: `This is no JSON yet${line}.` };
+	}
 }
 
-/**
- * Where it stops being JSON, if the browser says so.
- * @param {string} text
- * @param {unknown} error
- */
-function place(text, error) {
-  const at = /position (\d+)/.exec(String(error));
-  return at ? `: look at line ${text.slice(0, Number(at[1])).split("\n").length}` : "";
-}
-
-/**
- * @param {any} schema
- * @param {string} where
- * @returns {string}
- */
+/** @param {any} schema @param {string} where @returns {string} */
 function check(schema, where) {
-  if (typeof schema === "boolean") return "";
-  if (schema === null || typeof schema !== "object" || Array.isArray(schema)) return `${cap(where)} must be an object, { … }.`;
-  for (const type of [schema.type ?? []].flat()) {
-    if (!TYPES.includes(type)) return `${cap(where)} has the type ${JSON.stringify(type)}: there is ${TYPES.join(", ")}.`;
-  }
-  const { properties = {}, required = [] } = schema;
-  if (properties === null || typeof properties !== "object" || Array.isArray(properties)) return `“properties” of ${where} must be an object.`;
-  if (!Array.isArray(required)) return `“required” of ${where} must be a list.`;
-  const missing = required.find((name) => !(name in properties));
-  if (missing !== undefined && schema.properties) return `${cap(where)} requires “${missing}”, which its properties lack.`;
-  for (const [name, inner] of Object.entries(properties)) {
-    const wrong = check(inner, `“${name}”`);
-    if (wrong) return wrong;
-  }
-  return schema.items === undefined ? "" : check(schema.items, `the items of ${where}`);
+	if (!isObject(schema)) return `Expected an object, { … }, as ${where}.`;
+	const unknown = [schema.type ?? []].flat().find((type) => !TYPES.includes(type));
+	if (unknown !== undefined) return `The type of ${where} is ${JSON.stringify(unknown)}: there is ${TYPES.join(", ")}.`;
+	const { properties = {}, required = [] } = schema;
+	if (!isObject(properties)) return `“properties” of ${where} must be an object.`;
+	if (!Array.isArray(required)) return `“required” of ${where} must be a list.`;
+	const missing = schema.properties && required.find((name) => !(name in properties));
+	if (missing !== undefined) return `“${missing}” is required in ${where}, and is none of its properties.`;
+	const parts = Object.entries(properties).map(([name, inner]) => [inner, `“${name}”`]);
+	if (isObject(schema.items)) parts.push([schema.items, `the items of ${where}`]);
+	return parts.map(([inner, name]) => check(inner, name)).find(Boolean) ?? "";
 }
 
-/** @param {string} text */
-const cap = (text) => text[0].toUpperCase() + text.slice(1);
+/** @param {unknown} value */
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);

@@ -1,85 +1,68 @@
 // Chats as a file, and from one. What a file says is taken for texts and images only.
 
+import { element } from "./dom.js";
 import { dataUri, pictures, take } from "./images.js";
-import { headings, load, named, save } from "./history.js";
+import { all, load, named, save } from "./history.js";
 import { newId } from "./conversation.js";
 
-/** @typedef {import("./conversation.js").Chat} Chat */
+const FORMAT = "pumice chats";
 
-/** All kept chats with their images, as a file for the user. */
+/** All kept chats with their images, as a file for the user; gives their number. */
 export async function exportChats() {
-  const found = await Promise.all((await headings()).map(({ id }) => load(id)));
-  const chats = found.filter((chat) => chat !== null);
-  /** @type {Record<string, object>} */
-  const images = {};
-  for (const hash of new Set(chats.flatMap((chat) => [...named(chat)]))) {
-    const picture = pictures.get(hash);
-    if (picture) images[hash] = { name: picture.name, data: await dataUri(picture.blob) };
-  }
-  const file = new Blob([JSON.stringify({ format: "pumice chats", version: 1, chats, images })], { type: "application/json" });
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: "pumice-chats.json" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  return chats.length;
+	const chats = await all();
+	const images = {};
+	for (const chat of chats) {
+		await load(chat.id);
+		for (const hash of named(chat)) {
+			const picture = pictures.get(hash);
+			if (picture) images[hash] ??= { name: picture.name, data: await dataUri(picture.blob) };
+		}
+	}
+	const file = new Blob([JSON.stringify({ format: FORMAT, version: 1, chats, images })], { type: "application/json" });
+	const href = URL.createObjectURL(file);
+	element("a", { href, download: "pumice-chats.json" }).click();
+	setTimeout(() => URL.revokeObjectURL(href), 60_000);
+	return chats.length;
 }
 
-/**
- * Keep the chats of a file beside those that there are.
- * @param {File} file
- * @returns {Promise<number>} how many; −1 where it is no such file
- */
+/** Keep the chats of a file beside those that there are; gives their number, null where it is no such file.
+ * @param {File} file */
 export async function importChats(file) {
-  /** @type {any} */
-  let given;
-  try {
-    given = JSON.parse(await file.text());
-    if (given.format !== "pumice chats" || !Array.isArray(given.chats)) return -1;
-  } catch {
-    return -1;
-  }
-  /** @type {Map<string, string>} */
-  const hashes = new Map();
-  for (const [hash, image] of Object.entries(given.images ?? {})) {
-    const data = /^data:image\/[a-z]+;base64,(.*)$/.exec(String(/** @type {any} */ (image)?.data));
-    try {
-      if (!data) continue;
-      const bytes = Uint8Array.from(atob(data[1]), (letter) => letter.charCodeAt(0));
-      hashes.set(hash, (await take(new Blob([bytes]), String(/** @type {any} */ (image).name))).hash);
-    } catch {
-      // no image: its chat says so
-    }
-  }
-  const there = new Set((await headings()).map(({ id }) => id));
-  let count = 0;
-  for (const chat of given.chats) {
-    const read = chatOf(chat, hashes);
-    if (!read.rounds.length) continue;
-    if (there.has(read.id)) read.id = newId();
-    await save(read);
-    count += 1;
-  }
-  return count;
+	const given = await new Response(file).json().catch(() => null);
+	if (given?.format !== FORMAT || !Array.isArray(given.chats)) return null;
+	const hashes = new Map();
+	for (const [hash, image] of Object.entries(given.images ?? {})) {
+		try {
+			const bytes = Uint8Array.from(atob(image.data.split(",")[1]), (letter) => letter.charCodeAt(0));
+			hashes.set(hash, (await take(new Blob([bytes]), String(image.name))).hash);
+		} catch {
+			// no image: its chat says so
+		}
+	}
+	const there = (await all()).map(({ id }) => id);
+	const chats = given.chats.map((chat) => chatOf(chat, hashes)).filter(({ rounds }) => rounds.length);
+	for (const chat of chats) await save(there.includes(chat.id) ? { ...chat, id: newId() } : chat);
+	return chats.length;
 }
 
-/**
- * @param {any} given
- * @param {Map<string, string>} hashes
- * @returns {Chat}
- */
+/** @returns {import("./conversation.js").Chat} */
 function chatOf(given, hashes) {
-  const rounds = (Array.isArray(given?.rounds) ? given.rounds : []).map((/** @type {any} */ round) => ({
-    question: {
-      text: String(round?.question?.text ?? ""),
-      images: [round?.question?.images ?? []].flat().map((hash) => hashes.get(String(hash)) ?? "missing"),
-      each: round?.question?.each === true,
-    },
-    answers: [round?.answers ?? []].flat().map((answer) => ({
-      state: "done",
-      text: String(answer?.text ?? ""),
-      json: answer?.json === true,
-    })),
-  }));
-  const whole = rounds.filter((/** @type {any} */ { question, answers }) => answers.length === (question.each ? question.images.length : 1));
-  const id = /^[0-9a-f]{24}$/.test(String(given?.id)) ? String(given.id) : newId();
-  return { id, title: String(given?.title ?? "").slice(0, 80) || "Imported", changed: 0, rounds: whole };
+	const rounds = [given?.rounds ?? []].flat().map((round) => ({
+		question: {
+			text: String(round?.question?.text ?? ""),
+			images: [round?.question?.images ?? []].flat().map((hash) => hashes.get(hash) ?? "missing"),
+			each: round?.question?.each === true,
+		},
+		answers: [round?.answers ?? []].flat().map((answer) => ({
+			state: /** @type {"done"} */ ("done"),
+			text: String(answer?.text ?? ""),
+			json: answer?.json === true,
+		})),
+	}));
+	return {
+		id: /^[0-9a-f]{24}$/.test(given?.id) ? given.id : newId(),
+		title: String(given?.title || "Imported").slice(0, 80),
+		changed: 0,
+		rounds: rounds.filter(({ question: { each, images }, answers }) => answers.length === (each ? images.length : 1)),
+	};
 }

@@ -2,62 +2,45 @@
 
 import { element } from "./dom.js";
 
-/**
- * @param {unknown} value
- * @returns {HTMLElement}
- */
+/** @param {unknown} value @returns {HTMLElement} */
 export function tree(value) {
-  if (Array.isArray(value)) return isTable(value) ? table(value) : list(value);
-  return value !== null && typeof value === "object" ? object(value) : scalar(value);
+	if (isScalar(value)) return scalar(value);
+	if (Array.isArray(value)) return isTable(value) ? table(value) : list(value);
+	const pairs = Object.entries(/** @type {object} */ (value)).map(([name, inner]) =>
+		element("div", { className: isScalar(inner) ? "pair" : "pair deep" }, element("dt", {}, name), element("dd", {}, tree(inner))),
+	);
+	return pairs.length ? element("dl", { className: "tree" }, ...pairs) : scalar(null);
 }
 
 /** @param {unknown} value */
 const isScalar = (value) => value === null || typeof value !== "object";
 
 /** @param {unknown} value */
-function scalar(value) {
-  const kind = value === null ? "null" : typeof value;
-  return element("span", { className: `value ${kind}` }, value === "" ? "(empty)" : String(value));
-}
-
-/** @param {object} value */
-function object(value) {
-  const entries = Object.entries(value);
-  if (!entries.length) return element("span", { className: "value null" }, "(nothing)");
-  const rows = entries.map(([name, inner]) => {
-    if (isScalar(inner)) return element("div", { className: "pair" }, element("dt", {}, name), element("dd", {}, tree(inner)));
-    return element("div", { className: "pair deep" }, element("dt", {}, name), element("dd", {}, tree(inner)));
-  });
-  return element("dl", { className: "tree" }, ...rows);
-}
+const scalar = (value) => element("span", { className: value === null ? "null" : typeof value }, String(value));
 
 /** @param {unknown[]} values */
 function list(values) {
-  if (!values.length) return element("span", { className: "value null" }, "(none)");
-  const flat = values.every((value) => isScalar(value) && String(value).length < 40);
-  return element("ul", { className: flat ? "tags" : "items" }, ...values.map((value) => element("li", {}, tree(value))));
+	const flat = values.every((value) => isScalar(value) && String(value).length < 40);
+	return element("ul", { className: flat ? "tags" : "items" }, ...values.map((value) => element("li", {}, tree(value))));
 }
 
-/** @param {unknown[]} values */
+/** Whether all are objects of the same few plain values. @param {any[]} values */
 function isTable(values) {
-  return (
-    values.length > 0 &&
-    values.every((value) => value !== null && typeof value === "object" && !Array.isArray(value)) &&
-    values.every((value) => Object.values(/** @type {object} */ (value)).every(isScalar)) &&
-    new Set(values.flatMap((value) => Object.keys(/** @type {object} */ (value)))).size <= 6
-  );
+	return (
+		values.length > 0 &&
+		values.every((value) => !isScalar(value) && !Array.isArray(value) && Object.values(value).every(isScalar)) &&
+		namesOf(values).length <= 6
+	);
 }
+
+/** @param {object[]} rows */
+const namesOf = (rows) => [...new Set(rows.flatMap(Object.keys))];
 
 /** @param {any[]} rows */
 function table(rows) {
-  const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
-  const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
-  const cells = (/** @type {any} */ row) =>
-    names.map((name) => element("td", {}, Object.hasOwn(row, name) ? scalar(row[name]) : null));
-  return element(
-    "table",
-    { className: "records" },
-    element("thead", {}, head),
-    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells(row)))),
-  );
+	const names = namesOf(rows);
+	const line = (/** @type {HTMLElement[]} */ cells) => element("tr", {}, ...cells);
+	const head = line(names.map((name) => element("th", { scope: "col" }, name)));
+	const body = rows.map((row) => line(names.map((name) => element("td", {}, Object.hasOwn(row, name) && scalar(row[name])))));
+	return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
 }
