@@ -211,6 +211,14 @@ class Engine:
                 raise closed_early() from None
             raise  # asyncio has cancelled the future
 
+    def place_in_line(self, future: Future[Any]) -> int:
+        """Which in line for a slot the request of this future is: 1 is the next.
+
+        0 where it does not wait for one: it has it, will have it once it is prepared, or has ended.
+        """
+        before = self._crew.request_queue.before(future)
+        return 0 if before is None else max(0, before + 1 - (self._slots - self.counters.slots_in_use))
+
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """Take no more requests, end the engine's threads, and let go of the model; may be called again, and by several
         threads.

@@ -51,6 +51,10 @@ class Form(Protocol):
         """What says that a silent stream lives."""
         ...
 
+    def queued(self, place: int) -> bytes:
+        """What says which in line the request is, in a stream; may be nothing."""
+        ...
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """What is new, in a stream; may be nothing."""
         ...
@@ -207,6 +211,9 @@ class Asking:
     async def _chunks(self, asked: _Asked) -> AsyncGenerator[bytes, None]:
         form, answers, copies = asked.form, asked.answers, asked.question.copies
         yield form.first(asked.count)
+        async for place in answers.places():
+            if data := form.queued(place):
+                yield data
         async for pieces in answers.pieces():
             if data := form.pieces([copy for piece in pieces for copy in _copied(piece, copies)]):
                 yield data

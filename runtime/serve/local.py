@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pumice.serve.answers import CHECKS
@@ -85,14 +85,10 @@ def local_routes(server: Server) -> list[Route]:
         content, media_type = exposition(server)
         return Response(content, media_type=media_type)
 
-    async def running(_: Request) -> PlainTextResponse:
-        return PlainTextResponse("Ollama is running")
-
     def get(path: str, endpoint: Any) -> Route:
         return Route(path, endpoint, methods=["GET"])
 
     return [
-        get("/", running),
         get("/health", health),
         get("/v1/health", health),
         get("/health/live", live),

@@ -165,6 +165,9 @@ class _Lines:
     def beat(self) -> bytes:
         return _ended(_line(self.field, self.loaded.name, "") | {"done": False})
 
+    def queued(self, place: int) -> bytes:  # noqa: ARG002  there is no word for it
+        return b""
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return b"".join(
             _ended(_line(self.field, self.loaded.name, piece.text) | {"done": False})

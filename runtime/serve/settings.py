@@ -50,6 +50,7 @@ class Settings:
     api_key: str | None = None
     """By the environment alone, for `ps` shows flags."""
     no_key: bool = field(default=False, metadata=_flag("allow anybody, also off this machine"))
+    no_page: bool = field(default=False, metadata=_flag("serve no page for browsers"))
     allow_host: tuple[str, ...] = field(
         default=(), metadata=_flag("another Host that requests may name", metavar="HOST")
     )
