@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CHECKS = ThreadPoolExecutor(4, thread_name_prefix="pumice-serve-check")
 """Where requests are checked: base64, images' heads, schemas. Nothing of it belongs into the event loop."""
 
-
 _LOOK_S = 0.25
 """Between looks at the place in line."""
 
@@ -52,7 +51,7 @@ class Answers:
             self.give_up()
             raise
 
-    async def places(self) -> AsyncIterator[int]:
+    async def places(self) -> AsyncGenerator[int, None]:
         """The place in line for a slot, whenever it changes; ends once there is nothing to wait for but the answer."""
         last = 0
         while not await self._mail.wait(0 if last == 0 else _LOOK_S):

@@ -211,9 +211,10 @@ class Asking:
     async def _chunks(self, asked: _Asked) -> AsyncGenerator[bytes, None]:
         form, answers, copies = asked.form, asked.answers, asked.question.copies
         yield form.first(asked.count)
-        async for place in answers.places():
-            if data := form.queued(place):
-                yield data
+        async with aclosing(answers.places()) as places:
+            async for place in places:
+                if data := form.queued(place):
+                    yield data
         async for pieces in answers.pieces():
             if data := form.pieces([copy for piece in pieces for copy in _copied(piece, copies)]):
                 yield data

@@ -101,6 +101,9 @@ class _Events:
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
 
+    def queued(self, place: int) -> bytes:
+        return b": queued %d\n\n" % place
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
 

@@ -55,6 +55,9 @@ class _Events:
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
 
+    def queued(self, place: int) -> bytes:
+        return b": queued %d\n\n" % place
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return _written(self.form.pieces(pieces))
 
