@@ -84,11 +84,12 @@ class Early:
     told: Callable[[RefusalError], bytes]
 
 
-def _early_events(_: str) -> Early:
+def early_events(of: Callable[[RefusalError], RefusalError] = lambda refusal: refusal) -> Early:
+    """Server-sent events; `of` tells a refusal in the dialect's own names."""
     return Early(
         media_type="text/event-stream; charset=utf-8",
         beat=lambda: b": keep-alive\n\n",
-        told=lambda refusal: b"data: " + msgspec.json.encode(refusal.body()) + b"\n\n",
+        told=lambda refusal: b"data: " + msgspec.json.encode(of(refusal).body()) + b"\n\n",
     )
 
 
@@ -115,7 +116,7 @@ class Asking:
     server: Server
     read: Callable[[bytes], ChatRequest]
     form: FormMaker
-    early: Callable[[str], Early] = _early_events
+    early: Callable[[str], Early] = lambda _: early_events()
     question: Callable[..., Question] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,7 +13,7 @@ from pumice.errors import PumiceError
 from pumice.generation.strategy import Piece
 from pumice.prompt.sealed import Span
 from pumice.result import Generation
-from pumice.serve.asking import Asking
+from pumice.serve.asking import Asking, early_events
 from pumice.serve.bundles import Loaded
 from pumice.serve.chat import DONE, events
 from pumice.serve.completion_request import CompletionRequest, RawPrompt, read_completion
@@ -29,7 +29,10 @@ _TERMS = Terms(names={"top_logprobs": "logprobs"})
 
 def completions(server: Server) -> InTerms:
     """The route."""
-    asking = Asking(server=server, read=read_completion, form=_form, question=_question)
+    early = early_events(_TERMS.of)
+    asking = Asking(
+        server=server, read=read_completion, form=_form, question=_question, early=lambda _: early
+    )
     return InTerms(app=asking, terms=_TERMS)
 
 
