@@ -19,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 
 from pumice.generation.strategy import Piece
 from pumice.result import Generation
+from pumice.serve.admission import Place
 from pumice.serve.answers import CHECKS, Answers
 from pumice.serve.bundles import Loaded
+from pumice.serve.conversation import count_images
 from pumice.serve.questions import Question, question_of
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
@@ -99,9 +101,9 @@ class Asking:
         """
         server, most = self.server, self.server.settings.max_body
         server.check_open()
-        with server.admission.place(declared_bytes(scope, most)):
+        with server.admission.place(declared_bytes(scope, most)) as place:
             body = await read_body(receive, most)
-            asked = await unless_gone(receive, self._asked(body, record_of(scope)))
+            asked = await unless_gone(receive, self._asked(body, record_of(scope), place))
             del body  # its images are decoded
             try:
                 response: Any = self._streamed(asked) if asked.stream else await self._whole(asked, receive)
@@ -109,14 +111,16 @@ class Asking:
             finally:
                 asked.answers.give_up()
 
-    async def _asked(self, body: bytes, record: Record) -> _Asked:
+    async def _asked(self, body: bytes, record: Record, place: Place) -> _Asked:
         """Check the request, and ask the engine."""
         loop, settings = asyncio.get_running_loop(), self.server.settings
         request = await loop.run_in_executor(CHECKS, self.read, body)
         loaded = self.server.bundles.find(request.model)
         record.model = loaded.name
+        count_images(request.messages, settings.max_images)
+        fetched = await self.server.fetching.fetched(request.messages, request.place, place.take)
         make = self.question or question_of
-        question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images)
+        question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images, fetched)
         record.images = len(question.images)
         stream = bool(request.stream)
         answers = answers_to(loaded, question, settings.deadline, streamed=stream)
