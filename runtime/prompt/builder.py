@@ -146,6 +146,12 @@ class PromptBuilder:
         draft = self._draft(prompt, given, raw, Ending.of(prompt, raw, None, continue_final_message))
         return len(self._ids(draft, self._seen(sizes)))
 
+    def rendered(self, prompt: Prompt, images: int) -> str:
+        """The text of a prompt as the chat template writes it, with one token for each image. Raises as `prepare`."""
+        given = {Medium.IMAGE: images, Medium.VIDEO: 0}
+        draft = self._draft(prompt, given, False, Ending.of(prompt, False, None, False))
+        return "".join(span.text for span in draft.spans)
+
     def count_images(self, sizes: Sequence[Size]) -> int:
         """The same of the images alone."""
         return _tokens(self._seen(sizes))

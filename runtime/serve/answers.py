@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CHECKS = ThreadPoolExecutor(4, thread_name_prefix="pumice-serve-check")
 """Where requests are checked: base64, images' heads, schemas. Nothing of it belongs into the event loop."""
 
+_LOOK_S = 0.25
+"""Between looks at the place in line."""
+
 
 class Answers:
     """The answers to one question; made and read in the event loop."""
@@ -47,6 +50,18 @@ class Answers:
         except asyncio.CancelledError:
             self.give_up()
             raise
+
+    async def places(self) -> AsyncGenerator[int, None]:
+        """The place in line for a slot, whenever it changes; ends once there is nothing to wait for but the answer."""
+        last = 0
+        while not await self._mail.wait(0 if last == 0 else _LOOK_S):
+            assert self._future is not None
+            place = self._loaded.engine.place_in_line(self._future)
+            if place == 0:
+                return
+            if place != last:
+                yield place
+            last = place
 
     async def whole(self) -> list[Generation]:
         """All answers. Raises what the engine raises of the request."""

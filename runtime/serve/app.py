@@ -23,6 +23,7 @@ from pumice.serve.ollama import ollama_routes
 from pumice.serve.responses import responses
 from pumice.serve.server import Server
 from pumice.serve.settings import Settings
+from pumice.serve.web_page import page_routes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ def _routes(server: Server) -> Sequence[Route]:
         *model_routes(server),
         *local_routes(server),
         *ollama_routes(server),
+        *page_routes(page=not server.settings.no_page),
     ]
     for route in routes:
         route.app = _Named(path=route.path, app=route.app)

@@ -50,11 +50,18 @@ class _Events:
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
 
+    def queued(self, place: int) -> bytes:
+        return b": queued %d\n\n" % place
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
 
     def last(self, results: Sequence[Generation]) -> bytes:
-        chunks = [chunk for index, result in enumerate(results) for chunk in self.form.last(index, result)]
+        chunks = [
+            chunk
+            for index, result in enumerate(results)
+            for chunk in self.form.last(index, result, timed=not self.counts)
+        ]
         return events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + DONE
 
     def told(self, refusal: RefusalError) -> bytes:

@@ -29,7 +29,7 @@ _TERMS = Terms(names={"top_logprobs": "logprobs"})
 
 def completions(server: Server) -> InTerms:
     """The route."""
-    asking = Asking(server=server, read=read_completion, form=_form, question=_question)
+    asking = Asking(server=server, read=read_completion, form=_form, question=_question, early=_TERMS.early)
     return InTerms(app=asking, terms=_TERMS)
 
 
@@ -100,6 +100,9 @@ class _Events:
 
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
+
+    def queued(self, place: int) -> bytes:
+        return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])

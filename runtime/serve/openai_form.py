@@ -66,14 +66,18 @@ class ChatForm:
             chunk["choices"][0]["token_ids"] = list(piece.token_ids)
         return chunk
 
-    def last(self, index: int, result: Generation) -> list[dict[str, Any]]:
-        """The chunks of an answer's end: what was held, and why it has ended."""
+    def last(self, index: int, result: Generation, *, timed: bool = True) -> list[dict[str, Any]]:
+        """The chunks of an answer's end: what was held, and why it has ended; `timed` where no usage follows.
+
+        Timings count tokens as usage does, and Open WebUI adds up all counts of a stream.
+        """
         chunks = []
         if self._held:
             name, arguments = self._constraint.call(result.text)
             chunks.append(self._chunk(index, {"tool_calls": [self._call(index, name, arguments)]}))
         ending = self._chunk(index, {}, finish=self._finish(result))
-        ending["timings"] = timings(result)
+        if timed:
+            ending["timings"] = timings(result)
         return [*chunks, ending]
 
     def usage(self, results: Sequence[Generation]) -> dict[str, Any]:

@@ -34,7 +34,9 @@ _TERMS = Terms(
 
 def responses(server: Server) -> InTerms:
     """The route."""
-    return InTerms(app=Asking(server=server, read=read_responses, form=_form), terms=_TERMS)
+    return InTerms(
+        app=Asking(server=server, read=read_responses, form=_form, early=_TERMS.early), terms=_TERMS
+    )
 
 
 def _form(request: ResponsesRequest, loaded: Loaded, question: Question) -> _Events:
@@ -54,6 +56,9 @@ class _Events:
 
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
+
+    def queued(self, place: int) -> bytes:
+        return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return _written(self.form.pieces(pieces))

@@ -44,6 +44,12 @@ class SeveralAnswers:
         """Ask the first; what is wrong with the options is wrong with it, too."""
         await self._each[0].begin()
 
+    async def places(self) -> AsyncGenerator[int, None]:
+        """The first one's place in line."""
+        async with aclosing(self._each[0].places()) as places:
+            async for place in places:
+                yield place
+
     async def whole(self) -> list[Generation]:
         """All answers."""
         async for _ in self.pieces():

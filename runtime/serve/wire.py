@@ -84,6 +84,7 @@ class ChatRequest(msgspec.Struct):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_ids: bool | None = None
+    keep_alive: Any = None
 
     def place(self, message: int) -> str:
         """Where a message stands in what the client sent."""
