@@ -158,9 +158,9 @@ class Asking:
         loop, settings = asyncio.get_running_loop(), self.server.settings
         began = loop.time()
         loaded = await lease.loaded(settings.deadline)
-        left = max(0.001, settings.deadline - (loop.time() - began))
         count_images(request.messages, settings.max_images)
         fetched = await self.server.fetching.fetched(request.messages, request.place, place.take)
+        left = max(0.001, settings.deadline - (loop.time() - began))
         make = self.question or question_of
         question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images, fetched)
         record.images = len(question.images)
