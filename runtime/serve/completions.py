@@ -13,7 +13,7 @@ from pumice.errors import PumiceError
 from pumice.generation.strategy import Piece
 from pumice.prompt.sealed import Span
 from pumice.result import Generation
-from pumice.serve.asking import Asking, early_events
+from pumice.serve.asking import Asking
 from pumice.serve.bundles import Loaded
 from pumice.serve.chat import DONE, events
 from pumice.serve.completion_request import CompletionRequest, RawPrompt, read_completion
@@ -29,10 +29,7 @@ _TERMS = Terms(names={"top_logprobs": "logprobs"})
 
 def completions(server: Server) -> InTerms:
     """The route."""
-    early = early_events(_TERMS.of)
-    asking = Asking(
-        server=server, read=read_completion, form=_form, question=_question, early=lambda _: early
-    )
+    asking = Asking(server=server, read=read_completion, form=_form, question=_question, early=_TERMS.early)
     return InTerms(app=asking, terms=_TERMS)
 
 
@@ -99,7 +96,8 @@ class _Events:
     media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:
-        return events([chunk for index in range(count) if (chunk := self.form.first(index)) is not None])
+        chunks = [chunk for index in range(count) if (chunk := self.form.first(index)) is not None]
+        return events(chunks, counts=self.counts)
 
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
@@ -108,11 +106,14 @@ class _Events:
         return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
-        return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
+        chunks = [chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None]
+        return events(chunks, counts=self.counts)
 
     def last(self, results: Sequence[Generation]) -> bytes:
-        chunks = [self.form.last(index, result) for index, result in enumerate(results)]
-        return events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + DONE
+        chunks = [self.form.last(i, result, timed=not self.counts) for i, result in enumerate(results)]
+        if self.counts:
+            chunks.append(self.form.usage(results))
+        return events(chunks, counts=self.counts) + DONE
 
     def told(self, refusal: RefusalError) -> bytes:
         return events([_TERMS.of(refusal).body()])

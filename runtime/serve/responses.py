@@ -13,7 +13,7 @@ import msgspec
 
 from pumice.generation.strategy import Piece
 from pumice.result import Generation
-from pumice.serve.asking import Asking, early_events
+from pumice.serve.asking import Asking
 from pumice.serve.bundles import Loaded
 from pumice.serve.questions import Question
 from pumice.serve.refusals import RefusalError
@@ -34,9 +34,9 @@ _TERMS = Terms(
 
 def responses(server: Server) -> InTerms:
     """The route."""
-    early = early_events(_TERMS.of)
-    asking = Asking(server=server, read=read_responses, form=_form, early=lambda _: early)
-    return InTerms(app=asking, terms=_TERMS)
+    return InTerms(
+        app=Asking(server=server, read=read_responses, form=_form, early=_TERMS.early), terms=_TERMS
+    )
 
 
 def _form(request: ResponsesRequest, loaded: Loaded, question: Question) -> _Events:

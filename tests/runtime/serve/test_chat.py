@@ -70,6 +70,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(server: Running, stop_sign
     assert [entry["token"] for entry in content] == [entry["token"] for entry in expected]
     assert [e["logprob"] for e in content] == pytest.approx([e["logprob"] for e in expected], abs=1e-5)
     assert counts["choices"] == []
+    assert {chunk["usage"] for chunk in chunks} == {None}
     assert counts["usage"]["completion_tokens"] == whole.json["usage"]["completion_tokens"]
 
 
