@@ -40,11 +40,18 @@ function resized(bytes, h, w, H, W) {
   return late ? rows(columns(bytes, w), H) : columns(rows(bytes, h), W);
 }
 
+// The size of the resized image.
+function resizedSize(h, w, image) {
+  const { resize_to, resize_shortest_edge: short, resize_longest_edge: long, multiple_of } = image;
+  if (short) return h < w ? [short, Math.trunc((short * w) / h)] : [Math.trunc((short * h) / w), short];
+  if (!long) return resize_to ?? [h, w];
+  const ratio = Math.max(1, h / long, w / long);
+  return [h, w].map((side) => Math.ceil(Math.floor(side / ratio) / multiple_of) * multiple_of);
+}
+
 export function pixelsOf(bytes, h, w, image) {
   if (image.resample !== 3) throw new Error(`resample ${image.resample}: only bicubic is written here`);
-  let [H, W] = image.resize_to ?? [h, w];
-  const edge = image.resize_shortest_edge;
-  if (edge) [H, W] = h < w ? [edge, Math.trunc((edge * w) / h)] : [Math.trunc((edge * h) / w), edge];
+  const [H, W] = resizedSize(h, w, image);
   const small = resized(bytes, h, w, H, W);
   const [height, width] = image.crop_to ?? [H, W];
   const top = Math.floor((H - height) / 2), left = Math.floor((W - width) / 2);
@@ -57,5 +64,5 @@ export function pixelsOf(bytes, h, w, image) {
     if (image.mean) value = float(float(value - float(image.mean[c])) / float(image.std[c]));
     values[(c * height + y) * width + x] = value;
   }
-  return values;
+  return { data: values, dims: [1, 3, height, width] };
 }

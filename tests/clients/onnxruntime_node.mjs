@@ -8,14 +8,17 @@ const all = async (tokens) => { const found = []; for await (const token of toke
 for (const { question, images, pixels, shape, most } of JSON.parse(readFileSync(`${folder}/cases.json`))) {
   const line = {};
   try {
-    line.ids = idsOf(client, question, images.length);
-    const own = images.length ? await pixelsOfFiles(client, images) : null;
+    const own = await pixelsOfFiles(client, images);
+    line.ids = idsOf(client, question, own);
     line.own = await all(answer(client, line.ids, own, most));
     if (pixels) {
       const bytes = readFileSync(`${folder}/${pixels}`);
       const data = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
-      line.pixels = own.data.reduce((sum, value, i) => sum + Math.abs(value - data[i]), 0) / data.length;
-      line.fed = await all(answer(client, line.ids, { data, dims: shape }, most));
+      const each = data.length / images.length;
+      const fed = own.map((_, i) => ({ data: data.slice(i * each, (i + 1) * each), dims: [1, ...shape.slice(1)] }));
+      const apart = ({ data: values }, i) => values.reduce((sum, value, j) => sum + Math.abs(value - fed[i].data[j]), 0);
+      line.pixels = own.map(apart).reduce((x, y) => x + y, 0) / data.length;
+      line.fed = await all(answer(client, line.ids, fed, most));
     }
   } catch (error) {
     line.error = String(error);
