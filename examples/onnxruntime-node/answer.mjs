@@ -52,7 +52,7 @@ export function idsOf({ manifest, tokenizer, template }, question, images) {
 // Of each image file { data: Float32Array, dims: [1, 3, height, width] }.
 export async function pixelsOfFiles({ manifest }, files) {
   return Promise.all(files.map(async (file) => {
-    const flat = sharp(file).flatten({ background: 'white' }).toColourspace('srgb');
+    const flat = sharp(file).autoOrient().flatten({ background: 'white' }).toColourspace('srgb');
     const { data, info } = await flat.raw().toBuffer({ resolveWithObject: true });
     return pixelsOf(data, info.height, info.width, manifest.image);
   }));
@@ -77,10 +77,11 @@ export async function* answer(client, ids, images, most) {
   const { decoder, tokens } = client.manifest;
   const none = float32(new Float32Array(0), [0, decoder.hidden_size]);
   const features = await featuresOf(client, images);
+  const Numbers = decoder.kv_dtype === 'float32' ? Float32Array : (globalThis.Float16Array ?? Uint16Array);
   const cache = {};
   for (let layer = 0; layer < decoder.layers; layer++) for (const part of ['key', 'value']) {
-    const [data, dims] = [new Float32Array(0), [1, decoder.kv_heads, 0, decoder.head_dim]];
-    cache[`past_key_values.${layer}.${part}`] = new ort.Tensor(decoder.kv_dtype, data, dims);
+    const dims = [1, decoder.kv_heads, 0, decoder.head_dim];
+    cache[`past_key_values.${layer}.${part}`] = new ort.Tensor(decoder.kv_dtype, new Numbers(0), dims);
   }
   for (let step = 0, total = ids.length, next = ids; step < most && total <= decoder.context_length; step++, total++) {
     const { inputs_embeds } = await client.embed.run({ input_ids: int64(next), image_features: step ? none : features });
