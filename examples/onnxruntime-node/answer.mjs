@@ -3,7 +3,7 @@
 //     npm install onnxruntime-node sharp @huggingface/tokenizers @huggingface/jinja
 //     node answer.mjs BUNDLE "What is this?" image.png …
 //
-// It reads bundles whose images are of one size, or of any, and resized bicubically: schema versions 1 and 2.
+// It reads bundles of schema versions 1 to 3 whose images are resized bicubically; no videos.
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,6 +13,7 @@ import { Tokenizer } from '@huggingface/tokenizers';
 import ort from 'onnxruntime-node';
 import sharp from 'sharp';
 import { pixelsOf } from './pixels.mjs';
+import { tiled } from './tiles.mjs';
 
 // What 8- and 4-bit weights need on x86 processors without VNNI. Errors are told by exceptions.
 const options = { logSeverityLevel: 3, extra: { session: { x64quantprecision: '1' } } };
@@ -21,7 +22,7 @@ export async function open(bundle) {
   const json = (file) => JSON.parse(readFileSync(join(bundle, file), 'utf8'));
   const manifest = json('manifest.json');
   const { schema_version } = manifest;
-  if (schema_version > 2) throw new Error(`schema version ${schema_version}: this reads versions 1 and 2`);
+  if (schema_version > 3) throw new Error(`schema version ${schema_version}: this reads versions 1 to 3`);
   const session = (graph) => ort.InferenceSession.create(join(bundle, graph.file), options);
   const { vision_encoder, embedding, decoder } = manifest.graphs;
   const [vision, embed, text] = await Promise.all([vision_encoder, embedding, decoder].map(session));
@@ -30,14 +31,15 @@ export async function open(bundle) {
   return { manifest, vision, embed, text, tokenizer, template: new Template(source) };
 }
 
-// What stands in a prompt for an image whose pixels are height × width: a token for each row of its features.
-function imageIds({ token_id, per_image, patch_size, break_token_id, end_token_id }, height, width) {
-  if (per_image !== null) return Array(per_image).fill(token_id);
+// What stands in a prompt for an image: a token for each row of its features.
+function imageIds({ token_id, per_image, patch_size, break_token_id, end_token_id }, { count, dims }) {
+  if (per_image !== null) return Array(count ?? per_image).fill(token_id);
+  const [height, width] = dims.slice(2);
   const lines = height / patch_size, line = Array(width / patch_size).fill(token_id);
   return Array.from({ length: lines }, (_, y) => [...line, y + 1 < lines ? break_token_id : end_token_id]).flat();
 }
 
-// Token ids of a question about images, of which the pixels are given: a list of { data, dims }.
+// Token ids of a question about images, as `pixelsOfFiles` prepares them.
 export function idsOf({ manifest, tokenizer, template }, question, images) {
   const content = [...images.map(() => ({ type: 'image' })), { type: 'text', text: question }];
   const tokens = Object.fromEntries(Object.entries(manifest.tokens).filter(([, text]) => typeof text === 'string'));
@@ -45,16 +47,18 @@ export function idsOf({ manifest, tokenizer, template }, question, images) {
   const prompt = template.render({ messages, add_generation_prompt: true, ...tokens });
   const begun = manifest.tokens.bos_token !== null && prompt.startsWith(manifest.tokens.bos_token);
   const { ids } = tokenizer.encode(prompt, { add_special_tokens: !begun });
-  const marks = manifest.image_tokens, sizes = images.map(({ dims }) => dims.slice(2));
-  return ids.flatMap((id) => (id === marks.token_id ? imageIds(marks, ...sizes.shift()) : [id]));
+  const marks = manifest.image_tokens, left = [...images];
+  return ids.flatMap((id) => (id === marks.token_id ? imageIds(marks, left.shift()) : [id]));
 }
 
-// Of each image file { data: Float32Array, dims: [1, 3, height, width] }.
+// Of each image file { data: Float32Array, dims: [arrays, 3, height, width] }, and how its features are counted and joined.
 export async function pixelsOfFiles({ manifest }, files) {
   return Promise.all(files.map(async (file) => {
     const flat = sharp(file).autoOrient().flatten({ background: 'white' }).toColourspace('srgb');
     const { data, info } = await flat.raw().toBuffer({ resolveWithObject: true });
-    return pixelsOf(data, info.height, info.width, manifest.image);
+    const { image, image_tokens } = manifest;
+    if (!image.tiles) return pixelsOf(data, info.height, info.width, image);
+    return tiled(data, info.height, info.width, image, image_tokens.per_image, files.length === 1);
   }));
 }
 
@@ -63,11 +67,12 @@ const float32 = (data, dims) => new ort.Tensor('float32', data, dims);
 
 // All images' features, one below the other: [tokens, width].
 async function featuresOf({ vision, manifest }, images) {
-  const parts = [];
-  for (const { data, dims } of images) {
-    parts.push((await vision.run({ pixel_values: float32(data, dims) })).image_features.data);
+  const parts = [], width = manifest.decoder.hidden_size;
+  for (const { data, dims, join } of images) {
+    const { image_features } = await vision.run({ pixel_values: float32(data, dims) });
+    parts.push(join ? join(image_features.data, width) : image_features.data);
   }
-  const width = manifest.decoder.hidden_size, all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
   parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
   return float32(all, [all.length / width, width]);
 }

@@ -33,6 +33,8 @@ BUNDLES = {
     "pixtral-fp32": ("pixtral", "portable-fp32"),
     "ministral-3-int4": ("ministral-3", "cpu-int4"),
     "gemma2-web-int4": ("text gemma2", "web-int4"),
+    "llava-next-int4": ("llava-next", "cpu-int4"),
+    "onevision-fp32": ("llava-onevision", "portable-fp32"),
 }
 """By name: the checkpoint and the recipe. It is pebble, or a family or a text model of the tests' own, with random
 weights."""
