@@ -1,7 +1,7 @@
 """What HTTP costs over the same engine in process: a request, a token, and of the throughput.
 
-Both sides ask the same engine in turn, so that a change of the machine's speed meets both; medians of pairs. The client
-shares the process with the server, so that its own cost counts as the server's.
+Both sides ask the same engine in turn, so that a change of the machine's speed meets both; medians of pairs. Processor time
+is the process's without the thread that asks.
 """
 
 from __future__ import annotations
@@ -62,18 +62,23 @@ def _pair(server: Running, tokens: int, *, stream: bool) -> tuple[tuple[float, f
     connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.connect()
     try:
-        began, used = time.perf_counter(), time.process_time()
+        began, used = time.perf_counter(), _others_time()
         connection.request("POST", CHAT, body)
         connection.getresponse().read()
-        http = time.perf_counter() - began, time.process_time() - used
+        http = time.perf_counter() - began, _others_time() - used
     finally:
         connection.close()
-    began, used = time.perf_counter(), time.process_time()
+    began, used = time.perf_counter(), _others_time()
     if stream:
         engine.follow(_asked(), follower=lambda _: None, max_new_tokens=tokens, **_ENGINE).result(PATIENCE)
     else:
         engine.submit(_asked(), max_new_tokens=tokens, **_ENGINE).result(PATIENCE)
-    return http, (time.perf_counter() - began, time.process_time() - used)
+    return http, (time.perf_counter() - began, _others_time() - used)
+
+
+def _others_time() -> float:
+    """Processor seconds of all threads but this one."""
+    return time.process_time() - time.thread_time()
 
 
 def _asked() -> str:
