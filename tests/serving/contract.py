@@ -28,12 +28,16 @@ def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
         counts, code, output = _cases(server.port, bundle.name, int(bounds.contract))
         failed = sum(count for status, count in counts.items() if status.isdigit() and int(status) >= 500)
         yield Figure(check="contract", what="cases", value=counts.get("cases", 0), least=bounds.contract)
-        yield Figure(check="contract", what="… of them chats", value=counts.get("chat", 0), least=bounds.contract // 2)
+        yield Figure(
+            check="contract", what="… of chats", value=counts.get("chat", 0), least=bounds.contract // 2
+        )
         for status in sorted(status for status in counts if status.isdigit()):
             yield Figure(check="contract", what=f"… answered {status}", value=counts[status])
         yield Figure(check="contract", what="… of them streams", value=counts.get("streamed", 0), least=1)
         yield Figure(check="contract", what="5xx", value=failed, most=0)
-        yield Figure(check="contract", what="not valid against OpenAI's schema", value=counts.get("invalid", 0), most=0)
+        yield Figure(
+            check="contract", what="not valid against OpenAI's schema", value=counts.get("invalid", 0), most=0
+        )
         yield Figure(check="contract", what="schemathesis' exit code", value=code, most=0)
         if code:
             print(output[-6000:])

@@ -1,7 +1,7 @@
 """What schemathesis is told of the server; it runs in schemathesis' own environment, where there is no pumice.
 
-Enters: cases that it has made. Leaves: cases that mostly reach the model and answer shortly; counts of what came back, as
-JSON in $PUMICE_CONTRACT. Every answer is held against OpenAI's schema, and so is every chunk of a stream.
+Enters: cases that it has made. Leaves: cases that mostly reach the model and answer shortly; counts of what came back,
+as JSON in $PUMICE_CONTRACT. Every answer is held against OpenAI's schema, and so is every chunk of a stream.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ def _validator(name: str) -> Any:
 
 COMPLETION, CHUNK, REFUSED, MODELS, ONE = map(
     _validator,
-    ("CreateChatCompletionResponse", "CreateChatCompletionStreamResponse", "ErrorResponse", "ListModelsResponse", "Model"),
+    (
+        "CreateChatCompletionResponse",
+        "CreateChatCompletionStreamResponse",
+        "ErrorResponse",
+        "ListModelsResponse",
+        "Model",
+    ),
 )
 
 

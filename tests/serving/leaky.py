@@ -1,4 +1,4 @@
-"""`pumice` whose server keeps 64 KiB of each request for ever: what the soak must see. `python -m tests.serving.leaky serve …`"""
+"""`pumice` whose server keeps 64 KiB of each request for ever, which the soak must see."""
 
 from __future__ import annotations
 

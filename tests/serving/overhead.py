@@ -1,7 +1,7 @@
 """What HTTP costs over the same engine in process: a request, a token, and of the throughput.
 
-Both sides ask the same engine in turn, so that a change of the machine's speed meets both; medians of pairs. Processor time
-is the process's without the thread that asks.
+Both sides ask the same engine in turn, so that a change of the machine's speed meets both; medians of pairs. Processor
+time is the process's without the thread that asks.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _body(tokens: int, *, stream: bool) -> bytes:
 
 
 def _throughput(server: Running, rounds: int) -> Iterator[Figure]:
-    """Tokens a second of eight clients, whole and streamed, beside eight requests at once in process; the best of each."""
+    """Tokens a second of eight clients, whole and streamed, beside eight requests in process; the best of each."""
     body = {stream: _body(TOKENS, stream=stream) for stream in (False, True)}
 
     def over_http(stream: bool) -> None:

@@ -127,7 +127,7 @@ def _bodies(chance: random.Random) -> tuple[list[bytes], list[bytes]]:
     numbers = np.random.default_rng(7)
     sent: list[bytes] = []
     for number in range(200):
-        color = "#%02x%02x%02x" % tuple(int(value) for value in numbers.integers(0, 256, 3))
+        color = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in numbers.integers(0, 256, 3)))
         size = (chance.randrange(8, 900), chance.randrange(8, 900))
         image = [image_part(png(color, size))] if number % 2 else []
         content = [*image, text("What is this? " * chance.randrange(1, 20))]
