@@ -57,11 +57,30 @@ def _cases(port: int, model: str, count: int) -> tuple[Mapping[str, int], int, s
         }
         # Its own check of schemas takes a stream's event for the chunk inside: `is_openais` looks into it.
         checks = "not_a_server_error,content_type_conformance,is_openais"
+        how = {
+            "--url": f"http://127.0.0.1:{port}/v1",
+            "--checks": checks,
+            "--max-examples": str(count // 2),
+            "--phases": "coverage,fuzzing",
+            "--mode": "all",
+            "--seed": "16",
+            "--suppress-health-check": "all",
+            "--warnings": "off",
+        }
         done = subprocess.run(
-            [COMMAND, "run", CUT, "--url", f"http://127.0.0.1:{port}/v1", "--checks", checks,
-             "--max-examples", str(count // 2), "--phases", "coverage,fuzzing", "--mode", "all", "--seed", "16", "--continue-on-failure",
-             "--suppress-health-check", "all", "--warnings", "off", "--no-shrink"],
-            env={**os.environ, **environment}, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                COMMAND,
+                "run",
+                CUT,
+                *(word for pair in how.items() for word in pair),
+                "--continue-on-failure",
+                "--no-shrink",
+            ],
+            env={**os.environ, **environment},
+            cwd=folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         counts = json.loads(told.read_text()) if told.exists() else {}
     return counts, done.returncode, done.stdout
