@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 from pumice.cli.main import main
 from pumice.serve.front import Front
@@ -15,9 +16,10 @@ def plant() -> None:
     """From here on each request leaves something behind."""
     real = Front.__call__
 
-    async def leaking(self: Front, *arguments: Any) -> None:
+    # uvicorn looks at the signature.
+    async def leaking(self: Front, scope: Scope, receive: Receive, send: Send) -> None:
         KEPT.append(bytearray(b"x" * 2**16))
-        await real(self, *arguments)
+        await real(self, scope, receive, send)
 
     Front.__call__ = leaking  # type: ignore[method-assign]
 
