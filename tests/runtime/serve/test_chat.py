@@ -219,6 +219,21 @@ def test_many_at_once_are_each_as_alone(server: Running, stop_sign: bytes) -> No
         assert dict(enumerate(pool.map(ask, range(28)))) == alone
 
 
+def test_drawn_answers_with_a_seed_are_as_alone_too(server: Running) -> None:
+    import random
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tests.serving.isolation import _body
+
+    bodies = [_body(number) for number in range(1, 32, 2)]
+    alone = [server.post(CHAT, body).json["choices"][0]["token_ids"] for body in bodies]
+    assert len({tuple(ids) for ids in alone}) > 4
+    order = random.Random(3).sample(range(16), 16)
+    with ThreadPoolExecutor(16) as pool:
+        found = dict(zip(order, pool.map(lambda i: server.post(CHAT, bodies[i]), order), strict=True))
+    assert [found[i].json["choices"][0]["token_ids"] for i in range(16)] == alone
+
+
 def test_timings_tell_where_the_time_went(server: Running, stop_sign: bytes) -> None:
     timings = server.chat([image_part(stop_sign), text("What?" * 9)]).json["timings"]
     assert {"cache_n", "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms"} <= set(
