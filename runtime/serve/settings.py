@@ -82,7 +82,7 @@ class Settings:
     max_body: int = field(default=32 * _MIB, metadata=_flag("bytes of a request", least=1024))
     fetch_images: tuple[str, ...] = field(
         default=(),
-        metadata=_flag("hosts whose images are fetched by their addresses", metavar="HOST[:PORT],…"),
+        metadata=_flag("a host, or HOST:PORT, that images are fetched from", metavar="HOST"),
     )
     max_images: int = field(default=8, metadata=_flag("images of a request", least=0))
     deadline: float = field(

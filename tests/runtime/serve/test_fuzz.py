@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from io import BytesIO
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, image_part, question, text
@@ -53,12 +54,12 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def check(server: Running, bodies: Any) -> dict[int, int]:
+def check(server: Running, bodies: Any, path: str = CHAT) -> dict[int, int]:
     """Send them over one connection after the other; counts of statuses."""
     statuses: dict[int, int] = {}
     connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     for body in bodies:
-        connection.request("POST", CHAT, body)
+        connection.request("POST", path, body)
         response = connection.getresponse()
         data = response.read()
         statuses[response.status] = statuses.get(response.status, 0) + 1
@@ -67,7 +68,7 @@ def check(server: Running, bodies: Any) -> dict[int, int]:
         if response.status != 200:
             assert set(json.loads(data)["error"]) == {"message", "type", "param", "code"}
         elif b'"stream": true' not in body:
-            assert b"image_tokens" in data
+            assert b"usage" in data
     connection.close()
     eventually(server.idle)
     return statuses
@@ -127,5 +128,62 @@ def test_damaged_bodies(server: Running) -> None:
         return mutated(data, chance) if chance.random() < 0.3 else data
 
     statuses = check(server, (body() for _ in range(2 * CASES)))
+    assert statuses[200] > 0
+    assert statuses[400] > 0
+
+
+COMPLETIONS = (
+    "prompt", "max_tokens", "temperature", "top_p", "n", "stop",
+    "seed", "logprobs", "echo", "suffix", "best_of", "stream",
+    "stream_options", "logit_bias", "model", "add_special_tokens", "messages", "return_token_ids",
+)  # fmt: skip
+RESPONSES = (
+    "input", "instructions", "temperature", "top_p", "text", "tools",
+    "tool_choice", "include", "top_logprobs", "store", "metadata", "previous_response_id",
+    "background", "truncation", "stream", "reasoning", "parallel_tool_calls", "model",
+    "user", "conversation", "seed", "stop", "max_tool_calls", "prompt",
+)  # fmt: skip
+ITEMS = (
+    {"role": "user", "content": "x"}, {"type": "function_call", "name": "f", "arguments": "{}"}, {"type": "x"},
+    {"type": "function_call_output", "output": [{"type": "input_text", "text": "x"}]}, {"type": "reasoning"},
+    {"role": "user", "content": [{"type": "input_image", "image_url": "data:,x"}]}, {"type": "item_reference"},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+    {"type": "function", "name": "f"}, {"type": "json_schema", "schema": {}}, {"format": {"type": "json_schema"}},
+    {"type": "allowed_tools", "tools": [None], "mode": "required"}, {"role": "assistant", "content": None},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "limit"),
+    [
+        ("/v1/completions", COMPLETIONS, {"prompt": "Hi", "max_tokens": 1}),
+        ("/v1/responses", RESPONSES, {"input": "Hi", "max_output_tokens": 1}),
+    ],
+)
+def test_damaged_bodies_of_other_forms(
+    server: Running, path: str, fields: tuple[str, ...], limit: dict[str, Any]
+) -> None:
+    chance = random.Random(18)
+
+    def value(depth: int = 0) -> Any:
+        kind = chance.randrange(6)
+        if kind == 0 and depth < 2:
+            return [value(depth + 1) for _ in range(chance.randrange(4))]
+        if kind == 1 and depth < 2:
+            item = dict(chance.choice(ITEMS))
+            item[chance.choice(list(item))] = value(depth + 1)
+            return item
+        return chance.choice(ITEMS if kind == 2 else VALUES)
+
+    def body() -> bytes:
+        asked: dict[str, Any] = {**limit, "temperature": 0}
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            asked[chance.choice(fields)] = value()
+        if asked.get("max_tokens", 1) not in (0, 1):
+            asked["max_tokens"] = 1
+        data = json.dumps(asked).encode()
+        return mutated(data, chance) if chance.random() < 0.2 else data
+
+    statuses = check(server, (body() for _ in range(CASES)), path)
     assert statuses[200] > 0
     assert statuses[400] > 0
