@@ -1,7 +1,7 @@
 """What a replica gives, for docs/sizing.md: `python -m bench.sizing BUNDLE`. JSON lines, one for each measurement.
 
-slots     of an engine with 1, 2, 4 and 8 slots that are all in use: tokens for each second of the processor, and how
-          long a first token takes
+first     token of a short prompt, and of one with an image: seconds of the processor
+slots     of an engine with 1, 2, 4 and 8 slots that are all in use: tokens for each second of the processor
 replicas  the same of one process, and of two beside each other
 
 Replicas have one thread, and what is counted is their processes' own time on a processor, so that a machine that does
@@ -19,17 +19,26 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pumice
-from bench.engine import OPEN_ENDED, run
+from bench.engine import OPEN_ENDED, noise_image, run
 
 SLOTS = (1, 2, 4, 8)
 
 
-def first_token(engine: pumice.Engine, number: int) -> float:
-    """Seconds of the processor for a prompt of about forty tokens that no cache has."""
-    question = f"{number} {number * 7}: " + " ".join(f"what is {number + n}" for n in range(8))
-    begun = time.process_time()
-    engine.submit(question, max_new_tokens=1, **OPEN_ENDED).result()
-    return time.process_time() - begun
+def first_token(model: pumice.Model, rounds: int) -> dict[str, Any]:
+    """Prompts and images that no cache has."""
+    texts, images, tokens = [], [], []
+    for n in range(rounds):
+        for found, image in ((texts, None), (images, noise_image(n))):
+            begun = time.process_time()
+            usage = model.generate(f"{n} {n * 7}: what is {n}?", image, max_new_tokens=1, **OPEN_ENDED).usage
+            found.append(time.process_time() - begun)
+            tokens.append(usage.prompt_tokens)
+    return {
+        "measured": "first",
+        "prompt_tokens": tokens[:2],
+        "text_cpu_ms": round(min(texts) * 1e3, 1),
+        "image_cpu_ms": round(min(images) * 1e3, 1),
+    }
 
 
 def speed(engine: pumice.Engine, tokens: int, first: int) -> float:
@@ -44,9 +53,7 @@ def slots(model: pumice.Model, rounds: int, tokens: int) -> list[dict[str, Any]]
     """A line for each number of slots."""
     engines = [pumice.Engine(model, slots=count, context=512) for count in SLOTS]
     speeds: dict[int, list[float]] = {count: [] for count in SLOTS}
-    firsts: list[float] = []
     for n in range(rounds):
-        firsts.append(first_token(engines[0], 1000 + n))
         for engine in engines:
             speeds[engine.slots].append(speed(engine, tokens, first=n * 1000))
     for engine in engines:
@@ -58,7 +65,6 @@ def slots(model: pumice.Model, rounds: int, tokens: int) -> list[dict[str, Any]]
             "slots": count,
             "tokens_per_cpu_second": round(max(found), 1),
             "to_one_slot": round(max(found) / one, 2),
-            "first_token_cpu_ms": round(min(firsts) * 1000, 1),
         }
         for count, found in speeds.items()
     ]
@@ -109,14 +115,17 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
-    parser.add_argument("--only", choices=("slots", "replicas"))
+    parser.add_argument("--only", choices=("first", "slots", "replicas"))
     args = parser.parse_args()
-    if args.only != "replicas":
+    wanted = {args.only} if args.only else {"first", "slots", "replicas"}
+    if wanted & {"first", "slots"}:
         model = pumice.load(args.bundle, device="cpu", threads=1)
-        for line in slots(model, args.rounds, args.tokens):
+        lines = [first_token(model, args.rounds)] if "first" in wanted else []
+        lines += slots(model, args.rounds, args.tokens) if "slots" in wanted else []
+        for line in lines:
             print(json.dumps(line), flush=True)
         del model
-    if args.only != "slots":
+    if "replicas" in wanted:
         print(json.dumps(replicas(args.bundle, args.rounds, args.tokens, at_once=4)), flush=True)
 
 

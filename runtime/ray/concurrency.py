@@ -48,10 +48,6 @@ class Concurrency:
         """Requests a replica, on average, that Ray keeps to by starting and ending replicas."""
         return _WELL_USED * self.slots
 
-    def replicas_for(self, ongoing: float) -> int:
-        """Replicas that so many requests at a time need."""
-        return max(1, math.ceil(ongoing / self.target_ongoing_requests))
-
     def scaling(self, num_replicas: int | Sequence[int]) -> dict[str, Any]:
         """Options of a deployment of so many replicas, or of `(least, most)`.
 

@@ -30,11 +30,6 @@ def test_numbers_of_common_slots(slots: int, ongoing: int, target: float) -> Non
     assert (numbers.max_ongoing_requests, numbers.target_ongoing_requests) == (ongoing, target)
 
 
-@pytest.mark.parametrize(("ongoing", "replicas"), [(0, 1), (1, 1), (6, 1), (6.1, 2), (12, 2), (100, 17)])
-def test_replicas_for_so_many_requests_at_a_time(ongoing: float, replicas: int) -> None:
-    assert Concurrency(slots=8).replicas_for(ongoing) == replicas
-
-
 def test_replicas_are_fixed_or_between_two_numbers() -> None:
     numbers = Concurrency(slots=8)
     assert numbers.scaling(3) == {"num_replicas": 3}
