@@ -186,7 +186,7 @@ cuda-check: $(INSTALLED) ## on a machine with an NVIDIA GPU: parity, then the be
 	$(BIN)/python -m bench.cuda_check $(ARGS)
 
 # Each client in an environment of its own, made once; a browser is used where there is a Chromium.
-clients: $(INSTALLED) $(CLIENTS)/genai/.installed $(CLIENTS)/node/.installed ## Transformers.js, onnxruntime-genai and plain ONNX Runtime on bundles: the same answers? (needs node)
+clients: $(INSTALLED) $(CLIENTS)/genai/.installed $(CLIENTS)/node/.installed ## Transformers.js, onnxruntime-genai and plain ONNX Runtime on bundles, openai-node and the AI SDK on `pumice serve`: the same answers? (needs node)
 	PUMICE_CLIENTS=$(CLIENTS) OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/clients $(ARGS)
 
 $(CLIENTS)/genai/.installed: tests/clients/requirements.txt

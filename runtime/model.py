@@ -21,6 +21,7 @@ from pumice.generation.options import GenerationArguments, GenerationOptions
 from pumice.images.files import ImageInput
 from pumice.images.prepared import ImageFeatures
 from pumice.images.videos import Video, VideoInput, media_list, video_list
+from pumice.machine.heap import trim
 from pumice.manifest import Manifest
 from pumice.pipeline import Pipeline
 from pumice.prompt.builder import Prompt
@@ -45,7 +46,14 @@ class Model:
     """A loaded bundle. Made by `pumice.load`; may be used from several threads."""
 
     def __init__(self, bundle: Bundle, pipeline: Pipeline) -> None:
-        self._bundle, self.pipeline = bundle, pipeline
+        self._bundle = bundle
+        self._pipeline: Pipeline | None = pipeline
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __reduce__(self) -> NoReturn:
         """Sessions, threads and caches are of one process."""
@@ -53,6 +61,26 @@ class Model:
             "a model cannot be pickled or copied: load the bundle in the process that is to use it, "
             f"by pumice.load({str(self.path)!r})"
         )
+
+    def close(self) -> None:
+        """Give the memory of weights and caches back, and end the process that renders; may be called again.
+
+        Engines, chats and streams that were made of the model need all of that: it goes with the last of them that is
+        closed, or let go.
+        """
+        self._pipeline = None
+        trim()
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What answers.
+
+        Raises:
+            UsageError: the model is closed.
+        """
+        if self._pipeline is None:
+            raise UsageError(f"the model is closed: load it again, by pumice.load({str(self.path)!r})")
+        return self._pipeline
 
     @property
     def path(self) -> Path:

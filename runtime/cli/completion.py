@@ -15,7 +15,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 _FILES = ("FILE", "FILE|text", "NAME|FILE")
 _FOLDERS = ("DIR",)
-_WORDS = {"bundle": "folder", "checkpoint": "folder", "inputs": "file"}
+_WORDS = {"bundle": "folder", "others": "folder", "checkpoint": "folder", "inputs": "file"}
 """What a command's words, which have no metavars, are."""
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from pumice.cli import vocabulary
+from pumice.cli.located import tell
 from pumice.errors import UsageError
 
 
@@ -17,6 +18,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     from pumice.serve.settings import FLAGS
 
     vocabulary.add_bundle(parser, nargs="?")
+    parser.add_argument("others", nargs="*", metavar="bundle", help="more bundles, or folders of bundles")
     for each in FLAGS:
         if each.name == "threads":
             vocabulary.add_threads(parser)
@@ -64,12 +66,12 @@ def run_serve(args: argparse.Namespace) -> int:
         raise UsageError(
             f"serving needs the serve extra: pip install 'pumice[serve]' (no {error.name})"
         ) from None
-    _check_bundle(settings)
+    names = _names(settings)
     if not args.quiet:
         _log_requests()
 
     def announce(address: str) -> None:
-        print(f"pumice: serving {settings.name} at {address}", file=sys.stderr, flush=True)
+        print(f"pumice: serving {', '.join(names)} at {address}", file=sys.stderr, flush=True)
 
     from pumice.cli.interrupts import handled_inside
 
@@ -81,17 +83,20 @@ def run_serve(args: argparse.Namespace) -> int:
 _NO_SETTINGS = {"command", "config", "quiet", "verbose"}
 
 
-def _check_bundle(settings: Any) -> None:
-    """What is wrong for certain is told before anything listens."""
-    from pumice.cli.checks import check_options
+def _names(settings: Any) -> list[str]:
+    """The models'. What is wrong for certain is told before anything listens; of several bundles, by a line each."""
+    from pumice.cli.checks import check_machine, check_options
+    from pumice.serve.catalogue import read_catalogue
 
-    check_options(
-        settings.bundle,
-        {},
-        context_length=settings.context_length,
-        device=settings.device,
-        threads=settings.threads,
-    )
+    machine = {"device": settings.device, "threads": settings.threads}
+    check_machine(**machine)
+    offers = read_catalogue(settings).offers
+    if len(offers) == 1:
+        check_options(offers[0].settings.bundle, {}, context_length=settings.context_length, **machine)
+    for offer in offers:
+        if offer.failure is not None:
+            tell(f"{offer.names[0]} cannot be opened: {offer.failure}")
+    return [offer.names[0] for offer in offers]
 
 
 def _log_requests() -> None:

@@ -24,7 +24,9 @@ from pumice.errors import EngineClosedError, QueueFullError, UsageError
 from pumice.generation.options import GenerationArguments
 from pumice.generation.strategy import Piece
 from pumice.images.videos import media_list
+from pumice.machine.heap import trim
 from pumice.model import Images, Model, Videos
+from pumice.pipeline import Pipeline
 from pumice.prompt.builder import Prompt
 from pumice.result import Generation
 
@@ -60,11 +62,10 @@ class Engine:
         if context is not None:
             _checked("context", context, 2, whole, " (the model's context)")
         waiting = _checked("max_queue", max_queue, 1, MOST_QUEUED, "")
-        self._pipeline = model.pipeline
-        self._context = self._pipeline.slot_context(self._slots) if context is None else context
-        self._crew = EngineThreads(
-            self._pipeline, slots=self._slots, context=self._context, max_queue=waiting
-        )
+        pipeline = model.pipeline
+        self._pipeline: Pipeline | None = pipeline
+        self._context = pipeline.slot_context(self._slots) if context is None else context
+        self._crew = EngineThreads(pipeline, slots=self._slots, context=self._context, max_queue=waiting)
         # An engine that is let go takes nothing more, but what it accepted is answered.
         weakref.finalize(self, self._crew.retire).atexit = False
 
@@ -120,7 +121,7 @@ class Engine:
         Args:
             prompt: a question, or messages `[{"role", "content"}]`.
             images, videos: as in `Model.generate`.
-            raw: take the prompt as it stands.
+            raw: take the prompt as it stands: a text, or a list of token ids.
             deadline: seconds from now until the answer must be there, above 0; then it is given up.
             **options: those of `Model.generate`.
 
@@ -210,8 +211,17 @@ class Engine:
                 raise closed_early() from None
             raise  # asyncio has cancelled the future
 
+    def place_in_line(self, future: Future[Any]) -> int:
+        """Which in line for a slot the request of this future is: 1 is the next.
+
+        0 where it does not wait for one: it has it, will have it once it is prepared, or has ended.
+        """
+        before = self._crew.request_queue.before(future)
+        return 0 if before is None else max(0, before + 1 - (self._slots - self.counters.slots_in_use))
+
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
-        """Take no more requests, and end the engine's threads; may be called again, and by several threads.
+        """Take no more requests, end the engine's threads, and let go of the model; may be called again, and by several
+        threads.
 
         Args:
             drain: answer all that were accepted; otherwise they are cancelled.
@@ -226,6 +236,9 @@ class Engine:
         if not drain or not self._crew.join(timeout):
             self._crew.abort()
             self._crew.join()
+        if self._crew.here:
+            self._pipeline = None
+            trim()
 
     def _submit(
         self,
@@ -242,9 +255,12 @@ class Engine:
         crew = self._crew
         if not crew.here:
             raise EngineClosedError("the engine belongs to another process: make one after forking")
+        pipeline = self._pipeline
+        if pipeline is None:
+            raise EngineClosedError("the engine is closed: make another one")
         started = time.perf_counter()
         limit = None if deadline is None else _deadline(deadline)
-        chosen = self._pipeline.options(options)
+        chosen = pipeline.options(options)
         rows = max(chosen.num_beams, chosen.num_return_sequences)
         if rows > self._slots:
             raise UsageError(

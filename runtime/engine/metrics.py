@@ -5,6 +5,7 @@ Enters: events. Leaves: frozen snapshots, named and bucketed as Prometheus would
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ class Histogram:
         """Their mean, 0 where there are none."""
         return self.sum / self.count if self.count else 0.0
 
+    def __add__(self, other: Histogram) -> Histogram:
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return Histogram(bounds=self.bounds, counts=counts, sum=self.sum + other.sum)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCounters:
@@ -67,6 +72,16 @@ class EngineCounters:
     generated_tokens: int
     time_to_first_token_seconds: Histogram
     time_between_tokens_seconds: Histogram
+
+    def __add__(self, other: EngineCounters) -> EngineCounters:
+        """What both have done, where `self` was before `other`, whose slots count."""
+        names = [each.name for each in dataclasses.fields(self) if each.name not in _OF_NOW]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return dataclasses.replace(other, **sums)
+
+
+_OF_NOW = ("queued", "running", "slots", "slots_in_use")
+"""Those of an engine's counters that do not only grow."""
 
 
 class Buckets:

@@ -11,6 +11,8 @@ garbage collected cancels its request wherever that happens.
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
+from typing import Any
 
 from pumice.engine.submission import Submission
 from pumice.errors import EngineClosedError, QueueFullError
@@ -50,6 +52,14 @@ class RequestQueue:
         """Whether it is closed, and nobody is left."""
         with self._changed:
             return self._refusal is not None and not self._live
+
+    def before(self, future: Future[Any]) -> int | None:
+        """Requests without slots that came before the one of this future; None where that has slots, or has ended."""
+        with self._changed:
+            for number, submission in enumerate((*self._ready, *self._line)):
+                if submission.future is future:
+                    return number
+        return None
 
     def live(self) -> list[Submission]:
         """All requests under way."""

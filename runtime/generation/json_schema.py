@@ -62,7 +62,7 @@ _ANNOTATIONS = [
     "$id",
 ]
 _KNOWN = frozenset([*_OF_NAMES, *_OF_ONE, *_OF_SEVERAL, *_ASSERTIONS, *_ANNOTATIONS])
-_FORMATS = frozenset(
+FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
 )
 
@@ -131,10 +131,10 @@ def _check_keywords(place: str, schema: Any) -> None:
 def _check_values(place: str, schema: dict[str, Any]) -> None:
     """Values that would be taken as if they were not there."""
     format_ = schema.get("format")
-    if format_ is not None and format_ not in _FORMATS:
+    if format_ is not None and format_ not in FORMATS:
         raise UsageError(
             f"the JSON schema's format {_short(format_)} at {_short(place)} is not supported, expected one of "
-            f"{', '.join(sorted(_FORMATS))}"
+            f"{', '.join(sorted(FORMATS))}"
         )
     for keyword in ("exclusiveMinimum", "exclusiveMaximum"):
         if isinstance(schema.get(keyword), bool):

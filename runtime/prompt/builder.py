@@ -64,10 +64,11 @@ _MAX_TEXT = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
-    """A prompt whose images are placeholders still; a `raw` one is taken as it stands."""
+    """A prompt whose images are placeholders still; a `raw` one is taken as it stands, also by its `ids`."""
 
     spans: list[Span]
     raw: bool
+    ids: list[int] | None = None
 
 
 class PromptBuilder:
@@ -131,12 +132,25 @@ class PromptBuilder:
             size=size,
         )
 
-    def count(self, prompt: Prompt, sizes: Sequence[Size], *, continue_final_message: bool = False) -> int:
+    def count(
+        self,
+        prompt: Prompt,
+        sizes: Sequence[Size],
+        *,
+        raw: bool = False,
+        continue_final_message: bool = False,
+    ) -> int:
         """Tokens of a prompt, before any of its images is prepared: each is a bare place, and `sizes` are theirs,
         (height, width) upright. Raises as `prepare`."""
         given = {Medium.IMAGE: len(sizes), Medium.VIDEO: 0}
-        draft = self._draft(prompt, given, False, Ending.of(prompt, False, None, continue_final_message))
+        draft = self._draft(prompt, given, raw, Ending.of(prompt, raw, None, continue_final_message))
         return len(self._ids(draft, self._seen(sizes)))
+
+    def rendered(self, prompt: Prompt, images: int) -> str:
+        """The text of a prompt as the chat template writes it, with one token for each image. Raises as `prepare`."""
+        given = {Medium.IMAGE: images, Medium.VIDEO: 0}
+        draft = self._draft(prompt, given, False, Ending.of(prompt, False, None, False))
+        return "".join(span.text for span in draft.spans)
 
     def count_images(self, sizes: Sequence[Size]) -> int:
         """The same of the images alone."""
@@ -233,11 +247,13 @@ class PromptBuilder:
             _check_placeholders(found.count(medium), given[medium], medium, token)
         return draft
 
-    def _raw_draft(self, prompt: Prompt) -> _Draft:
-        if not isinstance(prompt, str):
-            raise PromptError(f"a raw prompt is a string, got {type(prompt).__name__}")
-        self._check_texts([prompt])
-        return _Draft(spans=[Span(text=prompt, trusted=True)], raw=True)
+    def _raw_draft(self, prompt: object) -> _Draft:
+        if isinstance(prompt, str):
+            self._check_texts([prompt])
+            return _Draft(spans=[Span(text=prompt, trusted=True)], raw=True)
+        if isinstance(prompt, list) and all(type(one) is int and one >= 0 for one in prompt):
+            return _Draft(spans=[], raw=True, ids=prompt)
+        raise PromptError(f"a raw prompt is a string or a list of token ids, got {type(prompt).__name__}")
 
     def _chat_draft(self, prompt: Prompt, given: Mapping[Medium, int], ending: Ending) -> _Draft:
         messages = self._messages(prompt, given)
@@ -257,7 +273,9 @@ class PromptBuilder:
         tokens = [self._tokens[medium] for medium in places(draft.spans, self._tokens)]
         texts = [image_text(layout, token, size) for token, (layout, size) in zip(tokens, each, strict=True)]
         spans = insert_media(draft.spans, self._tokens, texts)
-        if draft.raw:
+        if draft.ids is not None:
+            ids = list(draft.ids)
+        elif draft.raw:
             ids = self._tokenizer.encode(spans[0].text)
         else:
             bos, first = self._manifest.tokens.bos_token, draft.spans[:1]

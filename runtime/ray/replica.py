@@ -48,9 +48,10 @@ class Replica:
         Raises:
             EngineClosedError: the engine has ended, or has made no step for longer than any answer may take.
         """
-        for loaded in self._front.server.bundles.loaded:
-            if not loaded.engine.alive:
-                raise EngineClosedError(f"the engine of {loaded.name} has ended")
+        bundles = self._front.server.bundles
+        if bundles.ended:
+            raise EngineClosedError("the engine has ended")
+        for loaded in bundles.loaded:
             if (stalled := loaded.engine.stalled_s) > self._settings.deadline:
                 raise EngineClosedError(f"the engine of {loaded.name} has made no step for {stalled:.0f} s")
 

@@ -26,8 +26,11 @@ _OF_THE_PROXY = ("port", "uds", "fd", "log_format")
 """Settings for which there is nothing here: Ray listens, and logs."""
 
 
+Bundles = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
 def serve_app(
-    bundle: str | os.PathLike[str],
+    bundle: Bundles,
     *,
     num_replicas: int | Sequence[int] = 1,
     num_cpus: float = 1,
@@ -40,7 +43,8 @@ def serve_app(
     """A bundle as an application of Ray Serve, for `serve.run`. Each replica holds one model and one engine.
 
     Args:
-        bundle: a folder that every machine of the cluster sees at the same path.
+        bundle: a folder that every machine of the cluster sees at the same path. Several, or a folder of them, come and
+            go within each replica, as in `pumice serve`.
         num_replicas: how many; or `(least, most)`, between which Ray keeps three quarters of the slots in use.
         num_cpus: of each replica, which computes with as many threads unless `threads` says otherwise.
         num_gpus: of each replica.
@@ -72,22 +76,27 @@ def serve_app(
     return application
 
 
-def replica_settings(
-    bundle: str | os.PathLike[str], *, num_cpus: float, settings: Mapping[str, Any]
-) -> Settings:
-    """Settings of each replica's server. A folder that is here is named as from everywhere.
+def replica_settings(bundle: Bundles, *, num_cpus: float, settings: Mapping[str, Any]) -> Settings:
+    """Settings of each replica's server. What is here is named as from everywhere.
 
     Raises:
         UsageError: as `serve_app`.
     """
-    known = {each.name for each in dataclasses.fields(Settings)} - {"bundle", *_OF_THE_PROXY}
+    known = {each.name for each in dataclasses.fields(Settings)} - {"bundle", "others", *_OF_THE_PROXY}
     if unknown := sorted(set(settings) - known):
         belongs = "is Ray's own matter" if unknown[0] in _OF_THE_PROXY else "is unknown"
         raise UsageError(f"the setting {unknown[0]!r} {belongs}: expected one of {', '.join(sorted(known))}")
-    path = Path(bundle)
-    path = path.absolute() if path.exists() else path
-    given = {"threads": max(1, int(num_cpus)), **settings, "bundle": str(path)}
-    return gather({key: str(value) if key == "api_key_file" else value for key, value in given.items()}, {})
+    bundles = [bundle] if isinstance(bundle, (str, os.PathLike)) else bundle
+    given = {"threads": max(1, int(num_cpus)), **settings, "bundle": [_everywhere(each) for each in bundles]}
+    if (keys := settings.get("api_key_file")) is not None:
+        given["api_key_file"] = _everywhere(keys)
+    return gather(given, {})
+
+
+def _everywhere(path: str | os.PathLike[str]) -> str:
+    """A path that is here as it is called from everywhere; replicas run in other folders."""
+    found = Path(path)
+    return str(found.absolute() if found.exists() else found)
 
 
 def ray_options(

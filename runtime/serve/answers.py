@@ -7,7 +7,7 @@ wherever it is: in the queue, while it is prepared, while images are encoded, in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CHECKS = ThreadPoolExecutor(4, thread_name_prefix="pumice-serve-check")
 """Where requests are checked: base64, images' heads, schemas. Nothing of it belongs into the event loop."""
+
+_LOOK_S = 0.25
+"""Between looks at the place in line."""
 
 
 class Answers:
@@ -48,13 +51,25 @@ class Answers:
             self.give_up()
             raise
 
+    async def places(self) -> AsyncGenerator[int, None]:
+        """The place in line for a slot, whenever it changes; ends once there is nothing to wait for but the answer."""
+        last = 0
+        while not await self._mail.wait(0 if last == 0 else _LOOK_S):
+            assert self._future is not None
+            place = self._loaded.engine.place_in_line(self._future)
+            if place == 0:
+                return
+            if place != last:
+                yield place
+            last = place
+
     async def whole(self) -> list[Generation]:
         """All answers. Raises what the engine raises of the request."""
         async for _ in self.pieces():
             pass
         return self.results
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What is new of the answers, as it comes; then `results` are there. Raises as `whole`."""
         ended = False
         try:

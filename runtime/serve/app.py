@@ -15,12 +15,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pumice.serve.access import Access, read_keys
 from pumice.serve.chat import chat_completions
+from pumice.serve.completions import completions
 from pumice.serve.front import Front
 from pumice.serve.local import local_routes
 from pumice.serve.models import model_routes
 from pumice.serve.ollama import ollama_routes
+from pumice.serve.responses import responses
 from pumice.serve.server import Server
 from pumice.serve.settings import Settings
+from pumice.serve.web_page import page_routes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +61,21 @@ def make_app(settings: Settings) -> Front:
 
 
 def _routes(server: Server) -> Sequence[Route]:
-    chat = chat_completions(server)
+    answering: dict[str, ASGIApp] = {
+        "/chat/completions": chat_completions(server),
+        "/completions": completions(server),
+        "/responses": responses(server),
+    }
     routes = [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/chat/completions", chat, methods=["POST"]),
+        *(
+            Route(prefix + path, app, methods=["POST"])
+            for path, app in answering.items()
+            for prefix in ("/v1", "")
+        ),
         *model_routes(server),
         *local_routes(server),
         *ollama_routes(server),
+        *page_routes(page=not server.settings.no_page),
     ]
     for route in routes:
         route.app = _Named(path=route.path, app=route.app)

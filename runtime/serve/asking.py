@@ -1,7 +1,9 @@
 """A question over HTTP, in whatever dialect: from the place in the queue to the last byte of the answer.
 
-    place ─▶ body ─▶ request ─▶ question ─▶ engine ─▶ whole, or a stream
-             └ 413   └───── 400, 404 ─────┘  └─ cancelled wherever it is, once the client leaves
+    place ─▶ body ─▶ request ─▶ model ─▶ question ─▶ engine ─▶ whole, or a stream
+             └ 413   └───────── 400, 404 ─────────┘  └─ cancelled wherever it is, once the client leaves
+
+A stream begins before its model is there, if that has to be loaded: what is wrong with the request is then told in it.
 
 Enters: an ASGI request, and the dialect's own reading and writing. Leaves: the response.
 """
@@ -9,7 +11,8 @@ Enters: an ASGI request, and the dialect's own reading and writing. Leaves: the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -21,10 +24,13 @@ from pumice.generation.strategy import Piece
 from pumice.result import Generation
 from pumice.serve.answers import CHECKS, Answers
 from pumice.serve.bundles import Loaded
+from pumice.serve.keeping import keep_of
+from pumice.serve.lease import Lease
 from pumice.serve.questions import Question, question_of
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
 from pumice.serve.server import Record, Server, record_of
+from pumice.serve.several import SeveralAnswers, answers_to
 from pumice.serve.streamed import Streamed
 from pumice.serve.wire import ChatRequest
 
@@ -45,6 +51,10 @@ class Form(Protocol):
         """What says that a silent stream lives."""
         ...
 
+    def queued(self, place: int) -> bytes:
+        """What says which in line the request is, in a stream; may be nothing."""
+        ...
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """What is new, in a stream; may be nothing."""
         ...
@@ -62,7 +72,24 @@ class Form(Protocol):
         ...
 
 
-FormMaker = Callable[[ChatRequest, Loaded, Question], Form]
+FormMaker = Callable[[Any, Loaded, Question], Form]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Early:
+    """What of a `Form` a stream needs whose model is not there yet."""
+
+    media_type: str
+    beat: Callable[[], bytes]
+    told: Callable[[RefusalError], bytes]
+
+
+def _early_events(_: str) -> Early:
+    return Early(
+        media_type="text/event-stream; charset=utf-8",
+        beat=lambda: b": keep-alive\n\n",
+        told=lambda refusal: b"data: " + msgspec.json.encode(refusal.body()) + b"\n\n",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +99,24 @@ class _Asked:
     stream: bool
     count: int
     question: Question
-    answers: Answers
+    answers: Answers | SeveralAnswers
     form: Form
     record: Record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """A route, an ASGI app: `read` reads a body, `form` makes what its answer is written by."""
+    """A route, an ASGI app: `read` reads a body, `form` makes what its answer is written by.
+
+    `early` makes, of a model's name, what a stream is written by until there is a form: server-sent events.
+    `question` makes what the engine is asked, where that is not a chat's.
+    """
 
     server: Server
     read: Callable[[bytes], ChatRequest]
     form: FormMaker
+    early: Callable[[str], Early] = _early_events
+    question: Callable[..., Question] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -96,31 +129,47 @@ class Asking:
         server.check_open()
         with server.admission.place(declared_bytes(scope, most)):
             body = await read_body(receive, most)
-            asked = await unless_gone(receive, self._asked(body, record_of(scope)))
-            del body  # its images are decoded
-            try:
-                response: Any = self._streamed(asked) if asked.stream else await self._whole(asked, receive)
-                await response(scope, receive, send)
-            finally:
-                asked.answers.give_up()
+            request = await unless_gone(receive, self._request(body))
+            del body
+            record = record_of(scope)
+            with server.bundles.lease(request.model, keep_of(request)) as lease:
+                record.model = lease.name
+                if request.stream and not lease.held:
+                    await self._late(request, lease, record)(scope, receive, send)
+                    return
+                asked = await unless_gone(receive, self._asked(request, lease, record))
+                del request  # its images are decoded
+                try:
+                    response: Any = (
+                        self._streamed(asked) if asked.stream else await self._whole(asked, receive)
+                    )
+                    await response(scope, receive, send)
+                finally:
+                    asked.answers.give_up()
 
-    async def _asked(self, body: bytes, record: Record) -> _Asked:
-        """Check the request, and ask the engine."""
+    async def _request(self, body: bytes) -> ChatRequest:
+        return await asyncio.get_running_loop().run_in_executor(CHECKS, self.read, body)
+
+    async def _asked(self, request: ChatRequest, lease: Lease, record: Record) -> _Asked:
+        """Wait for the model, check the request, and ask the engine."""
         loop, settings = asyncio.get_running_loop(), self.server.settings
-        request = await loop.run_in_executor(CHECKS, self.read, body)
-        loaded = self.server.bundles.find(request.model)
-        record.model = loaded.name
-        question = await loop.run_in_executor(CHECKS, question_of, request, loaded, settings.max_images)
+        began = loop.time()
+        loaded = await lease.loaded(settings.deadline)
+        left = max(0.001, settings.deadline - (loop.time() - began))
+        make = self.question or question_of
+        question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images)
         record.images = len(question.images)
         stream = bool(request.stream)
-        answers = Answers(loaded, question, settings.deadline, streamed=stream)
+        answers = answers_to(loaded, question, left, streamed=stream)
+        form = self.form(request, loaded, question)  # before: some measure how long all of it takes
         await answers.begin()
         return _Asked(
             stream=stream,
-            count=max(question.copies, question.options.get("num_return_sequences", 1)),
+            count=(1 + len(question.beside))
+            * max(question.copies, question.options.get("num_return_sequences", 1)),
             question=question,
             answers=answers,
-            form=self.form(request, loaded, question),
+            form=form,
             record=record,
         )
 
@@ -138,9 +187,34 @@ class Asking:
             told=asked.form.told,
         )
 
-    async def _chunks(self, asked: _Asked) -> AsyncIterator[bytes]:
+    def _late(self, request: ChatRequest, lease: Lease, record: Record) -> Streamed:
+        """A stream that begins while its model is being loaded."""
+        early = self.early(lease.name)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            asked = await self._asked(request, lease, record)
+            try:
+                async with aclosing(self._chunks(asked)) as rest:
+                    async for chunk in rest:
+                        yield chunk
+            finally:
+                asked.answers.give_up()
+
+        return Streamed(
+            chunks=chunks(),
+            media_type=early.media_type,
+            beat=early.beat,
+            every=self.server.settings.keep_alive,
+            told=early.told,
+        )
+
+    async def _chunks(self, asked: _Asked) -> AsyncGenerator[bytes, None]:
         form, answers, copies = asked.form, asked.answers, asked.question.copies
         yield form.first(asked.count)
+        async with aclosing(answers.places()) as places:
+            async for place in places:
+                if data := form.queued(place):
+                    yield data
         async for pieces in answers.pieces():
             if data := form.pieces([copy for piece in pieces for copy in _copied(piece, copies)]):
                 yield data
@@ -150,4 +224,5 @@ class Asking:
 
 def _copied(piece: Piece, copies: int) -> list[Piece]:
     """The piece once for each of several equal answers."""
-    return [piece] if copies == 1 else [replace(piece, index=index) for index in range(copies)]
+    first = piece.index * copies
+    return [piece] if copies == 1 else [replace(piece, index=first + i) for i in range(copies)]

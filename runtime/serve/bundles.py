@@ -1,186 +1,220 @@
-"""The models of a server, by name: today one, loaded in the background while the server listens already.
+"""The models of a server, by name: which are in memory, and how they come and go.
 
-Enters: settings. Leaves: a `Loaded` bundle with its engine, or an error that says why there is none yet.
+Enters: settings, then requests' leases. Leaves: `Loaded` bundles with their engines. One bundle alone is loaded while
+the server listens already, and stays; of several each is loaded when it is asked for, and goes as `residence.py` says.
+
+    lease ─▶ waits in its model's line ─▶ moving: others unloaded, the model loaded ─▶ all that wait have it
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
+import itertools
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pumice.errors import PumiceError
-from pumice.serve.refusals import RefusalError
+from pumice.bundle.footprint import PROCESS
+from pumice.errors import InsufficientMemoryError
+from pumice.serve.catalogue import About, Offer, read_catalogue, read_offer
+from pumice.serve.lease import Lease
+from pumice.serve.loaded import Loaded
+from pumice.serve.moving import Moving
+from pumice.serve.refusals import RefusalError, draining, loading, model_failed, model_not_found, no_memory
+from pumice.serve.residence import Residence
 from pumice.serve.settings import Settings
+from pumice.serve.tenant import Tenant
 
-if TYPE_CHECKING:
-    from pumice.engine import Engine
-    from pumice.model import Model
-
-_log = logging.getLogger("pumice.serve")
+__all__ = ["Bundles", "Loaded"]
 
 STALLED_S = 10.0
 """An engine that has work and makes no step for so long is not ready."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A bundle that answers. `created` is when it was exported, in seconds since 1970."""
-
-    name: str
-    aliases: tuple[str, ...]
-    model: Model
-    engine: Engine
-    created: int
-    loaded_at: float
-
-    @property
-    def context(self) -> int:
-        """Tokens that a prompt and its answer may have together."""
-        return self.engine.context
-
-    @property
-    def samples(self) -> bool:
-        """Whether answers are drawn where a request says nothing of it."""
-        return bool(self.model.manifest.generation.do_sample)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The same for as long as answers are."""
-        manifest = self.model.manifest
-        hashes = sorted(entry.sha256 for entry in manifest.files.values())
-        return "fp_" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of its files."""
-        return sum(entry.size for entry in self.model.manifest.files.values())
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what it consists of."""
-        hashes = sorted(entry.sha256 for entry in self.model.manifest.files.values())
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-    @property
-    def template(self) -> str:
-        """The chat template; empty if there is none."""
-        file = self.model.manifest.chat.template_file
-        return "" if file is None else (self.model.path / file).read_text(encoding="utf-8")
-
-    def word_ids(self, words: Sequence[str]) -> list[list[int]]:
-        """Ids of words, each at a text's beginning and behind a space."""
-        found = [self.text_ids(form) for word in words if word for form in (word, f" {word}")]
-        return [ids for ids in found if ids]
-
-    def text_ids(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is special."""
-        from pumice.prompt.sealed import Span
-
-        tokenizer = self.model.pipeline.tokenizer
-        return tokenizer.encode_spans([Span(text=text, trusted=False)], add_special_tokens=False)
+_MIB = 2**20
 
 
 class Bundles:
-    """What can be asked by name. All of it belongs to the event loop, but for the loading itself."""
+    """What can be asked by name. All of it belongs to the event loop, but for loading and unloading themselves."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises as `read_catalogue`."""
         self._settings = settings
-        self.names = (settings.name, *settings.alias)
+        catalogue = read_catalogue(settings)
+        self.several = len(catalogue.offers) > 1
+        """Whether there is more than one bundle, so that none is loaded before it is asked for."""
+        self.budget = catalogue.budget
+        """Bytes for all models together, the process among them; None where there is no such number."""
+        keep = math.inf if settings.idle_unload is None else settings.idle_unload
+        self.keeps = self.several or settings.idle_unload is not None
+        """Whether models go when nobody asks for them, and requests say after how long."""
+        self.tenants = tuple(
+            Tenant(offer=offer, residence=Residence(needed=self._needed(offer), keep=keep))
+            for offer in catalogue.offers
+        )
+        self._by_name = {name: tenant for tenant in self.tenants for name in tenant.offer.names}
+        self.names = tuple(self._by_name)
         """All names by which there is a model."""
-        self._loaded: Loaded | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self.failure: Exception | None = None
-        """Why a bundle could not be loaded."""
-        self.settled = asyncio.Event()
-        """Set once loading has ended, well or not."""
+        self._numbers = itertools.count()
+        room = 1 if self.budget is None else self.budget - PROCESS
+        self._moving = Moving(self.tenants, room, several=self.several)
+        self._work: asyncio.Task[None] | None = None
+        self.settled = self._moving.settled
+        """Set once loading from the start has ended, well or not."""
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
         """Those that answer now."""
-        return () if self._loaded is None else (self._loaded,)
+        return tuple(tenant.loaded for tenant in self.tenants if tenant.loaded is not None)
 
-    def begin(self) -> None:
-        """Load what is to be loaded from the start; returns at once."""
-        self._loading = asyncio.get_running_loop().create_task(self._load())
+    @property
+    def failure(self) -> Exception | None:
+        """Why the only bundle could not be loaded when the server began."""
+        return self._moving.failure
 
-    def find(self, name: str | None) -> Loaded:
-        """The model of a name; without one, the first.
+    @property
+    def started(self) -> bool:
+        """Whether models are there, or come when they are asked for."""
+        return self.settled.is_set() and self.failure is None
 
-        Raises:
-            RefusalError: there is none of this name, or it is not loaded yet.
-        """
-        plain = None if name is None else name.removesuffix(":latest")
-        if plain is not None and plain not in self.names and name not in self.names:
-            raise RefusalError(
-                f"there is no model {plain[:200]!r}: {', '.join(map(repr, self.names))}",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
-        if self._loaded is None:
-            raise RefusalError(
-                "Loading model",
-                status=503,
-                type="unavailable_error",
-                code="loading",
-                headers={"Retry-After": "2"},
-            )
-        return self._loaded
+    @property
+    def ended(self) -> bool:
+        """Whether the only model's engine has ended by itself; one of several is loaded anew when it is asked for."""
+        return not self.several and any(not loaded.engine.alive for loaded in self.loaded)
 
     @property
     def not_ready(self) -> str | None:
         """Why requests would not be answered now; None if they would."""
-        if self._loaded is None:
+        if not self.started:
             return "loading" if self.failure is None else "failed"
-        engine = self._loaded.engine
-        if not engine.alive:
+        engines = [loaded.engine for loaded in self.loaded]
+        if any(engine.alive and engine.stalled_s > STALLED_S for engine in engines):
+            return "the engine is stalled"
+        if self.ended:
             return "the engine has ended"
-        return "the engine is stalled" if engine.stalled_s > STALLED_S else None
+        return "failed" if all(tenant.failure is not None for tenant in self.tenants) else None
+
+    def begin(self) -> None:
+        """Load what is to be loaded from the start; returns at once."""
+        first = self.tenants[0]
+        if not self.several and (reason := self._too_large(first)) is not None:
+            self._moving.failure = InsufficientMemoryError(reason)
+        if self.several or self.failure is not None:
+            self.settled.set()
+        else:
+            first.residence.waiting[next(self._numbers)] = None
+        self._work = asyncio.get_running_loop().create_task(self._moving.run())
+
+    def tenant(self, name: str | None) -> Tenant:
+        """The bundle of a name; without one, the first.
+
+        Raises:
+            RefusalError: there is none of this name.
+        """
+        if name is None:
+            return self.tenants[0]
+        found = self._by_name.get(name) or self._by_name.get(name.removesuffix(":latest"))
+        if found is None:
+            raise model_not_found(name.removesuffix(":latest"), self.names)
+        return found
+
+    def about(self, name: str | None) -> About:
+        """What is known of a model, loaded or not. Raises as `lease`."""
+        tenant = self._usable(name)
+        if tenant.about is None:
+            raise loading()
+        return tenant.about
+
+    def lease(self, name: str | None, keep: float | None = None) -> Lease:
+        """A hold on a model for a request, which stays loaded for `keep` seconds behind it (as was said before).
+
+        Raises:
+            RefusalError: there is none of this name; it cannot be loaded; the only one is not there yet.
+        """
+        tenant = self._usable(name)
+        if (reason := self._too_large(tenant)) is not None:
+            raise no_memory(reason)
+        residence = tenant.residence
+        if keep is not None and self.keeps:
+            residence.keep = keep
+        lease = Lease(tenant.name, next(self._numbers), lambda lease: self._let_go(tenant, lease))
+        if tenant.loaded is not None and self.several and not tenant.loaded.engine.alive:
+            residence.dismissed = True  # it is made anew
+        if tenant.loaded is not None and not (residence.called or residence.dismissed):
+            residence.leases += 1
+            lease.grant(tenant.loaded)
+        else:
+            residence.waiting[lease.number] = lease
+            self._moving.look()
+        return lease
+
+    def call(self, name: str | None) -> None:
+        """Have a model loaded, one that could not be opened before too; returns at once.
+
+        Raises:
+            RefusalError: it is there already, or comes; and as `lease`.
+        """
+        tenant = self.tenant(name)
+        if tenant.status in ("loaded", "loading"):
+            raise RefusalError("model is already running", param="model", code="model_running")
+        if tenant.failure is not None:
+            tenant.offer = read_offer(tenant.offer.settings, self.budget)
+            tenant.failure = tenant.offer.failure
+            tenant.residence.needed = self._needed(tenant.offer)
+        with self.lease(name):
+            tenant.residence.waiting[next(self._numbers)] = None
+
+    def dismiss(self, name: str | None) -> None:
+        """Have a model unloaded once its requests are answered; returns at once.
+
+        Raises:
+            RefusalError: there is none of this name, or it is not loaded.
+        """
+        tenant = self.tenant(name)
+        if tenant.status == "unloaded":
+            raise RefusalError("model is not running", param="model", code="model_not_running")
+        if tenant.residence.status == "sleeping":
+            tenant.residence.status = "unloaded"
+        else:
+            tenant.residence.dismissed = True
+        self._moving.look()
 
     async def close(self, *, drain: bool, timeout: float | None = None) -> None:
-        """End all engines; what is under way is answered first, if that is asked for."""
-        if self._loading is not None:
-            await asyncio.wait([self._loading])
+        """End all engines; what is under way is answered first, if that is asked for. Who waits is refused."""
+        self._moving.end(draining())
+        if self._work is not None:
+            await asyncio.wait([self._work])
         for loaded in self.loaded:
             await asyncio.to_thread(loaded.engine.close, drain, timeout)
 
-    async def _load(self) -> None:
-        began = time.monotonic()
-        try:
-            self._loaded = await asyncio.to_thread(_load, self._settings)
-        except Exception as error:
-            self.failure = error
-            if not isinstance(error, PumiceError):
-                _log.error("loading failed: %s", type(error).__name__)
-        else:
-            _log.info("%s is loaded, in %.1f s", self._loaded.name, time.monotonic() - began)
-        self.settled.set()
+    def _usable(self, name: str | None) -> Tenant:
+        tenant = self.tenant(name)
+        if self._moving.ended:
+            raise draining()
+        if not self.started:
+            raise loading()
+        if tenant.failure is not None:
+            raise model_failed(tenant.name, tenant.failure)
+        return tenant
 
+    def _too_large(self, tenant: Tenant) -> str | None:
+        """Why a model would not fit if it were alone; None if it does."""
+        plan, budget = tenant.offer.plan, self.budget
+        if plan is None or budget is None or plan.total <= budget:
+            return None
+        return (
+            f"{tenant.name!r} needs {plan.total / _MIB:,.0f} MiB of memory, and all models together may have "
+            f"{budget / _MIB:,.0f} MiB: --memory, --slots and --context-length say how much"
+        )
 
-def _load(settings: Settings) -> Loaded:
-    from pumice.engine import Engine
-    from pumice.loading import load
+    def _let_go(self, tenant: Tenant, lease: Lease) -> None:
+        residence = tenant.residence
+        if lease.held:
+            residence.leases -= 1
+            residence.last_used = time.monotonic()
+        residence.waiting.pop(lease.number, None)
+        self._moving.look()
 
-    model = load(
-        settings.bundle,
-        device=settings.device,
-        threads=settings.threads,
-        low_memory=settings.low_memory,
-        context_length=settings.context_length,
-    )
-    arguments: dict[str, Any] = {"slots": settings.slots, "max_queue": settings.slots + settings.max_queue}
-    return Loaded(
-        name=settings.name,
-        aliases=settings.alias,
-        model=model,
-        engine=Engine(model, **arguments),
-        created=int((Path(model.path) / "manifest.json").stat().st_mtime),
-        loaded_at=time.time(),
-    )
+    def _needed(self, offer: Offer) -> int:
+        """Of the budget; where there is none, one model at a time."""
+        if self.budget is None or offer.plan is None:
+            return 1
+        return offer.plan.total - PROCESS

@@ -21,7 +21,7 @@ from pumice.serve.refusals import RefusalError
 from pumice.serve.server import Server
 from pumice.serve.wire import ChatRequest, read_chat
 
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
 def chat_completions(server: Server) -> Asking:
@@ -45,24 +45,32 @@ class _Events:
     media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:
-        return _events([self.form.first(index) for index in range(count)])
+        return events([self.form.first(index) for index in range(count)])
 
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
 
+    def queued(self, place: int) -> bytes:
+        return b": queued %d\n\n" % place
+
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
-        return _events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
+        return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
 
     def last(self, results: Sequence[Generation]) -> bytes:
-        chunks = [chunk for index, result in enumerate(results) for chunk in self.form.last(index, result)]
-        return _events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + _DONE
+        chunks = [
+            chunk
+            for index, result in enumerate(results)
+            for chunk in self.form.last(index, result, timed=not self.counts)
+        ]
+        return events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + DONE
 
     def told(self, refusal: RefusalError) -> bytes:
-        return _events([refusal.body()])
+        return events([refusal.body()])
 
     def whole(self, results: Sequence[Generation]) -> dict[str, Any]:
         return self.form.completion(results)
 
 
-def _events(values: Sequence[dict[str, Any]]) -> bytes:
+def events(values: Sequence[dict[str, Any]]) -> bytes:
+    """Server-sent events of these data."""
     return b"".join(b"data: " + msgspec.json.encode(value) + b"\n\n" for value in values)

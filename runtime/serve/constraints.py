@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from pumice.serve.refusals import RefusalError, unsupported
+from pumice.serve.schemas import held
 from pumice.serve.wire import ChatRequest
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -122,7 +123,7 @@ def _others(request: ChatRequest) -> list[dict[str, Any] | None]:
 def _schema(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, (dict, str, bool)):
         raise RefusalError(f"{place} is no JSON schema, expected an object", param=place)
-    return {"json_schema": value}
+    return {"json_schema": held(value)}
 
 
 def _regex(value: Any, place: str) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def _function(tool: Any, place: str) -> Function:
         raise RefusalError(
             f"{place}.function.parameters is no JSON schema", param=f"{place}.function.parameters"
         )
-    return Function(name=function["name"], parameters=parameters)
+    return Function(name=function["name"], parameters=held(parameters))
 
 
 def _calls(functions: Sequence[Function]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the user says next, and the calls of an earlier answer are its text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 
 from pumice.serve.refusals import RefusalError
 from pumice.serve.sent_images import SentImage, read_image
-from pumice.serve.wire import Message
+from pumice.serve.wire import Message, in_messages
 
 _ROLES = {
     "system": "system",
@@ -46,8 +46,10 @@ class Conversation:
         return sum(len(text.encode(errors="replace")) for text in texts)
 
 
-def read_messages(messages: Sequence[Message], most_images: int) -> Conversation:
-    """The conversation.
+def read_messages(
+    messages: Sequence[Message], most_images: int, *, place: Callable[[int], str] = in_messages
+) -> Conversation:
+    """The conversation; `place` says of a message where the client has it.
 
     Raises:
         RefusalError: an unknown role or part, too many images, or one that is not accepted; names the place.
@@ -61,10 +63,10 @@ def read_messages(messages: Sequence[Message], most_images: int) -> Conversation
         if role is None:
             expected = ", ".join(_ROLES)
             raise RefusalError(
-                f"messages[{i}].role is {message.role[:40]!r}, expected one of {expected}",
-                param=f"messages[{i}].role",
+                f"{place(i)}.role is {message.role[:40]!r}, expected one of {expected}",
+                param=f"{place(i)}.role",
             )
-        parts = _parts(message, i, images)
+        parts = _parts(message, place(i), images)
         is_result = message.role in ("tool", "function")
         if is_result and results:
             read[-1]["content"] += [{"type": "text", "text": "\n"}, *parts]
@@ -97,20 +99,20 @@ def _count_images(messages: Sequence[Message], most: int) -> None:
         )
 
 
-def _parts(message: Message, i: int, images: list[SentImage]) -> list[dict[str, Any]]:
+def _parts(message: Message, place: str, images: list[SentImage]) -> list[dict[str, Any]]:
     content = message.content
     parts: list[dict[str, Any]] = []
     if isinstance(content, str):
         parts.append({"type": "text", "text": content})
     else:
         for j, part in enumerate(content or ()):
-            parts.append(_part(part, f"messages[{i}].content[{j}]", images))
+            parts.append(_part(part, f"{place}.content[{j}]", images))
     calls = [_call(call) for call in message.tool_calls or ()]
     if calls:
         parts.append({"type": "text", "text": "\n".join(calls)})
     if not parts:
         if message.role != "assistant":
-            raise RefusalError(f"messages[{i}] has no content", param=f"messages[{i}].content")
+            raise RefusalError(f"{place} has no content", param=f"{place}.content")
         parts.append({"type": "text", "text": ""})
     return parts
 

@@ -6,32 +6,39 @@ Enters: requests. Leaves: llama.cpp's and vLLM's forms.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pumice.serve.answers import CHECKS
 from pumice.serve.bundles import Loaded
-from pumice.serve.conversation import read_messages
-from pumice.serve.receiving import declared_bytes, read_body
+from pumice.serve.catalogue import About
+from pumice.serve.conversation import Conversation, read_messages
+from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
+from pumice.serve.residence import Status
 from pumice.serve.server import Server
 from pumice.serve.wire import Message, checked, read_json
 
 _MOST_TOKENS = 1_000_000
+_T = TypeVar("_T")
+_ENDED = "the engine has ended"
 
 
 def local_routes(server: Server) -> list[Route]:
     """The routes."""
 
     async def health(_: Request) -> JSONResponse:
-        if server.bundles.loaded:
+        ended = server.bundles.ended
+        if server.bundles.started and not ended:
             return JSONResponse({"status": "ok"})
         message = "Loading model" if server.bundles.failure is None else "the model could not be loaded"
-        error = {"code": 503, "message": message, "type": "unavailable_error"}
-        return JSONResponse({"status": "loading model", "error": error}, status_code=503)
+        error = {"code": 503, "message": _ENDED if ended else message, "type": "unavailable_error"}
+        return JSONResponse({"status": _ENDED if ended else "loading model", "error": error}, status_code=503)
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -43,25 +50,34 @@ def local_routes(server: Server) -> list[Route]:
         return JSONResponse({"status": reason}, status_code=503)
 
     async def props(request: Request) -> JSONResponse:
-        return JSONResponse(_props(server.bundles.find(request.query_params.get("model"))))
+        name = request.query_params.get("model")
+        about = server.bundles.about(name)
+        return JSONResponse(_props(about, server.settings.slots, server.bundles.tenant(name).status))
 
-    async def slots(_: Request) -> JSONResponse:
-        engine = server.bundles.find(None).engine
-        busy = engine.counters.slots_in_use
-        return JSONResponse(
-            [{"id": i, "n_ctx": engine.context, "is_processing": i < busy} for i in range(engine.slots)]
-        )
+    async def slots(request: Request) -> JSONResponse:
+        name = request.query_params.get("model")
+        context, loaded = server.bundles.about(name).context, server.bundles.tenant(name).loaded
+        busy = 0 if loaded is None else loaded.engine.counters.slots_in_use
+        count = server.settings.slots
+        return JSONResponse([{"id": i, "n_ctx": context, "is_processing": i < busy} for i in range(count)])
 
     async def tokens(request: Request) -> JSONResponse:
         given = await _given(request, server)
-        loaded = server.bundles.find(_text(given, "model", None))
-        found = await asyncio.get_running_loop().run_in_executor(CHECKS, _tokenized, given, loaded, server)
-        return JSONResponse(found)
+        async with _using(request, given, server) as loaded:
+            loop = asyncio.get_running_loop()
+            return JSONResponse(await loop.run_in_executor(CHECKS, _tokenized, given, loaded, server))
 
     async def text(request: Request) -> JSONResponse:
         given = await _given(request, server)
-        loaded = server.bundles.find(_text(given, "model", None))
-        return JSONResponse(_detokenized(given, loaded))
+        async with _using(request, given, server) as loaded:
+            return JSONResponse(_detokenized(given, loaded))
+
+    async def prompt(request: Request) -> JSONResponse:
+        return JSONResponse({"prompt": await _of_messages(request, server, _rendered)})
+
+    async def counted(request: Request) -> JSONResponse:
+        tokens = await _of_messages(request, server, _count)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def metrics(_: Request) -> Response:
         from pumice.serve.metrics import exposition  # with prometheus_client, which only a scrape needs
@@ -69,24 +85,24 @@ def local_routes(server: Server) -> list[Route]:
         content, media_type = exposition(server)
         return Response(content, media_type=media_type)
 
-    async def running(_: Request) -> PlainTextResponse:
-        return PlainTextResponse("Ollama is running")
-
     def get(path: str, endpoint: Any) -> Route:
         return Route(path, endpoint, methods=["GET"])
 
     return [
-        get("/", running),
         get("/health", health),
         get("/v1/health", health),
         get("/health/live", live),
         get("/health/ready", ready),
         get("/ready", ready),
+        get("/readyz", ready),
         get("/props", props),
         get("/slots", slots),
         get("/metrics", metrics),
         Route("/tokenize", tokens, methods=["POST"]),
         Route("/detokenize", text, methods=["POST"]),
+        Route("/apply-template", prompt, methods=["POST"]),
+        Route("/v1/chat/completions/input_tokens", counted, methods=["POST"]),
+        Route("/chat/completions/input_tokens", counted, methods=["POST"]),
     ]
 
 
@@ -97,12 +113,46 @@ async def _given(request: Request, server: Server) -> dict[str, Any]:
         return read_json(await read_body(request.receive, most))
 
 
-def _props(loaded: Loaded) -> dict[str, Any]:
-    manifest, template = loaded.model.manifest, loaded.template
-    options = loaded.model.options()
+async def _of_messages(request: Request, server: Server, make: Callable[[Loaded, Conversation], _T]) -> _T:
+    """What is made of a request's messages."""
+    given = await _given(request, server)
+    async with _using(request, given, server) as loaded:
+
+        def made() -> _T:
+            return make(loaded, _conversation(given, server))
+
+        return await asyncio.get_running_loop().run_in_executor(CHECKS, made)
+
+
+def _conversation(given: dict[str, Any], server: Server) -> Conversation:
+    messages = [checked(each, Message) for each in _list(given, "messages")]
+    return read_messages(messages, server.settings.max_images)
+
+
+def _count(loaded: Loaded, conversation: Conversation) -> int:
+    sizes = [image.size for image in conversation.images]
+    return loaded.model.pipeline.builder.count(conversation.messages, sizes)
+
+
+def _rendered(loaded: Loaded, conversation: Conversation) -> str:
+    return loaded.model.pipeline.builder.rendered(conversation.messages, len(conversation.images))
+
+
+@asynccontextmanager
+async def _using(request: Request, given: dict[str, Any], server: Server) -> AsyncIterator[Loaded]:
+    """The model that a request names, once it is there."""
+    with server.bundles.lease(_text(given, "model", None)) as lease:
+        yield await unless_gone(request.receive, lease.loaded(server.settings.deadline))
+
+
+def _props(about: About, slots: int, status: Status) -> dict[str, Any]:
+    from pumice.generation.options import resolve
+
+    manifest, template = about.manifest, about.template
+    options = resolve({}, manifest)
     return {
         "default_generation_settings": {
-            "n_ctx": loaded.context,
+            "n_ctx": about.context,
             "params": {
                 "n_predict": options.max_new_tokens,
                 "temperature": options.temperature if options.do_sample else 0.0,
@@ -112,9 +162,9 @@ def _props(loaded: Loaded) -> dict[str, Any]:
                 "repeat_penalty": options.repetition_penalty,
             },
         },
-        "total_slots": loaded.engine.slots,
-        "model_alias": loaded.name,
-        "model_path": loaded.name,
+        "total_slots": slots,
+        "model_alias": about.name,
+        "model_path": about.name,
         "modalities": {"vision": True, "audio": False},
         "media_marker": manifest.image_tokens.token,
         "chat_template": template,
@@ -126,18 +176,14 @@ def _props(loaded: Loaded) -> dict[str, Any]:
         "bos_token": manifest.tokens.bos_token or "",
         "eos_token": manifest.tokens.eos_token or "",
         "build_info": "pumice",
-        "is_sleeping": False,
+        "is_sleeping": status == "sleeping",
     }
 
 
 def _tokenized(given: dict[str, Any], loaded: Loaded, server: Server) -> dict[str, Any]:
     """llama.cpp's `content`, or vLLM's `prompt` and `messages`."""
     if given.get("messages") is not None:
-        messages = [checked(each, Message) for each in _list(given, "messages")]
-        conversation = read_messages(messages, server.settings.max_images)
-        sizes = [image.size for image in conversation.images]
-        count = loaded.model.pipeline.builder.count(conversation.messages, sizes)
-        return {"count": count, "max_model_len": loaded.context}
+        return {"count": _count(loaded, _conversation(given, server)), "max_model_len": loaded.context}
     name = "content" if "content" in given else "prompt"
     text = _text(given, name, "")
     assert text is not None

@@ -31,6 +31,14 @@ class Mailbox(Generic[T]):
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake)
 
+    async def wait(self, seconds: float) -> bool:
+        """Whether there is anything, once there is, or after so many seconds."""
+        if not self._items:
+            self._there.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._there.wait(), seconds)
+        return bool(self._items)
+
     async def take(self) -> list[T]:
         """All that there is, once there is any."""
         while not self._items:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from pumice.serve.keeping import keep_seconds
 from pumice.serve.refusals import unsupported
 from pumice.serve.wire import ChatRequest, Message, checked, read_json, refuse_changing
 
@@ -46,7 +47,7 @@ class _Common(msgspec.Struct):
     stream: bool | None = None
     format: str | dict[str, Any] | None = None
     options: _Options | None = None
-    keep_alive: str | float | None = None
+    keep_alive: Any = None
     think: bool | str | None = None
     logprobs: bool | None = None
 
@@ -71,8 +72,19 @@ _CHANGING: Mapping[str, tuple[Any, ...]] = {
 _CHANGING_OPTIONS: Mapping[str, tuple[Any, ...]] = {"mirostat": (0,)}
 
 
-def wants_nothing(body: bytes) -> str | None:
-    """The model's name where there is no question, so that it is only to be loaded; None where there is one."""
+class Wish(msgspec.Struct, frozen=True):
+    """A model that is only to be loaded, or unloaded where it is kept for 0 seconds."""
+
+    model: str
+    keep: float | None
+
+
+def wish_of(body: bytes) -> Wish | None:
+    """What is wanted where there is no question; None where there is one.
+
+    Raises:
+        RefusalError: `keep_alive` is no duration.
+    """
     try:
         given = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -80,7 +92,7 @@ def wants_nothing(body: bytes) -> str | None:
     if not isinstance(given, dict) or given.get("messages") or given.get("prompt") or given.get("images"):
         return None
     name = given.get("model")
-    return name if isinstance(name, str) else None
+    return Wish(model=name, keep=keep_seconds(given.get("keep_alive"))) if isinstance(name, str) else None
 
 
 def read_chat(body: bytes) -> ChatRequest:
@@ -140,6 +152,7 @@ def _request(request: _Common, messages: Sequence[Message], *, tools: list[Any] 
             "frequency_penalty": options.frequency_penalty,
             "response_format": _format(request.format),
             "tools": tools,
+            "keep_alive": request.keep_alive,
         },
         ChatRequest,
     )

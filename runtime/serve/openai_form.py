@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pumice.serve.bundles import Loaded
     from pumice.serve.constraints import Constraint
 
-_LEAST_LOGPROB = -9999.0
+LEAST_LOGPROB = -9999.0
 """OpenAI's for a token without any chance; JSON has no infinity."""
 
 
@@ -66,14 +66,18 @@ class ChatForm:
             chunk["choices"][0]["token_ids"] = list(piece.token_ids)
         return chunk
 
-    def last(self, index: int, result: Generation) -> list[dict[str, Any]]:
-        """The chunks of an answer's end: what was held, and why it has ended."""
+    def last(self, index: int, result: Generation, *, timed: bool = True) -> list[dict[str, Any]]:
+        """The chunks of an answer's end: what was held, and why it has ended; `timed` where no usage follows.
+
+        Timings count tokens as usage does, and Open WebUI adds up all counts of a stream.
+        """
         chunks = []
         if self._held:
             name, arguments = self._constraint.call(result.text)
             chunks.append(self._chunk(index, {"tool_calls": [self._call(index, name, arguments)]}))
         ending = self._chunk(index, {}, finish=self._finish(result))
-        ending["timings"] = timings(result)
+        if timed:
+            ending["timings"] = timings(result)
         return [*chunks, ending]
 
     def usage(self, results: Sequence[Generation]) -> dict[str, Any]:
@@ -129,16 +133,23 @@ class ChatForm:
     def _logprobs(self, tokens: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:
         if tokens is None:
             return None
-        content = [
-            self._logprob(token) | {"top_logprobs": [self._logprob(other) for other in token.top]}
-            for token in tokens
-            if token.token_id not in self._ends
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": logprobs_of(tokens, self._loaded, self._ends), "refusal": None}
 
-    def _logprob(self, token: TokenLogprob) -> dict[str, Any]:
-        data = self._loaded.model.pipeline.tokenizer.token_bytes(token.token_id)
-        return {"token": token.token, "bytes": list(data), "logprob": max(token.logprob, _LEAST_LOGPROB)}
+
+def logprobs_of(
+    tokens: Sequence[TokenLogprobs], loaded: Loaded, ends: Collection[int]
+) -> list[dict[str, Any]]:
+    """Log-probabilities of an answer's tokens, but for those that end it."""
+
+    def one(token: TokenLogprob) -> dict[str, Any]:
+        data = loaded.model.pipeline.tokenizer.token_bytes(token.token_id)
+        return {"token": token.token, "bytes": list(data), "logprob": max(token.logprob, LEAST_LOGPROB)}
+
+    return [
+        one(token) | {"top_logprobs": [one(other) for other in token.top]}
+        for token in tokens
+        if token.token_id not in ends
+    ]
 
 
 def usage(results: Sequence[Generation]) -> dict[str, Any]:

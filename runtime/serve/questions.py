@@ -24,13 +24,18 @@ _TEMPLATE_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What the engine is asked. `copies` are equal answers that are computed once."""
+    """What the engine is asked.
 
-    messages: list[dict[str, Any]]
+    `copies` are equal answers that are computed once; `beside` are questions of the same request, asked alike.
+    """
+
+    messages: Any
+    """A raw prompt, text or token ids, where `options` say `raw`."""
     images: list[bytes]
     options: dict[str, Any]
     constraint: Constraint
     copies: int = 1
+    beside: tuple[Question, ...] = ()
 
 
 def question_of(request: ChatRequest, loaded: Loaded, most_images: int) -> Question:
@@ -41,13 +46,9 @@ def question_of(request: ChatRequest, loaded: Loaded, most_images: int) -> Quest
     """
     constraint = constraint_of(request)
     options = options_of(request, loaded) | constraint.options
-    conversation = read_messages(request.messages, most_images)
+    conversation = read_messages(request.messages, most_images, place=request.place)
     check_room(conversation, loaded, continued=bool(request.continue_final_message))
-    copies = 1
-    if (request.n or 1) > 1 and not options.get("do_sample", loaded.samples):
-        copies = request.n or 1  # all are the most likely one
-    elif (request.n or 1) > 1:
-        options["num_return_sequences"] = request.n
+    copies = several(request, options, loaded)
     return Question(
         messages=conversation.messages,
         images=[image.data for image in conversation.images],
@@ -55,6 +56,15 @@ def question_of(request: ChatRequest, loaded: Loaded, most_images: int) -> Quest
         constraint=constraint,
         copies=copies,
     )
+
+
+def several(request: ChatRequest, options: dict[str, Any], loaded: Loaded) -> int:
+    """How many times one answer is given; where several are drawn, `options` say so."""
+    if (request.n or 1) > 1 and not options.get("do_sample", loaded.samples):
+        return request.n or 1  # all are the most likely one
+    if (request.n or 1) > 1:
+        options["num_return_sequences"] = request.n
+    return 1
 
 
 def check_room(conversation: Conversation, loaded: Loaded, *, continued: bool = False) -> None:

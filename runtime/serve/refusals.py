@@ -6,7 +6,7 @@ inside says of itself (addresses, paths, tracebacks) never leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pumice.errors import (
@@ -19,6 +19,7 @@ from pumice.errors import (
     PromptError,
     PumiceError,
     QueueFullError,
+    SchemaVersionError,
     UsageError,
 )
 
@@ -73,6 +74,45 @@ def draining() -> RefusalError:
     )
 
 
+def loading() -> RefusalError:
+    """The only model is not there yet."""
+    return RefusalError(
+        "Loading model",
+        status=503,
+        type="unavailable_error",
+        code="loading",
+        headers={"Retry-After": "2"},
+    )
+
+
+def model_not_found(name: str, names: Collection[str]) -> RefusalError:
+    """Nobody has this name."""
+    return RefusalError(
+        f"there is no model {name[:200]!r}: {', '.join(map(repr, names))}",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def model_failed(name: str, error: BaseException) -> RefusalError:
+    """A bundle that cannot be opened, of which no more is said than that: what is wrong is in the log."""
+    newer = ": it was written for a newer pumice" if isinstance(error, SchemaVersionError) else ""
+    return RefusalError(
+        f"the bundle of {name!r} cannot be opened{newer}",
+        status=503,
+        type="server_error",
+        param="model",
+        code="model_failed",
+        headers=_NEVER_AGAIN,
+    )
+
+
+def no_memory(message: str) -> RefusalError:
+    """What was asked for does not fit."""
+    return RefusalError(message, status=503, type="server_error", code="no_memory", headers=_NEVER_AGAIN)
+
+
 def refusal_of(error: BaseException) -> RefusalError:
     """Any failure, as the client is told."""
     match error:
@@ -94,13 +134,7 @@ def refusal_of(error: BaseException) -> RefusalError:
                 str(error), status=408, type="timeout_error", code="timeout", headers=_NEVER_AGAIN
             )
         case InsufficientMemoryError():
-            return RefusalError(
-                "there is not enough memory for this request",
-                status=503,
-                type="server_error",
-                code="no_memory",
-                headers=_NEVER_AGAIN,
-            )
+            return no_memory("there is not enough memory for this request")
         case EngineClosedError():
             return draining()
         case BundleError():

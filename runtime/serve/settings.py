@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ class Settings:
     """All of a server. Sizes are bytes, times seconds."""
 
     bundle: Path
+    """A bundle, or a folder of them."""
+    others: tuple[Path, ...] = ()
+    """More of the same."""
     host: str = field(default="127.0.0.1", metadata=_flag("address to listen on", metavar="HOST"))
     port: int = field(default=8080, metadata=_flag("TCP port; 0 takes a free one", least=0))
     uds: Path | None = field(default=None, metadata=_flag("listen on a unix socket instead", metavar="PATH"))
@@ -46,13 +50,29 @@ class Settings:
     api_key: str | None = None
     """By the environment alone, for `ps` shows flags."""
     no_key: bool = field(default=False, metadata=_flag("allow anybody, also off this machine"))
+    no_page: bool = field(default=False, metadata=_flag("serve no page for browsers"))
     allow_host: tuple[str, ...] = field(
         default=(), metadata=_flag("another Host that requests may name", metavar="HOST")
     )
     allow_origin: tuple[str, ...] = field(
         default=(), metadata=_flag("an origin whose web pages may ask (CORS)", metavar="ORIGIN")
     )
-    alias: tuple[str, ...] = field(default=(), metadata=_flag("another name of the model", metavar="NAME"))
+    alias: tuple[str, ...] = field(
+        default=(),
+        metadata=_flag("another name of the model; of one of several: NAME=BUNDLE", metavar="NAME"),
+    )
+    memory: int | None = field(
+        default=None,
+        metadata=_flag(
+            "memory for all models together, such as 6GiB (what is available)", least=1, metavar="SIZE"
+        ),
+    )
+    idle_unload: float | None = field(
+        default=None,
+        metadata=_flag(
+            "seconds without requests after which a model is unloaded (never)", least=0, metavar="S"
+        ),
+    )
     slots: int = field(default=8, metadata=_flag("answers at a time", least=1))
     context_length: int | None = field(
         default=None, metadata=_flag("tokens that a prompt and its answer may have (the model's)", least=2)
@@ -117,8 +137,11 @@ def gather(
     values |= {
         name: value for name, value in given.items() if not (value is None or value is False or value == [])
     }
-    if not values.get("bundle"):
+    bundles = values.get("bundle")
+    if not bundles:
         raise UsageError("there is no bundle to serve: pumice serve BUNDLE, or bundle = '…' in --config")
+    if isinstance(bundles, list):
+        values |= {"bundle": bundles[0], "others": bundles[1:]}
     settings = Settings(**{name: _read(name, value) for name, value in values.items()})
     _check(settings)
     return settings
@@ -145,14 +168,15 @@ def _file(path: Path) -> dict[str, Any]:
         raise UsageError(
             "a key does not stand in --config: put it into a file, and name that by api-key-file"
         )
-    known = {each.name for each in dataclasses.fields(Settings)}
+    known = {each.name for each in dataclasses.fields(Settings)} - {"others"}
     if unknown := sorted(set(plain) - known):
         raise UsageError(f"{str(path)!r} has the unknown setting {unknown[0]!r}: pumice serve --help")
     return plain
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    names = {f"{ENVIRONMENT}{each.name.upper()}": each.name for each in dataclasses.fields(Settings)}
+    known = (each.name for each in dataclasses.fields(Settings) if each.name != "others")
+    names = {f"{ENVIRONMENT}{name.upper()}": name for name in known}
     return {names[key]: text for key, text in environment.items() if key in names and text}
 
 
@@ -164,6 +188,12 @@ def _read(name: str, value: Any) -> Any:
     kind = next(each for each in dataclasses.fields(Settings) if each.name == name).type
     if name in _PATHS:
         return Path(_typed(name, value, str))
+    if name == "others":
+        return tuple(Path(_typed("bundle", one, str)) for one in value)
+    if name == "memory":
+        return _bytes(name, value)
+    if name == "idle_unload":
+        return None if value == "never" else _number(name, value, float)
     if kind == "tuple[str, ...]":
         several = value.split(",") if isinstance(value, str) else value
         return tuple(_typed(name, one, str).strip() for one in _typed(name, several, (list, tuple)))
@@ -192,6 +222,17 @@ def _number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
     except (TypeError, ValueError):
         what = "a whole number" if kind is int else "a number"
         raise UsageError(f"{name} is {value!r}, expected {what}") from None
+
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def _bytes(name: str, value: Any) -> int:
+    """`6442450944`, `6GiB`, `6G` or `1.5 GB`, of which all are powers of two."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kmgt]?)(?:i?b)?)", str(value).strip().lower())
+    if match is None or isinstance(value, bool):
+        raise UsageError(f"{name} is {value!r}, expected a number of bytes, such as 6GiB")
+    return int(float(match[1]) * 2 ** _UNITS[match[2]])
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

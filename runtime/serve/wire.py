@@ -33,6 +33,11 @@ class Message(msgspec.Struct):
     tool_calls: list[Any] | None = None
 
 
+def in_messages(message: int) -> str:
+    """Where a message stands in a chat's request."""
+    return f"messages[{message}]"
+
+
 class ChatRequest(msgspec.Struct):
     """`POST /v1/chat/completions`: OpenAI's fields, then llama.cpp's and vLLM's."""
 
@@ -79,15 +84,21 @@ class ChatRequest(msgspec.Struct):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_ids: bool | None = None
+    keep_alive: Any = None
+
+    def place(self, message: int) -> str:
+        """Where a message stands in what the client sent."""
+        return in_messages(message)
 
 
-_CHANGING: Mapping[str, tuple[Any, ...]] = {
+CHANGING: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "prompt": (),
     "grammar": ("",),
     "guided_grammar": (),
     "guided_whitespace_pattern": (),
     "web_search_options": (),
+    "moderation": (),
     "chat_template": (),
     "documents": ([],),
     "logits_processors": ([],),
@@ -133,7 +144,7 @@ def read_chat(body: bytes) -> ChatRequest:
         RefusalError: malformed, a value of another type or outside its interval, or a field that is not supported.
     """
     given = read_json(body)
-    refuse_changing(given, _CHANGING)
+    refuse_changing(given, CHANGING)
     modalities = given.get("modalities")
     if modalities is not None and modalities != ["text"]:
         raise unsupported("modalities", "answers are text: expected modalities to be ['text'], or left out")

@@ -12,6 +12,7 @@ from pumice.bulk.journal import Journal
 from pumice.errors import BatchError
 from tests.runtime.bulk.conftest import Runner, contents, read_lines, write_lines
 from tests.runtime.bulk.engine import FakeEngine
+from tests.runtime.engine.stand_ins import eventually
 
 
 @pytest.fixture
@@ -26,10 +27,11 @@ def output(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def interrupted(run: Runner, at: int, inputs: Path, output: Path, **settings: Any) -> int:
-    """Ctrl-C at a record; the number of records that are kept."""
+    """Ctrl-C at a record, once most of those before it are written; the number of records that are kept."""
 
     def pace(prompt: Any) -> float:
         if prompt == str(at):
+            eventually(lambda: partial(output).read_bytes().count(b"\n") > at - 10)
             raise KeyboardInterrupt
         return 0.001
 

@@ -202,7 +202,15 @@ def test_while_torch_traces(pebble_checkpoint: Path, tmp_path: Path) -> None:
     before = termios.tcgetattr(slave)
     ours, theirs = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", TRACED, "export", str(pebble_checkpoint), str(tmp_path / "bundle")],
+        [
+            sys.executable,
+            "-c",
+            TRACED,
+            "export",
+            str(pebble_checkpoint),
+            str(tmp_path / "bundle"),
+            "--no-graph-cache",
+        ],
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -198,6 +198,16 @@ def test_raw_prompts_are_encoded_as_they_stand(pair: Pair, text: str) -> None:
     assert pair.ids("llava-1.5", text, images, raw=True) == expected
 
 
+def test_raw_prompts_may_be_token_ids(pair: Pair) -> None:
+    ids = pair.ids("llava-1.5", "USER: hm </s>", raw=True)
+    assert pair.ids("llava-1.5", ids[1:], raw=True) == ids[1:]
+    for wrong in ([], [1, -1], [True], [1.0], [10**9], (1, 2), ["a"], None):
+        with pytest.raises(PromptError):
+            pair.ids("llava-1.5", wrong, raw=True)
+    with pytest.raises(PromptError, match="placeholder"):
+        pair.ids("llava-1.5", ids, 1, raw=True)
+
+
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ORDINARY = st.lists(
     WORDS | st.sampled_from([" ", "\n", "a <b> c", "image>", "</", "|>", "USER: "]), max_size=6

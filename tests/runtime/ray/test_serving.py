@@ -29,6 +29,8 @@ def test_a_folder_here_is_named_as_from_everywhere(tmp_path: Path, monkeypatch: 
     assert settings_of("llava").bundle == tmp_path / "llava"
     assert settings_of("/mnt/models/elsewhere").bundle == Path("/mnt/models/elsewhere")
     assert settings_of("llava").name == "llava"
+    both = settings_of(["llava", Path("/mnt/models/elsewhere")])
+    assert (both.bundle, both.others) == (tmp_path / "llava", (Path("/mnt/models/elsewhere"),))
 
 
 def test_threads_follow_the_cpus_of_a_replica() -> None:
@@ -52,6 +54,7 @@ def test_settings_of_the_server_are_taken_and_the_environment_is_not(
         ({"port": 80}, "'port' is Ray's own matter"),
         ({"uds": "socket"}, "'uds' is Ray's own matter"),
         ({"slotss": 3}, "'slotss' is unknown"),
+        ({"others": ["a"]}, "'others' is unknown"),
         ({"slots": 0}, "slots is 0"),
         ({"slots": "many"}, "slots is 'many'"),
         ({"host": "0.0.0.0"}, "there is no key"),

@@ -28,3 +28,13 @@ def model(pebble_bundle: Path) -> Model:
 @pytest.fixture(scope="session")
 def stop_sign() -> bytes:
     return (Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def folder(pebble_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three bundles by their names, and another folder."""
+    folder = tmp_path_factory.mktemp("several")
+    for name in ("alpha", "beta", "gamma"):
+        (folder / name).symlink_to(pebble_bundle, target_is_directory=True)
+    (folder / "notes").mkdir()
+    return folder

@@ -1,4 +1,4 @@
-"""What programs for local models read: each flow with the fields that its code looks at."""
+"""What programs for local models ask beside answers. Their whole flows are in `clients/`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pumice.model import Model
 from pumice.scheduler.scheduler import Scheduler
-from pumice.serve import bundles
+from pumice.serve import bundles, moving
 from tests.runtime.engine.stand_ins import Gate
 from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, image_part, png, running, text
 
@@ -60,6 +60,12 @@ def test_tokens_and_texts(server: Running, model: Model) -> None:
     counted = server.post("/tokenize", {"messages": messages}).json
     assert counted["count"] == model.prepare(places, [image]).tokens
     assert counted["max_model_len"] == model.context_length
+    for path in ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"):
+        assert server.post(path, {"messages": messages}).json["input_tokens"] == counted["count"]
+    prompt = server.post("/apply-template", {"messages": messages}).json["prompt"]
+    assert prompt == model.pipeline.builder.rendered(places, 1)
+    assert prompt.count("<image>") == 1
+    assert model.prepare(prompt, [image], raw=True).tokens == counted["count"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,12 @@ def test_tokens_and_texts(server: Running, model: Model) -> None:
         ("/tokenize", {"content": 5}, "content"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": [{"role": "x", "content": "y"}]}, "messages[0].role"),
+        ("/apply-template", {"messages": []}, "messages"),
+        (
+            "/chat/completions/input_tokens",
+            {"messages": [{"role": "user", "content": [5]}]},
+            "messages[0].content[0]",
+        ),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": [10**9]}, "tokens"),
         ("/detokenize", {"tokens": [True]}, "tokens"),
@@ -81,13 +93,13 @@ def test_tokens_that_make_no_sense(server: Running, path: str, body: Any, param:
 
 
 def test_health_while_loading_and_after(pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, real = Gate(), bundles._load
+    gate, real = Gate(), moving.load_bundle
 
-    def held(settings: Any) -> Any:
+    def held(*given: Any) -> Any:
         gate.pass_through()
-        return real(settings)
+        return real(*given)
 
-    monkeypatch.setattr(bundles, "_load", held)
+    monkeypatch.setattr(moving, "load_bundle", held)
     with running(pebble_bundle, gate=gate, ready=False) as server:
         assert gate.reached.wait(PATIENCE)
         health = server.get("/health")
@@ -148,61 +160,3 @@ def test_metrics_are_prometheus_own(server: Running) -> None:
     histogram = families["pumice_time_to_first_token_seconds"].samples
     count = next(s.value for s in histogram if s.name.endswith("_count"))
     assert count == next(s.value for s in histogram if s.labels.get("le") == "+Inf") >= 1
-
-
-HOME_ASSISTANT = {
-    "model": None,
-    "messages": [{"role": "user", "content": "Hello"}],
-    "max_tokens": 3,
-    "tools": [{"type": "function", "function": {"name": "t", "description": "", "parameters": {"type": "object",
-               "properties": {}}}}],
-    "user": "abc",
-}  # fmt: skip
-
-
-def test_home_assistants_set_up_and_chat(server: Running) -> None:
-    """Its `llama_cpp`: models, a trial with a tool, then a stream whose text is never beside a finish_reason."""
-    name = server.get("/v1/models").json["data"][0]["id"]
-    assert server.post(CHAT, {**HOME_ASSISTANT, "model": name}).json["choices"][0]["message"]["content"]
-    content = [text("What is this?"), image_part(png())]
-    body = {**HOME_ASSISTANT, "model": name, "stream": True, "max_tokens": 3000,
-            "messages": [{"role": "system", "content": "You are a voice assistant."},
-                         {"role": "user", "content": content}]}  # fmt: skip
-    events = server.post(CHAT, body).events
-    for event in events[:-1]:
-        (choice,) = event["choices"]
-        assert not (choice["finish_reason"] and choice["delta"].get("content"))
-    assert events[-2]["choices"][0]["finish_reason"] == "stop"
-
-
-def test_frigates_descriptions(server: Running) -> None:
-    """Its `llamacpp` provider, and what its OpenAI provider always sends."""
-    (entry,) = server.get("/v1/models").json["data"]
-    assert "image" in entry["architecture"]["input_modalities"]
-    props = server.get(f"/props?model={entry['id']}").json
-    assert props["modalities"]["vision"]
-    content = [image_part(png(), detail="low"), text("Describe this.")]
-    answer = server.post(
-        CHAT,
-        {"model": entry["id"], "messages": [{"role": "user", "content": content}], "timings_per_token": True,
-         "chat_template_kwargs": {"enable_thinking": False}},
-    )  # fmt: skip
-    assert answer.text
-    assert answer.json["timings"]["predicted_n"] >= 1
-
-
-def test_bookmarks_documents_and_doorbells(server: Running) -> None:
-    """karakeep, paperless-gpt and LLM Vision: what each of them sends."""
-    schema = {"type": "object", "properties": {"tags": {"type": "array", "items": {"enum": ["red", "blue"]},
-              "maxItems": 2}}, "required": ["tags"], "additionalProperties": False}  # fmt: skip
-    jpeg = {"type": "image_url", "image_url": {"url": image_part(png(), "jpeg")["image_url"]["url"]}}
-    for fields in (
-        {"max_completion_tokens": 400, "response_format": {"type": "json_schema", "json_schema": {
-            "name": "tags", "strict": True, "schema": schema}}},
-        {"max_tokens": 10},
-        {"max_completion_tokens": 10, "temperature": 0.5, "top_p": 0.9},
-    ):  # fmt: skip
-        content = [text("Image 1:"), jpeg, text("What is this?")]
-        answer = server.post(CHAT, {"messages": [{"role": "user", "content": content}], **fields})
-        assert answer.status == 200, answer.body
-        assert answer.json["choices"][0]["finish_reason"] in ("stop", "length")

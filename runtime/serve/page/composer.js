@@ -1,0 +1,133 @@
+// Where a question is written: its words, and its images from files, drops, pastes and cameras.
+
+import { byId, element, iconButton, notice, number } from "./dom.js";
+import { ImageError, caption, pictures, take } from "./images.js";
+import { photograph } from "./camera.js";
+import { thumbnail } from "./view.js";
+
+/** @typedef {import("./conversation.js").Question} Question */
+
+/** @type {HTMLTextAreaElement} */
+const words = byId("question");
+/** @type {HTMLInputElement} */
+const oneByOne = byId("each");
+/** @type {string[]} */
+let attached = [];
+let reading = 0;
+let changed = () => {};
+
+/** What is written now. @returns {Question} */
+export const written = () => ({
+	text: words.value.trim(),
+	images: [...attached],
+	each: oneByOne.checked && attached.length > 1,
+});
+
+/** Whether there is anything to send, and all images are read. */
+export const complete = () => !reading && (words.value.trim() !== "" || attached.length > 0);
+
+/** Write a question; without one, nothing. @param {Question} [question] */
+export function write({ text, images, each } = { text: "", images: [], each: false }) {
+	words.value = text;
+	attached = [...images];
+	oneByOne.checked = each;
+	byId("all").checked = !each;
+	show();
+}
+
+/** Have questions written. @param {{send: () => void, changed: () => void}} actions */
+export function compose(actions) {
+	changed = actions.changed;
+	byId("composer").onsubmit = (/** @type {Event} */ event) => {
+		event.preventDefault();
+		actions.send();
+	};
+	words.oninput = () => show(false);
+	words.onkeydown = (event) => {
+		if (event.key !== "Enter" || event.shiftKey || event.isComposing || matchMedia("(pointer: coarse)").matches) return;
+		event.preventDefault();
+		actions.send();
+	};
+	for (const input of [byId("files"), byId("capture")]) {
+		input.onchange = () => {
+			add([...input.files]);
+			input.value = "";
+		};
+	}
+	byId("pick").onclick = () => byId("files").click();
+	const films = Boolean(navigator.mediaDevices?.getUserMedia);
+	byId("shoot").hidden = !films && !matchMedia("(pointer: coarse)").matches;
+	byId("shoot").onclick = async () => {
+		if (!films) return byId("capture").click();
+		const photo = await photograph();
+		if (photo) add([photo]);
+	};
+	document.addEventListener("paste", (event) => {
+		const pasted = [...(event.clipboardData?.files ?? [])];
+		if (!pasted.length || document.querySelector("dialog[open]")) return;
+		event.preventDefault();
+		add(pasted);
+	});
+	drops();
+	show();
+}
+
+function drops() {
+	const carries = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
+	let inside = 0;
+	const over = (/** @type {number} */ now) => {
+		inside = Math.max(0, now);
+		byId("drop").hidden = !inside;
+	};
+	addEventListener("dragenter", (event) => carries(event) && over(inside + 1));
+	addEventListener("dragleave", (event) => carries(event) && over(inside - 1));
+	addEventListener("dragover", (event) => event.preventDefault());
+	addEventListener("drop", (event) => {
+		event.preventDefault();
+		over(0);
+		if (carries(event)) add([...(event.dataTransfer?.files ?? [])]);
+		else notice("That is an address, and nothing is fetched. Save the image, and drop its file.");
+	});
+}
+
+/** Take files in; those that are no images are named. @param {File[]} files */
+async function add(files) {
+	notice("");
+	reading += files.length;
+	show();
+	for (const file of files) {
+		try {
+			const { hash } = await take(file, file.name);
+			if (!attached.includes(hash)) attached.push(hash);
+		} catch (error) {
+			notice(error instanceof ImageError ? error.message : "The file cannot be read.");
+		}
+		reading -= 1;
+		show();
+	}
+	words.focus();
+}
+
+/** @param {boolean} [images] whether they have changed */
+function show(images = true) {
+	words.style.height = "auto";
+	words.style.height = `${Math.min(words.scrollHeight, 240)}px`;
+	if (images) {
+		byId("attached").replaceChildren(...attached.map(attachment));
+		byId("manner").hidden = attached.length < 2;
+		byId("reading").textContent = reading ? "Reading the image" : "";
+	}
+	changed();
+}
+
+/** @param {string} hash */
+function attachment(hash) {
+	const picture = pictures.get(hash);
+	const remove = iconButton("close", `Remove ${picture?.name || "the image"}`, () => {
+		attached = attached.filter((other) => other !== hash);
+		show();
+		words.focus();
+	});
+	const size = picture && `${picture.was && "JPEG "}${number(picture.width)} × ${number(picture.height)}`;
+	return element("li", { title: picture && caption(picture) }, thumbnail(hash), remove, element("span", { className: "size" }, size));
+}

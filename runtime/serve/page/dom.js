@@ -1,0 +1,83 @@
+// Elements: made, found, named. Texts are always set as text, never as markup.
+
+/** What index.html has. @param {string} id @returns {any} */
+export const byId = (id) => document.getElementById(id);
+
+/**
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag
+ * @param {Record<string, unknown>} [properties] `label` and `role` are attributes
+ * @param {...(Node | string | null | undefined | false)} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function element(tag, { label, role, ...properties } = {}, ...children) {
+	const made = Object.assign(document.createElement(tag), properties);
+	if (label) made.setAttribute("aria-label", String(label));
+	if (role) made.setAttribute("role", String(role));
+	for (const child of children) if (child) made.append(child);
+	return made;
+}
+
+/** A button with text. @param {string} text @param {() => void} onclick @param {string} [className] */
+export const button = (text, onclick, className = "") => element("button", { type: "button", className, onclick }, text);
+
+/** A button that is an icon of index.html's. @param {string} icon @param {string} label @param {() => void} onclick */
+export function iconButton(icon, label, onclick, className = "icon") {
+	const made = element("button", { type: "button", className, label, title: label, onclick });
+	const space = "http://www.w3.org/2000/svg";
+	const use = document.createElementNS(space, "use");
+	use.setAttribute("href", `#i-${icon}`);
+	made.appendChild(document.createElementNS(space, "svg")).append(use);
+	return made;
+}
+
+const numbers = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1 });
+
+/** @param {number} value */
+export const number = (value) => numbers.format(value);
+
+/** @param {number} ms */
+export const seconds = (ms) => (ms < 95 ? `${Math.round(ms)} ms` : `${number(ms / 1000)} s`);
+
+/** @param {number} bytes */
+export const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} KB` : `${number(bytes / 1e6)} MB`);
+
+/** @type {number | undefined} */
+let toasted;
+
+/** Say something for some seconds, that can be taken back. @param {string} text @param {() => void} [undo] */
+export function toast(text, undo) {
+	const box = byId("toast");
+	const [words, taken] = box.children;
+	clearTimeout(toasted);
+	words.textContent = text;
+	taken.hidden = !undo;
+	taken.onclick = () => {
+		box.hidden = true;
+		undo?.();
+	};
+	box.hidden = false;
+	toasted = setTimeout(() => (box.hidden = true), undo ? 8000 : 2500);
+}
+
+/** Say something that stays until it is dismissed; nothing takes it away. @param {string} text */
+export function notice(text) {
+	const box = byId("notice");
+	box.children[0].textContent = text;
+	box.children[1].onclick = () => (box.hidden = true);
+	box.hidden = !text;
+}
+
+/** Into the clipboard; over plain http browsers have no other way than a selection. @param {string} text */
+export async function copy(text) {
+	try {
+		await navigator.clipboard.writeText(text);
+	} catch {
+		const area = element("textarea", { value: text, className: "unseen" });
+		document.body.append(area);
+		area.select();
+		document.execCommand("copy");
+		area.remove();
+	}
+	toast("Copied");
+}

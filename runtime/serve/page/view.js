@@ -1,0 +1,155 @@
+// What a round looks like: a question with its images, and its answers while they come and once they are there.
+
+import { button, byId, copy, element, iconButton, number, seconds } from "./dom.js";
+import { caption, pictures, urlOf } from "./images.js";
+import { markdown } from "./markdown.js";
+import { spoken, UNFINISHED } from "./conversation.js";
+import { tree } from "./tree.js";
+
+/** @typedef {import("./conversation.js").Round} Round */
+/** @typedef {import("./conversation.js").Answer} Answer */
+/** @typedef {{edit: () => void, remove: () => void, again: () => void, unlock: () => void}} Actions */
+
+/** An image that opens large. @param {string} hash */
+export function thumbnail(hash) {
+	const picture = pictures.get(hash);
+	if (!picture) return element("span", { className: "gone" }, "image not kept");
+	const { name, width, height } = picture;
+	const [src, alt, title] = [urlOf(picture), name || "image", caption(picture)];
+	const onclick = () => {
+		const dialog = byId("zoom");
+		Object.assign(dialog.querySelector("img"), { src, alt });
+		dialog.querySelector(".caption").textContent = `${name}  ${title}`;
+		dialog.showModal();
+	};
+	const label = `Enlarge ${alt}`;
+	return element("button", { type: "button", className: "thumb", title, label, onclick }, element("img", { src, alt, width, height }));
+}
+
+/** A round's element, and how it is told of its answers. @param {Round} round @param {Actions} actions */
+export function roundView(round, actions) {
+	const { text, images, each } = round.question;
+	const asked = element(
+		"div",
+		{ className: "question" },
+		images.length > 0 && !each && element("div", { className: "images" }, ...images.map(thumbnail)),
+		element(
+			"div",
+			{ className: "asked" },
+			element(
+				"div",
+				{ className: "actions" },
+				iconButton("edit", "Edit the question", actions.edit),
+				iconButton("copy", "Copy the question", () => copy(text)),
+				iconButton("delete", "Delete question and answer", actions.remove),
+			),
+			text && element("p", { className: "said" }, text),
+		),
+	);
+	const views = round.answers.map((answer, i) => answerView(answer, actions, each ? [images[i]] : images, each));
+	const after = element(
+		"div",
+		{ className: "actions" },
+		iconButton("copy", "Copy the answer", () => copy(spoken(round))),
+		iconButton("again", "Answer again", actions.again, "icon again"),
+	);
+	const answers = element("div", { className: each ? "strip" : "" }, ...views.map(({ root }) => root));
+	const root = element("article", { className: "round" }, asked, answers, after);
+	const finish = () => {
+		const busy = round.answers.some(({ state }) => UNFINISHED.includes(state));
+		after.hidden = busy || round.answers.every(({ state }) => state === "failed");
+		root.ariaBusy = String(busy); // it is read aloud once it is whole
+	};
+	finish();
+	return {
+		root,
+		/** @param {Answer} answer */
+		update(answer) {
+			views[round.answers.indexOf(answer)]?.update();
+			finish();
+		},
+	};
+}
+
+/** @param {Answer} answer @param {Actions} actions @param {string[]} images @param {boolean} each */
+function answerView(answer, actions, images, each) {
+	const body = element("div", { className: "body" });
+	const state = element("p", { className: "waiting" });
+	const root = element("div", { className: "answer" }, each && thumbnail(images[0]), body, state);
+	const writer = markdown(body);
+	let written = 0;
+	/** @type {number | undefined} */
+	let clock;
+	const say = () => (root.isConnected || !clock ? (state.textContent = waiting(answer, images.length)) : clearInterval(clock));
+
+	function update() {
+		const over = !UNFINISHED.includes(answer.state);
+		if (answer.json) body.replaceChildren(jsonView(answer, over));
+		else {
+			writer.write(answer.text.slice(written));
+			written = answer.text.length;
+			if (over) writer.end();
+		}
+		clearInterval(clock);
+		clock = undefined;
+		if (over) return state.replaceWith(footOf(answer, actions, images.length, each));
+		say();
+		clock = setInterval(say, 1000);
+	}
+	update();
+	return { root, update };
+}
+
+/** @param {Answer} answer @param {boolean} over */
+function jsonView({ text }, over) {
+	const raw = element("pre", {}, element("code", {}, text));
+	if (!over) return text ? raw : "";
+	try {
+		return element("div", {}, tree(JSON.parse(text)), element("details", {}, element("summary", {}, "JSON"), raw));
+	} catch {
+		return text ? raw : ""; // it was stopped before it was whole
+	}
+}
+
+/** What is waited for. @param {Answer} answer @param {number} images */
+function waiting({ state, place, began = Date.now() }, images) {
+	if (state === "streaming") return "";
+	if (state === "loading") return "The model is still being loaded";
+	if (state === "queued") return place === 1 ? "Next in the queue" : `Number ${place} in the queue`;
+	const took = Math.round((Date.now() - began) / 1000);
+	const what = images > 1 ? `Looking at ${images} images` : images ? "Looking at the image" : "Reading";
+	return took > 2 ? `${what}, ${took} s` : what;
+}
+
+/** How it went. @param {Answer} answer @param {Actions} actions @param {number} images @param {boolean} brief */
+function footOf(answer, actions, images, brief) {
+	if (!answer.error) {
+		const all = figures(answer, images);
+		const shown = brief ? all.filter((text) => !/^queue|^image|cached|\d tokens$/.test(text)) : all;
+		return element("ul", { className: "figures", label: "Figures", title: all.join(", ") }, ...shown.map((text) => element("li", {}, text)));
+	}
+	const { message, code } = answer.error;
+	const locked = code === "invalid_api_key";
+	const act = button(locked ? "Enter the key" : "Try again", locked ? actions.unlock : actions.again);
+	return element("div", { className: "error", role: "alert" }, element("p", {}, message[0].toUpperCase() + message.slice(1)), act);
+}
+
+/** @param {Answer} answer @param {number} images */
+function figures({ state, finish, timings, usage }, images) {
+	const found = [];
+	if (state === "stopped") found.push("stopped");
+	if (finish === "length") found.push("ended at the most tokens");
+	if (timings) {
+		if (timings.queue_ms > 200) found.push(`queue ${seconds(timings.queue_ms)}`);
+		if (images) found.push(`image ${seconds(timings.vision_ms + timings.preprocess_ms)}`);
+		found.push(`first token ${seconds(timings.first_token_ms)}`);
+		if (timings.predicted_per_second) found.push(`${number(timings.predicted_per_second)} tokens/s`);
+	}
+	if (usage) {
+		const { cached_tokens: cached, image_tokens: image } = usage.prompt_tokens_details ?? {};
+		found.push(`${number(usage.completion_tokens)} tokens`);
+		if (image) found.push(`${number(image)} image tokens`);
+		if (cached) found.push(`${number(cached)} of ${number(usage.prompt_tokens)} cached`);
+	}
+	return found;
+}

@@ -1,0 +1,157 @@
+"""Nobody waits in silence: first bytes while an image is prepared, health while large ones are read, a refusal of 20 MB."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.runtime.engine.stand_ins import Gate
+from tests.runtime.serve.running import image_part, png, question, received, running, text
+from tests.runtime.serve.test_leaving import connected, head, hold
+from tests.serving.bounds import Bounds
+from tests.serving.client import ask
+from tests.serving.figures import Figure, quantile
+from tests.serving.process import Served, served
+
+TIMES, MEGABYTES = 40, 20
+
+
+def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
+    """All three."""
+    yield from _first_byte(bundle)
+    yield from _health(bundle, int(bounds.polls))
+    yield from _refusal(bundle)
+
+
+def _first_byte(bundle: Path) -> Iterator[Figure]:
+    """The image's preparation stands for as long as a byte is waited for."""
+    found = []
+    with running(bundle) as server:
+        body = json.dumps(
+            question([image_part(png()), text("The one that leaves")], stream=True, max_tokens=1)
+        ).encode()
+        for _ in range(TIMES):
+            gate = Gate()
+            with pytest.MonkeyPatch.context() as patch:
+                hold("preparing", gate, patch)
+                began = time.perf_counter()
+                with connected(server, head(body)) as connection:
+                    assert received(connection, b"data: ").startswith(b"HTTP/1.1 200")
+                    found.append(time.perf_counter() - began)
+                    assert not gate.opened.is_set()
+                    gate.open()
+                    received(connection, b"[DONE]")
+    for name, share in (("median", 0.5), ("slowest", 1.0)):
+        bound = 100 if share == 1 else None
+        what = f"first byte while an image is prepared, {name} of {TIMES}"
+        yield Figure(check="promptness", what=what, value=quantile(found, share) * 1e3, unit="ms", most=bound)
+
+
+def _large(number: int) -> bytes:
+    """A JPEG of 12 megapixels, another one each."""
+    file = BytesIO()
+    small = Image.effect_noise((400, 300), 60 + number).convert("RGB")
+    small.resize((4000, 3000)).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _health(bundle: Path, polls: int) -> Iterator[Figure]:
+    """Eight clients send one after the other until all polls are answered."""
+    bodies = [
+        json.dumps(question([image_part(_large(n), "jpeg"), text("?")], max_tokens=1)).encode()
+        for n in range(8)
+    ]
+    with served(bundle, "--slots", 8) as server:
+        quiet, _ = asyncio.run(_polled(server, polls, []))
+        found, read = asyncio.run(_polled(server, polls, bodies))
+    yield Figure(
+        check="promptness",
+        what="/health, p99, nothing else to do",
+        value=quantile(quiet, 0.99) * 1e3,
+        unit="ms",
+    )
+    yield Figure(
+        check="promptness",
+        what="images of 12 megapixels read meanwhile, eight at a time",
+        value=read,
+        least=8,
+    )
+    for name, share, most in (("median", 0.5, None), ("p99", 0.99, 50)):
+        what = f"/health while they are read, {name} of {polls}"
+        yield Figure(check="promptness", what=what, value=quantile(found, share) * 1e3, unit="ms", most=most)
+
+
+async def _polled(server: Served, polls: int, bodies: list[bytes]) -> tuple[list[float], int]:
+    read, ended = 0, False
+
+    async def client(body: bytes) -> None:
+        nonlocal read
+        while not ended:
+            answer = (await ask(server.port, body)).answer
+            assert answer.status == 200, answer.body
+            read += 1
+
+    clients = [asyncio.create_task(client(body)) for body in bodies]
+    found = []
+    for _ in range(polls):
+        timed = await ask(server.port, path="/health", method="GET")
+        assert timed.answer.status == 200
+        found.append(timed.seconds)
+        await asyncio.sleep(0.005)
+    ended = True
+    await asyncio.gather(*clients)
+    return found, read
+
+
+def _refusal(bundle: Path) -> Iterator[Figure]:
+    """Twenty megabytes for a queue that is full: refused by the head alone, of which nothing is kept."""
+    with served(bundle, "--slots", 1, "--max-queue", 1) as server:
+        slow: dict[str, Any] = question("Count.", max_tokens=1900, ignore_eos=True)
+        busy = json.dumps(slow).encode()
+        body = b'{"messages": "' + b"x" * (MEGABYTES * 10**6) + b'"}'
+        times, rise, other = asyncio.run(_refused(server, busy, body))
+    yield Figure(
+        check="promptness", what=f"429 for {MEGABYTES} MB with a full queue, times", value=len(times), least=1
+    )
+    yield Figure(check="promptness", what="… neither 200 nor 429", value=other, most=0)
+    yield Figure(
+        check="promptness",
+        what="… its first byte, median",
+        value=quantile(times, 0.5) * 1e3,
+        unit="ms",
+        most=50,
+    )
+    yield Figure(
+        check="promptness", what="… its first byte, slowest", value=quantile(times, 1) * 1e3, unit="ms"
+    )
+    yield Figure(check="promptness", what="… rise of resident memory", value=rise, unit="MiB", most=300)
+
+
+async def _refused(server: Served, busy: bytes, body: bytes) -> tuple[list[float], float, int]:
+    ended = False
+
+    async def client() -> None:
+        while not ended:
+            await ask(server.port, busy)
+
+    await ask(server.port, busy)
+    clients = [asyncio.create_task(client()) for _ in range(4)]
+    before, highest, times, other = server.mib, 0.0, [], 0
+    for _ in range(TIMES):
+        timed = await ask(server.port, body)
+        highest = max(highest, server.mib)
+        if timed.answer.status == 429:
+            times.append(timed.first_s)
+        else:
+            other += timed.answer.status != 400  # a place was free: the body is no chat
+    ended = True
+    await asyncio.gather(*clients)
+    return times, highest - before, other
