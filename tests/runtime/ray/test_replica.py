@@ -94,6 +94,23 @@ def test_a_replica_from_its_start_to_its_end(pebble_bundle: Path) -> None:
     asyncio.run(run())
 
 
+def test_several_bundles_come_and_go_within_a_replica(pebble_bundle: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        folders = [tmp_path / name for name in ("one", "two")]
+        for folder in folders:
+            folder.symlink_to(pebble_bundle)
+        replica = Replica(settings_of(folders[0], others=(folders[1],)))
+        app = await replica.__serve_build_asgi_app__()
+        for name in ("two", "one"):
+            body = question(max_tokens=2, model=name)
+            status, _, answer = await asked(app, "/v1/chat/completions", body)
+            assert (status, answer["model"]) == (200, name)
+            await replica.check_health()
+        await ended(app)
+
+    asyncio.run(run())
+
+
 def test_a_bundle_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> None:
     async def run() -> None:
         await Replica(settings_of(tmp_path / "missing")).__serve_build_asgi_app__()
