@@ -10,6 +10,7 @@ NEWEST    := build/newest
 MATRIX    := build/onnxruntime
 LMMS      := build/lmms
 CLIENTS   := build/clients
+SERVING   := build/serving
 RAY_SERVE := build/ray-serve
 # The lower bound, two between, and the newest that is tested.
 ONNXRUNTIMES = $(shell sed -nE 's/^cpu = .*onnxruntime>=([0-9.]+).*/\1/p' pyproject.toml) 1.26.0 1.30.0 $(shell sed -n 's/^onnxruntime==//p' constraints.txt)
@@ -29,7 +30,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms ray-serve lint format types wheel accuracy real bench bench-quick cuda-check clients pebble clean
+.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms ray-serve lint format types wheel accuracy real bench bench-quick cuda-check clients serve-check pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -200,6 +201,16 @@ $(CLIENTS)/node/.installed: tests/clients/package.json
 	mkdir -p $(CLIENTS)/node
 	cp $< $(CLIENTS)/node/
 	cd $(CLIENTS)/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
+
+# Half an hour to an hour, mostly waiting; ARGS="soak --minutes 1" for a part of it.
+serve-check: $(INSTALLED) $(DEMO)/manifest.json $(SERVING)/.installed ## what the server promises, tried at length: floods, leaving, drains, fuzz, a soak …
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.serving $(DEMO) $(ARGS)
+
+$(SERVING)/.installed: tests/serving/requirements.txt
+	rm -rf $(SERVING)
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/pip install -q -r $<
 	@touch $@
 
 pebble: $(INSTALLED) ## train the bundled model again (about an hour on two cores; ARGS=--restart from scratch)

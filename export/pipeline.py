@@ -43,6 +43,7 @@ from pumice.export.processor import describe as companions
 from pumice.export.processor.load import load_processor
 from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
+from pumice.export.recipes.browsers import warn_of_sizes
 from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
 from pumice.export.recipes.storage import WeightStorage, precision_of, storage_of, weight_bytes
 from pumice.export.weights.balance import ChannelBalance
@@ -185,6 +186,7 @@ def _planned(
     form = storage_of(recipe, turned)
     form = keep_integers(form, turned, checkpoint.integers) if keeping else form
     warn_of_second_rounding(form, config, checkpoint)
+    warn_of_sizes(recipe, form, turned)
     read, inputs = _calibrated(recipe, turned, read, checkpoint, text)
     folded, read = fold_norms(turned, read) if form.of("vision_encoder") else (turned, read)
     return Plan(checkpoint=checkpoint, config=folded, read=read, recipe=recipe, form=form, inputs=inputs)

@@ -43,8 +43,8 @@ progress
 """
 MAY_BE_IMPORTED_BY_EXPORT = {"manifest", "errors", "the face"}
 """Of the runtime; `the face` are the public names of `pumice` itself."""
-DOORS_FOR_EXPORT = {"pumice.images.layout", "pumice.machine.cache_folder"}
-"""Verify joins the features of tiles as answers do; both sides keep what they keep in one folder."""
+DOORS_FOR_EXPORT = {"pumice.images.layout", "pumice.machine.cache_folder", "pumice.bundle.browser"}
+"""Verify joins the features of tiles as answers do; both sides keep what they keep in one folder; recipes know tabs."""
 NEVER_IN_RUNTIME = {
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "safetensors", "lmms_eval"),
     "huggingface_hub",

@@ -33,20 +33,31 @@ function pass(bytes, n, m, step, lines, stride, outStep, outStride) {
 }
 
 // Rows first; columns first where the height shrinks by more than twice as many pixels as the width.
-function resized(bytes, h, w, H, W) {
+export function resized(bytes, h, w, H, W) {
   const rows = (b, lines) => (w === W ? b : pass(b, w, W, 1, lines, w, 1, W));
   const columns = (b, lines) => (h === H ? b : pass(b, h, H, lines, lines, 1, lines, 1));
   const late = h > H && h - H > 2 * (w - W);
   return late ? rows(columns(bytes, w), H) : columns(rows(bytes, h), W);
 }
 
+// The size of the resized image.
+function resizedSize(h, w, image) {
+  const { resize_to, resize_shortest_edge: short, resize_longest_edge: long, multiple_of } = image;
+  if (short) return h < w ? [short, Math.trunc((short * w) / h)] : [Math.trunc((short * h) / w), short];
+  if (!long) return resize_to ?? [h, w];
+  const ratio = Math.max(1, h / long, w / long);
+  return [h, w].map((side) => Math.ceil(Math.floor(side / ratio) / multiple_of) * multiple_of);
+}
+
 export function pixelsOf(bytes, h, w, image) {
   if (image.resample !== 3) throw new Error(`resample ${image.resample}: only bicubic is written here`);
-  let [H, W] = image.resize_to ?? [h, w];
-  const edge = image.resize_shortest_edge;
-  if (edge) [H, W] = h < w ? [edge, Math.trunc((edge * w) / h)] : [Math.trunc((edge * h) / w), edge];
-  const small = resized(bytes, h, w, H, W);
-  const [height, width] = image.crop_to ?? [H, W];
+  const [H, W] = resizedSize(h, w, image);
+  const small = resized(bytes, h, w, H, W), [height, width] = image.crop_to ?? [H, W];
+  return { data: normalised(small, H, W, image, height, width), dims: [1, 3, height, width] };
+}
+
+// Bytes of H × W, cropped to height × width, as numbers with the channels first.
+export function normalised(small, H, W, image, height = H, width = W) {
   const top = Math.floor((H - height) / 2), left = Math.floor((W - width) / 2);
   const values = new Float32Array(3 * height * width);
   for (let c = 0; c < 3; c++) for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {

@@ -6,7 +6,7 @@
 import { basename, dirname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import {
-  AutoProcessor, LlavaForConditionalGeneration, RawImage, Tensor, TextStreamer, env,
+  AutoModelForImageTextToText, AutoProcessor, RawImage, Tensor, TextStreamer, env,
 } from '@huggingface/transformers';
 
 // What 8- and 4-bit weights need on x86 processors without VNNI; config.json has no place for it.
@@ -17,11 +17,21 @@ export async function open(bundle) {
   env.localModelPath = `${dirname(resolve(bundle))}/`;
   const id = basename(resolve(bundle));
   const processor = await AutoProcessor.from_pretrained(id);
-  const model = await LlavaForConditionalGeneration.from_pretrained(id, { session_options });
+  const model = await AutoModelForImageTextToText.from_pretrained(id, { session_options });
   return { processor, model };
 }
 
+// What stands in a prompt for an image whose pixels are height × width.
+function marks({ config }, height, width) {
+  const { image_token, image_break_token, image_end_token, patch_size, spatial_merge_size = 1 } = config;
+  const [lines, line] = [height, width].map((side) => Math.floor(side / (patch_size * spatial_merge_size)));
+  if (!image_break_token) return image_token.repeat(lines * line + config.num_additional_image_tokens);
+  const row = image_token.repeat(line);
+  return (row + image_break_token).repeat(lines - 1) + row + image_end_token;
+}
+
 // Token ids and pixels. The client's own processor expands the first image of a prompt only: more are expanded here.
+// It takes several images only if they come out alike: all do but a Pixtral's, which must be of one size.
 export async function prepare({ processor }, question, images) {
   const { bos_token } = processor.tokenizer;
   const content = [...images.map(() => ({ type: 'image' })), { type: 'text', text: question }];
@@ -30,10 +40,8 @@ export async function prepare({ processor }, question, images) {
   if (images.length === 0) return processor.tokenizer(text, begun);
   if (images.length === 1) return processor(images[0], text, begun);
   const pixels = await processor.image_processor(images);
-  const { image_token, patch_size, num_additional_image_tokens } = processor.config;
-  const [height, width] = pixels.pixel_values.dims.slice(-2);
-  const count = Math.floor(height / patch_size) * Math.floor(width / patch_size) + num_additional_image_tokens;
-  return { ...processor.tokenizer(text.replaceAll(image_token, image_token.repeat(count)), begun), ...pixels };
+  const expanded = text.replaceAll(processor.config.image_token, marks(processor, ...pixels.pixel_values.dims.slice(-2)));
+  return { ...processor.tokenizer(expanded, begun), ...pixels };
 }
 
 // Greedy tokens. `pixels` replaces the client's own: { data: Float32Array, dims: [images, 3, height, width] }.

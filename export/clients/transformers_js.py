@@ -22,7 +22,35 @@ DTYPES = {"": "fp32", "_fp16": "fp16", "_quantized": "q8", "_q4": "q4", "_q4f16"
 _ALIKE = {"vipllava": "llava"}
 """Models of Transformers.js for those that it does not know, with graphs that have the same inputs and outputs."""
 _MODELS = ("llava", "mistral3")
-_TEXT_MODELS = ("llama", "mistral", "qwen2", "granite", "gemma", "gemma2", "phi3", "qwen3", "ministral3")
+_TEXT_MODELS = (
+    *(
+        "llama",
+        "mistral",
+        "ministral",
+        "ministral3",
+        "granite",
+        "qwen2",
+        "qwen3",
+        "phi",
+        "phi3",
+        "gemma",
+        "gemma2",
+    ),
+    *(
+        "smollm3",
+        "helium",
+        "ernie4_5",
+        "glm",
+        "arcee",
+        "olmo",
+        "olmo2",
+        "stablelm",
+        "starcoder2",
+        "cohere",
+        "cohere2",
+    ),
+)
+"""Those whose cache it names; it has no way to be told of others."""
 _TOKENIZER = "PreTrainedTokenizerFast"
 """The class of a tokenizer of which nothing is known but its tokenizer.json."""
 

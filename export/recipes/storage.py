@@ -117,11 +117,31 @@ def weight_tables(config: LlavaConfig, *, prefill: bool) -> dict[str, dict[str, 
 def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     """Bytes of every parameter that the bundle is going to hold; a tied table is the head's."""
     sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form)]
-    if RESIDUAL_HEAD in form.quantized:  # it has no scales of its own
-        head = decoder_weights(config)["lm_head.weight"]
-        sizes.append(residual_bytes(head.shape[0], head.shape[1], form.quantized[RESIDUAL_HEAD]))
-    caches = config.text.max_position_embeddings * config.text.head_dim * form.cache_dtype.itemsize
-    return [*sizes, caches]
+    if RESIDUAL_HEAD in form.quantized:
+        sizes.append(_residual_bytes(form, config))
+    return [*sizes, _angle_bytes(form, config)]
+
+
+def graph_bytes(form: WeightStorage, config: LlavaConfig) -> dict[str, int]:
+    """The same by graph."""
+    sizes: dict[str, int] = {}
+    for graph, name, weight in _all(config, form):
+        sizes[graph] = sizes.get(graph, 0) + _bytes(form, f"{graph}/{name}", weight)
+    if RESIDUAL_HEAD in form.quantized:
+        sizes["decoder"] += _residual_bytes(form, config)
+    sizes["decoder"] += _angle_bytes(form, config)
+    return sizes
+
+
+def _angle_bytes(form: WeightStorage, config: LlavaConfig) -> int:
+    """Of the rotary tables."""
+    return config.text.max_position_embeddings * config.text.head_dim * form.cache_dtype.itemsize
+
+
+def _residual_bytes(form: WeightStorage, config: LlavaConfig) -> int:
+    """Of the lower half of the head's bits, which has no scales of its own."""
+    head = decoder_weights(config)["lm_head.weight"]
+    return residual_bytes(head.shape[0], head.shape[1], form.quantized[RESIDUAL_HEAD])
 
 
 def _all(config: LlavaConfig, form: WeightStorage) -> list[tuple[str, str, Weight]]:

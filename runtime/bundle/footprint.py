@@ -70,39 +70,42 @@ def weight_bytes(manifest: Manifest, *, low_memory: bool, optimized: bool = Fals
     """
     graphs = manifest.graphs
     looked_up = _looked_up_bytes(manifest)
-    vision, decoder = _stored(manifest, graphs.vision_encoder), _stored(manifest, graphs.decoder) - looked_up
+    vision, decoder = (
+        stored_bytes(manifest, graphs.vision_encoder),
+        stored_bytes(manifest, graphs.decoder) - looked_up,
+    )
     if graphs.prefill is not None:
         files = {graphs.prefill.file, *graphs.prefill.external_data} - set(graphs.decoder.external_data)
         decoder += sum(manifest.files[name].size for name in files)
     own = set(graphs.embedding.external_data) - set(graphs.decoder.external_data)
     table = sum(manifest.files[name].size for name in own) + looked_up
-    narrow = _float_size(manifest) == 2
+    narrow = float_size(manifest) == 2
     if low_memory and not narrow:
         return 0, vision + decoder + table
     held = round(vision * _packed(manifest, "vision_encoder") + decoder * _packed(manifest, "decoder"))
-    if narrow and _bits_of(manifest, "embedding") is None:  # the embedding is of the bundle
-        own_table = 4 * _head_values(manifest)
+    if narrow and graph_bits(manifest, "embedding") is None:  # the embedding is of the bundle
+        own_table = 4 * head_values(manifest)
         return (own_table, held) if optimized else (held + own_table, 0)
     return (0, held + table) if optimized else (held, table)
 
 
 def packing_bytes(manifest: Manifest, *, low_memory: bool) -> int:
     """What the largest matrix, taken to be the head, takes a second time while it is copied into another order."""
-    if low_memory and _float_size(manifest) == 4:
+    if low_memory and float_size(manifest) == 4:
         return 0
-    return _head_values(manifest) * (_bits(manifest, HEAD) or 32) // 8
+    return head_values(manifest) * (matrix_bits(manifest, HEAD) or 32) // 8
 
 
 def unpacked_bytes(manifest: Manifest, *, low_memory: bool) -> int:
     """What the head, if it is quantised and not packed, takes as float32 whenever it is multiplied."""
-    return 4 * _head_values(manifest) if low_memory and _bits(manifest, HEAD) is not None else 0
+    return 4 * head_values(manifest) if low_memory and matrix_bits(manifest, HEAD) is not None else 0
 
 
 def vision_activation_bytes(manifest: Manifest) -> int:
     """What an image takes in the vision encoder; the tower's width is estimated from the number of its weights."""
-    bits = _bits_of(manifest, "vision_encoder")
-    stored = _stored(manifest, manifest.graphs.vision_encoder)
-    values = stored / (_float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
+    bits = graph_bits(manifest, "vision_encoder")
+    stored = stored_bytes(manifest, manifest.graphs.vision_encoder)
+    values = stored / (float_size(manifest) if bits is None else bits / 8 + _SCALE / _block(manifest))
     width = math.cbrt(3.6 * values)  # 12·width² a layer, and about width / 43 layers
     together = min(ENCODED_AT_ONCE, manifest.layout.most_arrays)
     return int(4 * _VISION_FLOATS * together * manifest.layout.most_rows * width) + _tiles_bytes(manifest)
@@ -144,36 +147,41 @@ def logits_bytes(shape: DecoderShape, batch: int) -> int:
 
 def _looked_up_bytes(manifest: Manifest) -> int:
     """What of the decoder's file is not multiplied, and not copied into another order."""
-    if (bits := _bits(manifest, RESIDUAL_HEAD)) is not None:
-        return _head_values(manifest) * bits // 8
-    bits = _bits(manifest, REFINED_HEAD)
-    return 0 if bits is None else _head_values(manifest) * (bits * 32 // 8 + _SCALE) // 32
+    if (bits := matrix_bits(manifest, RESIDUAL_HEAD)) is not None:
+        return head_values(manifest) * bits // 8
+    bits = matrix_bits(manifest, REFINED_HEAD)
+    return 0 if bits is None else head_values(manifest) * (bits * 32 // 8 + _SCALE) // 32
 
 
-def _head_values(manifest: Manifest) -> int:
+def head_values(manifest: Manifest) -> int:
+    """Numbers in the matrix that makes logits."""
     return manifest.decoder.vocab_size * manifest.decoder.hidden_size
 
 
-def _stored(manifest: Manifest, graph: GraphSpec) -> int:
+def stored_bytes(manifest: Manifest, graph: GraphSpec) -> int:
+    """A graph's files, with those that it shares with another."""
     return sum(manifest.files[name].size for name in (graph.file, *graph.external_data))
 
 
 def _packed(manifest: Manifest, part: Part) -> float:
     """Bytes in memory for each byte of a graph's file."""
-    bits = _bits_of(manifest, part)
+    bits = graph_bits(manifest, part)
     if bits is None:
-        return 4 / _float_size(manifest)
+        return 4 / float_size(manifest)
     block = bits * _block(manifest) // 8
     return (block + 2 * _SCALE) / (block + _SCALE)
 
 
-def _bits_of(manifest: Manifest, part: Part) -> int | None:
+def graph_bits(manifest: Manifest, part: Part) -> int | None:
     """Of most of a graph's quantised matrices; None where there are none."""
-    found = [_bits(manifest, name) for name in manifest.precision.quantized if name.startswith(f"{part}/")]
+    found = [
+        matrix_bits(manifest, name) for name in manifest.precision.quantized if name.startswith(f"{part}/")
+    ]
     return max(set(found), key=found.count) if found else None
 
 
-def _bits(manifest: Manifest, name: str) -> int | None:
+def matrix_bits(manifest: Manifest, name: str) -> int | None:
+    """Of a matrix; None where it is not quantised."""
     precision = manifest.precision
     return precision.other_bits.get(name, precision.bits) if name in precision.quantized else None
 
@@ -182,6 +190,7 @@ def _block(manifest: Manifest) -> int:
     return manifest.precision.block_size or 32
 
 
-def _float_size(manifest: Manifest) -> int:
+def float_size(manifest: Manifest) -> int:
+    """Bytes of a number that is not quantised."""
     narrow = (manifest.precision.float_type or manifest.precision.name) in ("fp16", "bf16")
     return 2 if narrow else 4

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 from pumice.cli import vocabulary
@@ -67,6 +68,8 @@ def run_serve(args: argparse.Namespace) -> int:
             f"serving needs the serve extra: pip install 'pumice[serve]' (no {error.name})"
         ) from None
     names = _names(settings)
+    # Decoders warn of what a request's images are like, each time in other words: refusals tell it, the log does not.
+    warnings.filterwarnings("ignore", module="PIL")
     if not args.quiet:
         _log_requests()
 

@@ -1,4 +1,4 @@
-"""`pumice serve`: a bundle behind HTTP, in the dialects that local programs speak. docs/serve.md has how to use it.
+"""`pumice serve`: bundles behind HTTP, in the dialects that local programs speak. docs/serve.md has how to use it.
 
 Enters: HTTP requests. Leaves: answers, whole or piece by piece; errors in the dialect's own form.
 
@@ -6,6 +6,9 @@ Enters: HTTP requests. Leaves: answers, whole or piece by piece; errors in the d
                keys,    a table   what was asked,    checked      pieces, on their way
                hosts,             in our terms       before any   into the event loop
                limits                                work         ─▶ streamed
+
+    A model is held by a lease while it answers. One bundle stays in memory; of several, `moving` loads and unloads as
+    the rules of `residence` say.
 
 `app.make_app` makes an ASGI app of `settings.Settings`; `lifecycle.serve` runs it until SIGTERM.
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pumice.result import Generation
-from pumice.serve.refusals import queue_full
+from pumice.serve.refusals import RefusalError, queue_full
 
 _REMEMBERED = 64
 """Answers of which the mean is taken."""
@@ -48,28 +48,55 @@ class Admission:
         await self._empty.wait()
 
     @contextmanager
-    def place(self, nbytes: int) -> Iterator[None]:
+    def place(self, nbytes: int) -> Iterator[Place]:
         """A place for a request of so many bytes, for as long as it takes.
 
         Raises:
             RefusalError: there is none.
         """
-        if self._taken >= self._limit or (self._bytes and self._bytes + nbytes > self._most_bytes):
-            self.refused += 1
-            raise queue_full(self.retry_after_s)
+        if self._taken >= self._limit:
+            raise self._full()
+        place = Place(self)
+        place.take(nbytes)
         self._taken += 1
-        self._bytes += nbytes
         self._empty.clear()
         try:
-            yield
+            yield place
         finally:
             self._taken -= 1
-            self._bytes -= nbytes
+            self._bytes -= place.nbytes
             if not self._taken:
                 self._empty.set()
+
+    def hold(self, nbytes: int) -> None:
+        """Count bytes that a request has from now on.
+
+        Raises:
+            RefusalError: there is no room for them beside others.
+        """
+        if self._bytes and self._bytes + nbytes > self._most_bytes:
+            raise self._full()
+        self._bytes += nbytes
+
+    def _full(self) -> RefusalError:
+        self.refused += 1
+        return queue_full(self.retry_after_s)
 
     def served(self, results: list[Generation]) -> None:
         """Note how long a request had its slots."""
         timings = results[0].timings
         longest = max(result.timings.decode for result in results)
         self._service_s.append(timings.preprocess + timings.vision + timings.prefill + longest)
+
+
+class Place:
+    """A request's place: `nbytes` are what it holds."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.nbytes = 0
+
+    def take(self, nbytes: int) -> None:
+        """Hold more bytes. Raises `RefusalError` where there is no room for them."""
+        self._admission.hold(nbytes)
+        self.nbytes += nbytes

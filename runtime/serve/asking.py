@@ -22,8 +22,10 @@ from starlette.types import Receive, Scope, Send
 
 from pumice.generation.strategy import Piece
 from pumice.result import Generation
+from pumice.serve.admission import Place
 from pumice.serve.answers import CHECKS, Answers
 from pumice.serve.bundles import Loaded
+from pumice.serve.conversation import count_images
 from pumice.serve.keeping import keep_of
 from pumice.serve.lease import Lease
 from pumice.serve.questions import Question, question_of
@@ -84,7 +86,8 @@ class Early:
     told: Callable[[RefusalError], bytes]
 
 
-def _early_events(_: str) -> Early:
+def early_events(_: str) -> Early:
+    """Server-sent events."""
     return Early(
         media_type="text/event-stream; charset=utf-8",
         beat=lambda: b": keep-alive\n\n",
@@ -115,7 +118,7 @@ class Asking:
     server: Server
     read: Callable[[bytes], ChatRequest]
     form: FormMaker
-    early: Callable[[str], Early] = _early_events
+    early: Callable[[str], Early] = early_events
     question: Callable[..., Question] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,7 +130,7 @@ class Asking:
         """
         server, most = self.server, self.server.settings.max_body
         server.check_open()
-        with server.admission.place(declared_bytes(scope, most)):
+        with server.admission.place(declared_bytes(scope, most)) as place:
             body = await read_body(receive, most)
             request = await unless_gone(receive, self._request(body))
             del body
@@ -135,9 +138,9 @@ class Asking:
             with server.bundles.lease(request.model, keep_of(request)) as lease:
                 record.model = lease.name
                 if request.stream and not lease.held:
-                    await self._late(request, lease, record)(scope, receive, send)
+                    await self._late(request, lease, record, place)(scope, receive, send)
                     return
-                asked = await unless_gone(receive, self._asked(request, lease, record))
+                asked = await unless_gone(receive, self._asked(request, lease, record, place))
                 del request  # its images are decoded
                 try:
                     response: Any = (
@@ -150,14 +153,16 @@ class Asking:
     async def _request(self, body: bytes) -> ChatRequest:
         return await asyncio.get_running_loop().run_in_executor(CHECKS, self.read, body)
 
-    async def _asked(self, request: ChatRequest, lease: Lease, record: Record) -> _Asked:
+    async def _asked(self, request: ChatRequest, lease: Lease, record: Record, place: Place) -> _Asked:
         """Wait for the model, check the request, and ask the engine."""
         loop, settings = asyncio.get_running_loop(), self.server.settings
         began = loop.time()
         loaded = await lease.loaded(settings.deadline)
+        count_images(request.messages, settings.max_images)
+        fetched = await self.server.fetching.fetched(request.messages, request.place, place.take)
         left = max(0.001, settings.deadline - (loop.time() - began))
         make = self.question or question_of
-        question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images)
+        question = await loop.run_in_executor(CHECKS, make, request, loaded, settings.max_images, fetched)
         record.images = len(question.images)
         stream = bool(request.stream)
         answers = answers_to(loaded, question, left, streamed=stream)
@@ -187,12 +192,15 @@ class Asking:
             told=asked.form.told,
         )
 
-    def _late(self, request: ChatRequest, lease: Lease, record: Record) -> Streamed:
+    def _late(self, request: ChatRequest, lease: Lease, record: Record, place: Place) -> Streamed:
         """A stream that begins while its model is being loaded."""
         early = self.early(lease.name)
+        told = early.told
 
         async def chunks() -> AsyncIterator[bytes]:
-            asked = await self._asked(request, lease, record)
+            nonlocal told
+            asked = await self._asked(request, lease, record, place)
+            told = asked.form.told
             try:
                 async with aclosing(self._chunks(asked)) as rest:
                     async for chunk in rest:
@@ -205,7 +213,7 @@ class Asking:
             media_type=early.media_type,
             beat=early.beat,
             every=self.server.settings.keep_alive,
-            told=early.told,
+            told=lambda refusal: told(refusal),
         )
 
     async def _chunks(self, asked: _Asked) -> AsyncGenerator[bytes, None]:

@@ -84,7 +84,7 @@ def read_catalogue(settings: Settings) -> Catalogue:
     """All bundles of the settings, in their order. One alone is only read where it has a budget.
 
     Raises:
-        UsageError: two bundles of a name, or an alias of none of them.
+        UsageError: two bundles of a name, an alias of none of them, or no folder where one of several should be.
         PumiceError: there are several, and none of them can be opened.
     """
     paths = [path for given in (settings.bundle, *settings.others) for path in bundles_of(given)]
@@ -93,6 +93,8 @@ def read_catalogue(settings: Settings) -> Catalogue:
     each = [replace(one, alias=aliases[one.name]) for one in each]
     if len(each) == 1 and settings.memory is None:
         return Catalogue(offers=(Offer(settings=each[0]),), budget=None)
+    if missing := [one.bundle for one in each if not one.bundle.is_dir()]:
+        raise UsageError(f"there is no folder {str(missing[0])!r}: expected bundles, or folders of bundles")
     budget = settings.memory if settings.memory is not None else _available(settings.device)
     offers = tuple(read_offer(one, budget) for one in each)
     failures = [offer.failure for offer in offers if offer.failure is not None]

@@ -45,7 +45,7 @@ class _Events:
     media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:
-        return events([self.form.first(index) for index in range(count)])
+        return events([self.form.first(index) for index in range(count)], counts=self.counts)
 
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
@@ -54,7 +54,8 @@ class _Events:
         return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
-        return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
+        chunks = [chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None]
+        return events(chunks, counts=self.counts)
 
     def last(self, results: Sequence[Generation]) -> bytes:
         chunks = [
@@ -62,7 +63,9 @@ class _Events:
             for index, result in enumerate(results)
             for chunk in self.form.last(index, result, timed=not self.counts)
         ]
-        return events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + DONE
+        if self.counts:
+            chunks.append(self.form.usage(results))
+        return events(chunks, counts=self.counts) + DONE
 
     def told(self, refusal: RefusalError) -> bytes:
         return events([refusal.body()])
@@ -71,6 +74,8 @@ class _Events:
         return self.form.completion(results)
 
 
-def events(values: Sequence[dict[str, Any]]) -> bytes:
-    """Server-sent events of these data."""
+def events(values: Sequence[dict[str, Any]], *, counts: bool = False) -> bytes:
+    """Server-sent events of these data; of a stream that `counts`, all have a usage, which is null until the last."""
+    if counts:
+        values = [{"usage": None, **value} for value in values]
     return b"".join(b"data: " + msgspec.json.encode(value) + b"\n\n" for value in values)

@@ -29,7 +29,7 @@ _TERMS = Terms(names={"top_logprobs": "logprobs"})
 
 def completions(server: Server) -> InTerms:
     """The route."""
-    asking = Asking(server=server, read=read_completion, form=_form, question=_question)
+    asking = Asking(server=server, read=read_completion, form=_form, question=_question, early=_TERMS.early)
     return InTerms(app=asking, terms=_TERMS)
 
 
@@ -96,7 +96,8 @@ class _Events:
     media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:
-        return events([chunk for index in range(count) if (chunk := self.form.first(index)) is not None])
+        chunks = [chunk for index in range(count) if (chunk := self.form.first(index)) is not None]
+        return events(chunks, counts=self.counts)
 
     def beat(self) -> bytes:
         return b": keep-alive\n\n"
@@ -105,11 +106,14 @@ class _Events:
         return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
-        return events([chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None])
+        chunks = [chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None]
+        return events(chunks, counts=self.counts)
 
     def last(self, results: Sequence[Generation]) -> bytes:
-        chunks = [self.form.last(index, result) for index, result in enumerate(results)]
-        return events([*chunks, *([self.form.usage(results)] if self.counts else [])]) + DONE
+        chunks = [self.form.last(i, result, timed=not self.counts) for i, result in enumerate(results)]
+        if self.counts:
+            chunks.append(self.form.usage(results))
+        return events(chunks, counts=self.counts) + DONE
 
     def told(self, refusal: RefusalError) -> bytes:
         return events([_TERMS.of(refusal).body()])

@@ -8,7 +8,7 @@ the user says next, and the calls of an earlier answer are its text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,15 +47,19 @@ class Conversation:
 
 
 def read_messages(
-    messages: Sequence[Message], most_images: int, *, place: Callable[[int], str] = in_messages
+    messages: Sequence[Message],
+    most_images: int,
+    *,
+    place: Callable[[int], str] = in_messages,
+    fetched: Mapping[str, bytes] | None = None,
 ) -> Conversation:
-    """The conversation; `place` says of a message where the client has it.
+    """The conversation; `place` says of a message where the client has it, `fetched` are images by their addresses.
 
     Raises:
         RefusalError: an unknown role or part, too many images, or one that is not accepted; names the place.
     """
-    _count_images(messages, most_images)
-    images: list[SentImage] = []
+    count_images(messages, most_images)
+    images = _Images(fetched or {})
     read: list[dict[str, Any]] = []
     results = False  # whether the last one was a tool's result
     for i, message in enumerate(messages):
@@ -73,7 +77,19 @@ def read_messages(
         else:
             read.append({"role": role, "content": parts})
         results = is_result
-    return Conversation(messages=[_plain(message) for message in read], images=images)
+    return Conversation(messages=[_plain(message) for message in read], images=images.found)
+
+
+class _Images:
+    """The images of a conversation, as they are come upon."""
+
+    def __init__(self, fetched: Mapping[str, bytes]) -> None:
+        self._fetched = fetched
+        self.found: list[SentImage] = []
+
+    def read(self, text: str, param: str) -> None:
+        """The next one."""
+        self.found.append(read_image(text, param, self._fetched))
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +99,12 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
     return {"role": message["role"], "content": parts[0]["text"] if alone else parts}
 
 
-def _count_images(messages: Sequence[Message], most: int) -> None:
-    """Before one of them is looked at."""
+def count_images(messages: Sequence[Message], most: int) -> None:
+    """Before one of them is looked at.
+
+    Raises:
+        RefusalError: they are too many.
+    """
     count = sum(
         isinstance(part, dict) and part.get("type") in ("image_url", "input_image")
         for message in messages
@@ -99,7 +119,7 @@ def _count_images(messages: Sequence[Message], most: int) -> None:
         )
 
 
-def _parts(message: Message, place: str, images: list[SentImage]) -> list[dict[str, Any]]:
+def _parts(message: Message, place: str, images: _Images) -> list[dict[str, Any]]:
     content = message.content
     parts: list[dict[str, Any]] = []
     if isinstance(content, str):
@@ -117,7 +137,7 @@ def _parts(message: Message, place: str, images: list[SentImage]) -> list[dict[s
     return parts
 
 
-def _part(part: Any, place: str, images: list[SentImage]) -> dict[str, Any]:
+def _part(part: Any, place: str, images: _Images) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("text", "input_text", "output_text", "refusal"):
         text = part.get("refusal" if kind == "refusal" else "text")
@@ -125,7 +145,7 @@ def _part(part: Any, place: str, images: list[SentImage]) -> dict[str, Any]:
             return {"type": "text", "text": text}
         raise RefusalError(f"{place} has no text", param=f"{place}.text")
     if kind == "image_url":
-        images.append(read_image(_url(part.get("image_url"), place), f"{place}.image_url"))
+        images.read(_url(part.get("image_url"), place), f"{place}.image_url")
         return {"type": "image"}
     if kind == "input_image":
         url = part.get("image_url")
@@ -134,7 +154,7 @@ def _part(part: Any, place: str, images: list[SentImage]) -> dict[str, Any]:
                 f"{place} has no image: expected image_url with data:image/jpeg;base64,…",
                 param=f"{place}.image_url",
             )
-        images.append(read_image(url, f"{place}.image_url"))
+        images.read(url, f"{place}.image_url")
         return {"type": "image"}
     told = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
     raise RefusalError(f"{place} is a part {told}: {_PARTS}", param=place, code="unsupported_value")

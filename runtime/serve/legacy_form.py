@@ -61,10 +61,10 @@ class LegacyForm:
         choice = self._choice(piece.index, piece.text, logprobs=logprobs, ids=list(piece.token_ids))
         return self._head([choice])
 
-    def last(self, index: int, result: Generation) -> dict[str, Any]:
-        """The chunk that says why an answer has ended."""
+    def last(self, index: int, result: Generation, *, timed: bool) -> dict[str, Any]:
+        """The chunk that says why an answer has ended; `timed` ones say what it took."""
         chunk = self._head([self._choice(index, "", finish=result.finish_reason)])
-        return {**chunk, "timings": timings(result)}
+        return {**chunk, "timings": timings(result)} if timed else chunk
 
     def usage(self, results: Sequence[Generation]) -> dict[str, Any]:
         """The chunk of counts, behind all others."""

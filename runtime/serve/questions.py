@@ -6,6 +6,7 @@ their heads, which fits into the context, and the engine's options.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +39,19 @@ class Question:
     beside: tuple[Question, ...] = ()
 
 
-def question_of(request: ChatRequest, loaded: Loaded, most_images: int) -> Question:
+def question_of(
+    request: ChatRequest, loaded: Loaded, most_images: int, fetched: Mapping[str, bytes] | None = None
+) -> Question:
     """The question of a chat's request; may take a moment, so not for the event loop.
+
+    `fetched` are images by their addresses.
 
     Raises:
         RefusalError, ContextLengthError, PumiceError: whatever is wrong with it that shows without decoding an image.
     """
     constraint = constraint_of(request)
     options = options_of(request, loaded) | constraint.options
-    conversation = read_messages(request.messages, most_images, place=request.place)
+    conversation = read_messages(request.messages, most_images, place=request.place, fetched=fetched)
     check_room(conversation, loaded, continued=bool(request.continue_final_message))
     copies = several(request, options, loaded)
     return Question(

@@ -7,7 +7,7 @@ Enters: what every model has of requests, a budget, and the time. Leaves: the ne
 3. Where there is no room for it, others go: idle ones first, those unused for longest before others; then busy ones,
    those here for longest before others, which are answered to the end and take nothing new meanwhile.
 4. Nobody goes before its turn is over: it lasts as long as loading took, so that loading takes half of the time at
-   most, however requests alternate. Whoever is idle for a moment within it has finished its turn early.
+   most where several have work, however requests alternate. Whoever is idle for a moment ends its turn early.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ _TERMS = Terms(
 
 def responses(server: Server) -> InTerms:
     """The route."""
-    return InTerms(app=Asking(server=server, read=read_responses, form=_form), terms=_TERMS)
+    return InTerms(
+        app=Asking(server=server, read=read_responses, form=_form, early=_TERMS.early), terms=_TERMS
+    )
 
 
 def _form(request: ResponsesRequest, loaded: Loaded, question: Question) -> _Events:

@@ -1,4 +1,4 @@
-"""Images in requests: texts that hold them. Nothing is fetched, and no file is ever looked at.
+"""Images in requests: texts that hold them. Nothing is fetched here, and no file is ever looked at.
 
 Enters: a data URI, or base64. Leaves: an encoded image's bytes, whose head was read: format and size are within the
 limits, and not one pixel was decoded.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -17,6 +18,7 @@ from pumice.images.files import image_size
 from pumice.serve.refusals import RefusalError, refusal_of
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
+_NONE: Mapping[str, bytes] = {}
 _SLICE = 4 * 2**18
 """Letters of base64 decoded in one go, for others want to compute as well; a multiple of 4."""
 
@@ -29,14 +31,16 @@ class SentImage:
     size: tuple[int, int]
 
 
-def read_image(text: str, param: str) -> SentImage:
-    """The image that a text holds; `param` is the text's place in the request.
+def read_image(text: str, param: str, fetched: Mapping[str, bytes] = _NONE) -> SentImage:
+    """The image that a text holds, or that was fetched from where it says; `param` is its place in the request.
 
     Raises:
         RefusalError: it holds none, or one that is not accepted.
     """
     scheme = _SCHEME.match(text[:64])
-    if scheme is None:
+    if text in fetched:
+        data = fetched[text]
+    elif scheme is None:
         data = _decoded(text, param)
     elif scheme[1].lower() == "data":
         data = _of_uri(text, param)

@@ -13,6 +13,7 @@ from starlette.types import Scope
 from pumice.result import Generation
 from pumice.serve.admission import Admission
 from pumice.serve.bundles import Bundles
+from pumice.serve.fetching import Fetching
 from pumice.serve.refusals import draining
 from pumice.serve.settings import Settings
 from pumice.serve.tally import Tally
@@ -44,6 +45,7 @@ class Server:
         self.settings = settings
         self.bundles = Bundles(settings)
         self.admission = Admission(settings.slots, settings.max_queue, settings.most_waiting_bytes)
+        self.fetching = Fetching(settings.fetch_images, settings.max_body)
         self.tally = Tally()
         self.draining = False
         """Whether it is about to end: what came is answered, nothing else comes in."""

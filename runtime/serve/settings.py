@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pumice.errors import UsageError
+from pumice.serve.allowed import AllowedHosts
 
 ENVIRONMENT = "PUMICE_SERVE_"
 _MIB = 2**20
@@ -79,6 +80,10 @@ class Settings:
     )
     max_queue: int = field(default=64, metadata=_flag("requests that may wait", least=1))
     max_body: int = field(default=32 * _MIB, metadata=_flag("bytes of a request", least=1024))
+    fetch_images: tuple[str, ...] = field(
+        default=(),
+        metadata=_flag("hosts whose images are fetched by their addresses", metavar="HOST[:PORT],…"),
+    )
     max_images: int = field(default=8, metadata=_flag("images of a request", least=0))
     deadline: float = field(
         default=600.0, metadata=_flag("seconds that an answer may take", least=0.001, metavar="S")
@@ -196,6 +201,8 @@ def _read(name: str, value: Any) -> Any:
         return None if value == "never" else _number(name, value, float)
     if kind == "tuple[str, ...]":
         several = value.split(",") if isinstance(value, str) else value
+        if name == "fetch_images":  # a flag's value is a list, too
+            several = [one for each in _typed(name, several, (list, tuple)) for one in str(each).split(",")]
         return tuple(_typed(name, one, str).strip() for one in _typed(name, several, (list, tuple)))
     if kind == "bool":
         return value if isinstance(value, bool) else _one_of(name, value, _FLAG_TEXTS)
@@ -242,6 +249,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
 
 def _check(settings: Settings) -> None:
+    AllowedHosts(settings.fetch_images)
     for each in FLAGS:
         value, least = getattr(settings, each.name), each.metadata["least"]
         if least is not None and value is not None and not least <= value < float("inf"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pumice.errors import PumiceError
+from pumice.serve.asking import Early, early_events
 from pumice.serve.refusals import RefusalError, refusal_of
 
 
@@ -37,6 +38,11 @@ class Terms:
             code=refusal.code,
             headers=refusal.headers,
         )
+
+    def early(self, name: str) -> Early:
+        """What a stream is written by whose model is not there yet."""
+        early = early_events(name)
+        return replace(early, told=lambda refusal: early.told(self.of(refusal)))
 
     def _renamed(self, place: str) -> str:
         for name, own in self.names.items():

@@ -30,8 +30,14 @@ BUNDLES = {
     "llava15-fp32": ("llava-1.5", "portable-fp32"),
     "pebble-web-int4": ("pebble", "web-int4"),
     "interleave-web-int4": ("llava-interleave", "web-int4"),
+    "pixtral-fp32": ("pixtral", "portable-fp32"),
+    "ministral-3-int4": ("ministral-3", "cpu-int4"),
+    "gemma2-web-int4": ("text gemma2", "web-int4"),
+    "llava-next-int4": ("llava-next", "cpu-int4"),
+    "onevision-fp32": ("llava-onevision", "portable-fp32"),
 }
-"""By name: the checkpoint, pebble or a family of the tests' own with random weights, and the recipe."""
+"""By name: the checkpoint and the recipe. It is pebble, or a family or a text model of the tests' own, with random
+weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +100,25 @@ class AskedBundles:
     def __getitem__(self, name: str) -> Asked:
         from pumice.export.pipeline import export_bundle
         from tests.clients.reference import write_cases
-        from tests.factory import FAMILIES
 
         if name not in self._made:
             source, recipe = BUNDLES[name]
-            checkpoint = ROOT / "pebble" / "checkpoint"
-            if source != "pebble":
-                checkpoint = FAMILIES[source](self._root / f"{name}-checkpoint")
+            checkpoint = _made_checkpoint(source, self._root / f"{name}-checkpoint")
             bundle, folder = self._root / name, self._root / f"{name}-cases"
             export_bundle(checkpoint, bundle, recipe=recipe)
             self._made[name] = Asked(bundle=bundle, folder=folder, cases=write_cases(bundle, folder))
         return self._made[name]
+
+
+def _made_checkpoint(source: str, folder: Path) -> Path:
+    from tests.factory import FAMILIES
+    from tests.factory.texts import make_text_checkpoint
+
+    if source == "pebble":
+        return ROOT / "pebble" / "checkpoint"
+    if source.startswith("text "):
+        return make_text_checkpoint(folder, source.removeprefix("text "))
+    return FAMILIES[source](folder)
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -15,19 +15,22 @@ from answer import Client
 
 
 def line_of(client: Client, case: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Ids, tokens by the client's own pixels and by those of pumice, and how far they lie apart."""
+    """Ids, tokens by the client's own pixels and by those of pumice, and how far they lie apart.
+
+    `example` is how far the pixels are that the example takes, which are not always the client's own.
+    """
     found: dict[str, Any] = {}
-    ids = found["ids"] = client.ids(client.prompt(case["question"], len(case["images"])))
-    own = None
-    if case["images"] and client.processor is not None:
-        own = client.pixels([Path(image) for image in case["images"]])
-    if own is not None or not case["images"]:
-        found["own"] = list(client.stream(ids, own, case["most"]))
+    files = [Path(image) for image in case["images"]]
+    made = client.pixels(files) if files else None
+    sizes = [] if made is None else [made.shape[2:]] * len(files)
+    ids = found["ids"] = client.ids(client.prompt(case["question"], len(files)), sizes)
+    own = made if client.processor is None or not files else client.processor_pixels(files)
+    found["own"] = list(client.stream(ids, own, case["most"]))
     if case["pixels"]:
         fed = np.fromfile(folder / case["pixels"], np.float32).reshape(case["shape"])
         found["fed"] = list(client.stream(ids, fed, case["most"]))
-        if own is not None:
-            found["pixels"] = float(np.abs(own - fed).mean())
+        found["pixels"] = float(np.abs(own - fed).mean())
+        found["example"] = float(np.abs(made - fed).mean())
     return found
 
 

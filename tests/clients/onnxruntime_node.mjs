@@ -5,17 +5,20 @@ import { answer, idsOf, open, pixelsOfFiles } from '../examples/onnxruntime-node
 const [bundle, folder] = process.argv.slice(2);
 const client = await open(bundle);
 const all = async (tokens) => { const found = []; for await (const token of tokens) found.push(token); return found; };
-for (const { question, images, pixels, shape, most } of JSON.parse(readFileSync(`${folder}/cases.json`))) {
+for (const { question, images, pixels, most } of JSON.parse(readFileSync(`${folder}/cases.json`))) {
   const line = {};
   try {
-    line.ids = idsOf(client, question, images.length);
-    const own = images.length ? await pixelsOfFiles(client, images) : null;
+    const own = await pixelsOfFiles(client, images);
+    line.ids = idsOf(client, question, own);
     line.own = await all(answer(client, line.ids, own, most));
     if (pixels) {
       const bytes = readFileSync(`${folder}/${pixels}`);
       const data = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
-      line.pixels = own.data.reduce((sum, value, i) => sum + Math.abs(value - data[i]), 0) / data.length;
-      line.fed = await all(answer(client, line.ids, { data, dims: shape }, most));
+      let at = 0;
+      const fed = own.map((image) => ({ ...image, data: data.slice(at, (at += image.data.length)) }));
+      const apart = ({ data: values }, i) => values.reduce((sum, value, j) => sum + Math.abs(value - fed[i].data[j]), 0);
+      line.pixels = own.map(apart).reduce((x, y) => x + y, 0) / data.length;
+      line.fed = await all(answer(client, line.ids, fed, most));
     }
   } catch (error) {
     line.error = String(error);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -34,6 +35,15 @@ const timer = setInterval(() => {{
 </script>"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A page's status and answer when it has come to an end, and the files of its bundle that it fetched, in bytes."""
+
+    status: str
+    answer: str
+    fetched: dict[str, int]
+
+
 class _Site(ThreadingHTTPServer):
     """Serves files by the first part of their path, and waits for one message."""
 
@@ -41,6 +51,8 @@ class _Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folders, self.query = folders, query
         self.said, self.message = threading.Event(), ""
+        self.sent: dict[str, int] = {}
+        """Bytes by path."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file is None or not file.is_file():
             self._answer(404, b"", "text/plain")
             return
+        self.server.sent[path.lstrip("/")] = file.stat().st_size
         self._answer(200, file.read_bytes(), TYPES.get(file.suffix, "application/octet-stream"))
 
     def do_POST(self) -> None:
@@ -84,8 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def shown_by_page(
     chromium: str, folders: Mapping[str, Path], bundle: str, question: str, screenshot: Path
-) -> tuple[str, str]:
-    """The page's status and answer when it has come to an end."""
+) -> Shown:
+    """What it comes to, in a browser without a cache."""
     query = f"bundle={quote(bundle)}&image=image.png&ask={quote(question)}"
     with _Site(folders, query) as site:
         threading.Thread(target=site.serve_forever, daemon=True).start()
@@ -101,4 +114,6 @@ def shown_by_page(
         site.shutdown()
     assert site.said.is_set(), done.stderr.decode()[-2000:]
     status, _, answer = site.message.partition("\n")
-    return status, answer
+    own = f"models/{bundle}/"
+    fetched = {path.removeprefix(own): size for path, size in site.sent.items() if path.startswith(own)}
+    return Shown(status=status, answer=answer.strip(), fetched=fetched)

@@ -1,6 +1,7 @@
 """What pumice makes of ten questions, written for clients to be compared with.
 
-Enters: a bundle. Leaves: `cases.json` (question, images, ids, greedy tokens) and a file of float32 pixels a case.
+Enters: a bundle. Leaves: `cases.json` (question, images, ids, greedy tokens) and a file of float32 pixels a case, image
+by image; `shape` is that of all where they are alike.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def write_cases(bundle: Path, folder: Path) -> list[dict[str, Any]]:
         case: dict[str, Any] = {"question": question, "images": [str(image) for image in images]}
         case |= {"pixels": None, "shape": None, "most": NEW_TOKENS}
         if images:
-            pixels = np.asarray(prepared.pixel_values, np.float32)
-            pixels.tofile(folder / f"{number}.pixels")
-            case |= {"pixels": f"{number}.pixels", "shape": list(pixels.shape)}
+            arrays = [np.asarray(pixels, np.float32) for pixels in prepared.pixel_arrays]
+            np.concatenate([pixels.ravel() for pixels in arrays]).tofile(folder / f"{number}.pixels")
+            case |= {"pixels": f"{number}.pixels", "shape": [len(arrays), *arrays[0].shape]}
         answer = model.generate(question, list(images), max_new_tokens=NEW_TOKENS, do_sample=False)
         case |= {"ids": prepared.input_ids[0].tolist(), "tokens": list(answer.token_ids)}
         cases.append(case)

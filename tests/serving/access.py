@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pumice.serve.access import PUBLIC
+from pumice.serve.app import make_app
+from pumice.serve.settings import Settings
 from tests.runtime.serve.running import Answer, running
-from tests.runtime.serve.test_access import routes
 from tests.serving.bounds import Bounds
 from tests.serving.client import ask
 from tests.serving.figures import Figure
@@ -56,6 +58,16 @@ PATHS: dict[str, str] = {
 }
 """Refused without a key, or there is no such route."""
 TRICKS = len(HEADERS) + len(DISGUISES) + len(PATHS)
+
+
+def routes(bundle: Path) -> list[tuple[str, str]]:
+    """Method and path of every route."""
+    app: Any = make_app(Settings(bundle=bundle)).app
+    return [
+        (method, route.path.replace("{name:path}", "x"))
+        for route in app.routes
+        for method in sorted(route.methods - {"HEAD"})
+    ]
 
 
 def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:

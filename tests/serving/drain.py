@@ -1,4 +1,4 @@
-"""SIGTERM under eight streams: each ends in [DONE], or in an error event where `--drain` is over; the exit code is 0."""
+"""SIGTERM under eight streams: each ends in [DONE], or in an error event where there was no time; exit code 0."""
 
 from __future__ import annotations
 

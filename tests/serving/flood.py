@@ -59,7 +59,7 @@ def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
 
 def _body(number: int) -> bytes:
     color = tuple(int(value) for value in np.random.default_rng(number).integers(0, 256, 3))
-    image = png("#%02x%02x%02x" % color, (640, 480))
+    image = png("#{:02x}{:02x}{:02x}".format(*color), (640, 480))
     return json.dumps(question([image_part(image), text("What is this?")], max_tokens=20)).encode()
 
 

@@ -36,9 +36,9 @@ def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
             yield Figure(check="fuzz", what=kind, value=found[kind], most=0)
         yield Figure(check="fuzz", what="golden answer as before", value=again == golden, least=1)
         yield Figure(check="fuzz", what="exit code", value=server.end(), most=0, least=0)
-        yield Figure(
-            check="fuzz", what="leaks into the log", value=len(LEAKS.findall(server.said.encode())), most=0
-        )
+        said = [line for line in server.said.splitlines() if LEAKS.search(line.encode())]
+        print(*dict.fromkeys(said), sep="\n", end="\n" * bool(said))
+        yield Figure(check="fuzz", what="leaks into the log", value=len(said), most=0)
 
 
 async def _all(server: Served, cases: int) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""What the server says of itself is so: of an engine that stands, one that has failed, and one whose logits are no numbers."""
+"""What the server says of itself is so: of an engine that stands, that has failed, whose logits are no numbers."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""`pumice` whose server keeps 64 KiB of each request for ever: what the soak must see. `python -m tests.serving.leaky serve …`"""
+"""`pumice` whose server keeps 64 KiB of each request for ever, which the soak must see."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 from pumice.cli.main import main
 from pumice.serve.front import Front
@@ -15,9 +16,10 @@ def plant() -> None:
     """From here on each request leaves something behind."""
     real = Front.__call__
 
-    async def leaking(self: Front, *arguments: Any) -> None:
+    # uvicorn looks at the signature.
+    async def leaking(self: Front, scope: Scope, receive: Receive, send: Send) -> None:
         KEPT.append(bytearray(b"x" * 2**16))
-        await real(self, *arguments)
+        await real(self, scope, receive, send)
 
     Front.__call__ = leaking  # type: ignore[method-assign]
 

@@ -1,4 +1,4 @@
-"""OpenAI's description of its API, cut to what `pumice serve` has of it: `python -m tests.serving.openai_cut openapi.json`.
+"""OpenAI's description of its API, cut to what the server has of it: `python -m tests.serving.openai_cut openapi.json`.
 
 Enters: `openapi.json` of https://github.com/openai/openai-openapi (MIT). Leaves: `openai.json` beside this file: chat
 completions and models with every schema they name, without prose and examples. Errors are OpenAI's `ErrorResponse` with

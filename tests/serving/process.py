@@ -86,7 +86,8 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
         found = re.search(r"at http://[^:]+:(\d+)", log.read_text(errors="replace"))
         if found:
             port = int(found[1])
-            if asyncio.run(ask(port, path="/ready", method="GET")).answer.status == 200:
-                return port
+            with contextlib.suppress(OSError):  # it may be ending
+                if asyncio.run(ask(port, path="/ready", method="GET")).answer.status == 200:
+                    return port
         time.sleep(0.05)
     raise RuntimeError(f"the server did not become ready: {log.read_text(errors='replace')[-2000:]}")

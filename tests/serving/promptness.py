@@ -1,4 +1,4 @@
-"""Nobody waits in silence: first bytes while an image is prepared, health while large ones are read, a refusal of 20 MB."""
+"""Nobody waits in silence: first bytes while an image is prepared, health while large ones are, refusals of 20 MB."""
 
 from __future__ import annotations
 

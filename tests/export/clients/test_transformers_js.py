@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import AutoConfig
 import pumice
 from pumice.export.clients.json_files import read_object
 from pumice.export.clients.transformers_js import refusal
+from pumice.export.config.text_families import TEXT_FAMILIES
 from pumice.export.pipeline import export_bundle
 from pumice.export.processor.load import load_processor
 from pumice.manifest import decode_manifest, load_manifest
@@ -94,6 +96,15 @@ def test_a_model_that_it_knows_under_another_name() -> None:
     manifest = decode_manifest((FOLDER / "vip-llava.json").read_bytes(), "vip-llava")
     assert manifest.source.model_type == "vipllava"
     assert refusal(manifest) is None
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_which_text_models_it_takes(kind: str) -> None:
+    """Those that its `getNormalizedConfig` has a case for; the others' caches it would not name."""
+    manifest = decode_manifest((FOLDER / "llava-1.5.json").read_bytes(), "llava-1.5")
+    told = refusal(replace(manifest, source=replace(manifest.source, text_model_type=kind)))
+    assert (told is None) == (kind not in ("glm4", "seed_oss", "exaone4", "nemotron"))
+    assert told is None or kind in told
 
 
 @pytest.mark.parametrize("name", NAMES)

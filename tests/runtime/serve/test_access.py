@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pumice.errors import UsageError
 from pumice.serve.access import PUBLIC, Access, read_keys
-from pumice.serve.app import make_app
 from pumice.serve.refusals import RefusalError
 from pumice.serve.settings import Settings
 from tests.runtime.serve.running import CHAT, Running, running
+from tests.serving import access as tricks
+from tests.serving.access import routes
 
 KEY, OTHER = "sk-first", "sk-second"
 
@@ -24,15 +25,6 @@ def locked(pebble_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     file.write_text(f"# keys\n\nann {KEY}\n{OTHER}\n")
     with running(pebble_bundle, api_key_file=file) as server:
         yield server
-
-
-def routes(bundle: Path) -> list[tuple[str, str]]:
-    app: Any = make_app(Settings(bundle=bundle)).app
-    return [
-        (method, route.path.replace("{name:path}", "x"))
-        for route in app.routes
-        for method in sorted(route.methods - {"HEAD"})
-    ]
 
 
 def test_every_route_that_is_not_public_needs_a_key(locked: Running, pebble_bundle: Path) -> None:
@@ -70,6 +62,18 @@ def test_no_path_leads_around_the_key(locked: Running, path: str) -> None:
     answer = locked.get(path)
     assert answer.status in (400, 401, 404, 421), answer.body
     assert b'"object"' not in answer.body
+
+
+def test_no_trick_leads_around_a_check_on_any_route(pebble_bundle: Path) -> None:
+    """Of Host, of Origin, of the path: with the right key those are refused that ask for another site."""
+    with running(pebble_bundle, api_key=tricks.KEY) as server:
+        all_routes = routes(pebble_bundle)
+        wrong, tried = asyncio.run(tricks.keys(server.port, all_routes))
+        passed, more = asyncio.run(tricks.around(server.port, all_routes))
+    assert not wrong
+    assert not passed
+    assert tried == len(tricks.KEYS) * len(all_routes)
+    assert more > 20 * len(all_routes)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(server: Running, stop_sign
     assert [entry["token"] for entry in content] == [entry["token"] for entry in expected]
     assert [e["logprob"] for e in content] == pytest.approx([e["logprob"] for e in expected], abs=1e-5)
     assert counts["choices"] == []
+    assert {chunk["usage"] for chunk in chunks} == {None}
     assert counts["usage"]["completion_tokens"] == whole.json["usage"]["completion_tokens"]
 
 
@@ -216,6 +217,21 @@ def test_many_at_once_are_each_as_alone(server: Running, stop_sign: bytes) -> No
 
     with ThreadPoolExecutor(16) as pool:
         assert dict(enumerate(pool.map(ask, range(28)))) == alone
+
+
+def test_drawn_answers_with_a_seed_are_as_alone_too(server: Running) -> None:
+    import random
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tests.serving.isolation import _body
+
+    bodies = [_body(number) for number in range(1, 32, 2)]
+    alone = [server.post(CHAT, body).json["choices"][0]["token_ids"] for body in bodies]
+    assert len({tuple(ids) for ids in alone}) > 4
+    order = random.Random(3).sample(range(16), 16)
+    with ThreadPoolExecutor(16) as pool:
+        found = dict(zip(order, pool.map(lambda i: server.post(CHAT, bodies[i]), order), strict=True))
+    assert [found[i].json["choices"][0]["token_ids"] for i in range(16)] == alone
 
 
 def test_timings_tell_where_the_time_went(server: Running, stop_sign: bytes) -> None:

@@ -68,6 +68,7 @@ def test_a_stream_is_the_whole_in_pieces(client: Any) -> None:
     assert ends == [None] * (len(chunks) - 1) + [whole.choices[0].finish_reason]
     assert {chunk.object for chunk in chunks} == {"text_completion"}
     assert counts.choices == []
+    assert {chunk.usage for chunk in chunks} == {None}
     assert counts.usage.total_tokens == whole.usage.total_tokens
 
 

@@ -133,3 +133,31 @@ def test_one_bundle_alone_stays(pebble_bundle: Path) -> None:
         assert (server.get("/health").status, server.get("/ready").status) == (200, 200)
         assert server.chat("Hi", max_tokens=1).status == 200
         assert loads(server) == 2
+
+
+def test_by_ollamas_own_client(folder: Path) -> None:
+    """What it sends, and what it reads of models that are loaded and of others."""
+    ollama = pytest.importorskip("ollama")
+    with running(folder, memory=FOR_ONE) as server:
+        client, began = ollama.Client(host=server.url), time.time()
+        try:
+            assert [model.model for model in client.list().models] == [
+                "alpha:latest",
+                "beta:latest",
+                "gamma:latest",
+            ]
+            for name in ("alpha", "beta"):
+                asked = client.chat(
+                    name, messages=[{"role": "user", "content": "Hi"}], keep_alive="5m", stream=True
+                )
+                *_, last = asked
+                assert (last.done, last.model) == (True, f"{name}:latest")
+            (there,) = client.ps().models
+            assert there.model == "beta:latest"
+            assert there.size == server.loaded.nbytes
+            assert there.expires_at is not None
+            assert there.expires_at.timestamp() - began > 299
+            assert client.generate("beta", keep_alive=0).done_reason == "unload"
+            eventually(lambda: not client.ps().models)
+        finally:
+            client._client.close()

@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,14 @@ def ask(path: Path, method: str, route: str, body: Any = None) -> Answer:
         connection.close()
 
 
+def promising(width: int, height: int) -> bytes:
+    """A PNG that says it is larger than it is."""
+    data = bytearray(png())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
 def test_the_command_from_start_to_end(pebble_bundle: Path, tmp_path: Path) -> None:
     """A process of its own: a file of settings, keys, a unix socket, systemd, the log, SIGTERM."""
     (tmp_path / "keys").write_text("ann sk-1\n")
@@ -189,6 +199,9 @@ def test_the_command_from_start_to_end(pebble_bundle: Path, tmp_path: Path) -> N
             assert answer.status == 200
             assert answer.headers["x-request-id"]
             assert ask(tmp_path / "s", "POST", CHAT, {"messages": "secret"}).status == 400
+            for width in (9600, 9700):  # of so many pixels Pillow warns
+                bomb = ask(tmp_path / "s", "POST", CHAT, question([image_part(promising(width, 9600))]))
+                assert (bomb.status, bomb.error["code"]) == (400, "image_too_large")
             process.send_signal(signal.SIGTERM)
             assert systemd.recv(1000).startswith(b"STOPPING=1")
             errors = process.communicate(timeout=PATIENCE)[1]
@@ -202,6 +215,7 @@ def test_the_command_from_start_to_end(pebble_bundle: Path, tmp_path: Path) -> N
     assert (first["route"], first["key"], first["model"]) == (CHAT, "ann", pebble_bundle.name)
     assert (first["images"], first["answer"], first["id"]) == (1, 4, answer.headers["x-request-id"])
     assert first["prompt"] > 36
+    assert "Warning" not in errors
     assert "secret" not in errors
     assert answer.text.strip() not in errors
     assert "sk-1" not in errors

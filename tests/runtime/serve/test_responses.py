@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pumice.model import Model
+from pumice.serve.refusals import RefusalError
+from pumice.serve.responses import responses
+from pumice.serve.server import Server
+from pumice.serve.settings import Settings
 from tests.runtime.serve.running import (
     PATIENCE,
     Answer,
@@ -320,3 +325,13 @@ def test_a_stream_that_fails_ends_so(server: Running) -> None:
     assert kinds(events) == ["created", "in_progress", "failed"]
     failed = events[-1]["response"]
     assert (failed["status"], failed["error"]["code"]) == ("failed", "invalid_image_format")
+
+
+def test_a_stream_whose_model_is_still_being_loaded_is_refused_in_its_own_words(
+    pebble_bundle: Path,
+) -> None:
+    early = responses(Server(Settings(bundle=pebble_bundle))).app.early("pebble")
+    told = early.told(RefusalError("max_tokens is 0", param="max_tokens"))
+    error = json.loads(told.removeprefix(b"data: "))["error"]
+    assert (error["message"], error["param"]) == ("max_output_tokens is 0", "max_output_tokens")
+    assert early.media_type.startswith("text/event-stream")

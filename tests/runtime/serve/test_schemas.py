@@ -50,6 +50,49 @@ def test_sets_of_choices(sizes: dict[str, int]) -> None:
     )
 
 
+POINT: dict[str, Any] = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+
+
+def test_objects_have_the_properties_that_they_name() -> None:
+    shut = POINT | {"additionalProperties": False}
+    assert held(POINT) == shut
+    assert held({"type": "array", "items": POINT, "$defs": {"p": POINT}}) == {
+        "type": "array",
+        "items": shut,
+        "$defs": {"p": shut},
+    }
+    named = {"type": "object", "properties": {"properties": POINT, "required": POINT}}
+    assert set(held(named)["properties"]) == {"properties", "required"}
+    assert held(named)["properties"]["properties"] == shut
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        POINT | {"additionalProperties": True},
+        POINT | {"additionalProperties": {"type": "string"}},
+        POINT | {"patternProperties": {"^y": {}}},
+        POINT | {"required": ["x", "y"]},
+        POINT | {"minProperties": 2},
+        POINT | {"anyOf": [{"required": ["y"]}, {"required": ["z"]}]},
+        {"allOf": [POINT, {"type": "object", "properties": {"y": {}}, "required": ["y"]}]},
+        {"allOf": [{"$ref": "#/$defs/p"}, {"required": ["y"]}], "$defs": {"p": POINT}},
+        POINT | {"required": 5},
+    ],
+)
+def test_objects_that_need_others_stay_open(schema: dict[str, Any]) -> None:
+    assert held(schema) == schema
+
+
+def test_a_call_ends_though_its_function_leaves_room_for_more(server: Running) -> None:
+    """LangChain's functions do, and a small model would fill it until the limit."""
+    tool = {"type": "function", "function": {"name": "point", "parameters": POINT}}
+    answer = server.chat("Where?", tools=[tool], tool_choice="required", max_tokens=600).json["choices"][0]
+    assert answer["finish_reason"] == "tool_calls"
+    assert set(json.loads(answer["message"]["tool_calls"][0]["function"]["arguments"])) == {"x"}
+
+
 def test_other_unique_items_are_refused_by_name(server: Running) -> None:
     assert "uniqueItems" not in held(SEVERAL | {"uniqueItems": False})
     many = {**SEVERAL, "items": {"enum": list(range(MOST_CHOICES + 1))}}

@@ -202,6 +202,14 @@ def test_what_is_wrong_with_a_request_is_told_in_its_stream(folder: Path) -> Non
         (event,) = server.chat("Hi", model="beta", stream=True, response_format={"type": "x"}).events
         assert event["error"]["param"] == "response_format.type"
         assert server.chat("Hi", model="beta", response_format={"type": "x"}).status == 400  # it is there now
+        for name, path, field in (
+            ("alpha", "/v1/completions", "prompt"),
+            ("gamma", "/v1/responses", "input"),
+        ):
+            answer = server.post(path, {"model": name, "stream": True, field: "too long " * 2000})
+            (event,) = answer.events
+            assert (answer.status, event["error"]["code"]) == (200, "context_length_exceeded")
+            assert event["error"]["param"] == field  # by the route's own name
         eventually(lambda: idle(server))
 
 

@@ -50,8 +50,8 @@ SELECTORS: dict[str, dict[str, Any]] = {
 
 def structure(*names: str) -> dict[str, Any]:
     """A task's, with fields of these selectors."""
-    return {"type": "object", "properties": {name: SELECTORS[name] for name in names}, "required": list(names),
-            "additionalProperties": False}  # fmt: skip
+    properties = {name: SELECTORS[name] for name in names}
+    return {"type": "object", "properties": properties, "required": list(names)}
 
 
 def client_of(server: Running, key: str = "sk-0000000000000000000") -> Any:

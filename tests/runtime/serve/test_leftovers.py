@@ -1,0 +1,53 @@
+"""Nothing of a request stays behind it: objects, files, threads; however it ended."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from pathlib import Path
+
+import psutil
+
+from pumice.engine.submission import Submission
+from pumice.serve.answers import Answers
+from pumice.serve.server import Record
+from tests.runtime.serve.running import Running, eventually, image_part, png, question, running, text
+from tests.runtime.serve.test_leaving import connected, head
+
+KINDS = (Answers, Record, Submission)
+
+
+def left_behind() -> int:
+    gc.collect()
+    return sum(isinstance(each, KINDS) for each in gc.get_objects())
+
+
+def rounds(server: Running, count: int) -> None:
+    """Answers, streams, refusals, and clients that leave."""
+    for number in range(count):
+        content = [image_part(png("teal", (20 + number, 30))), text("What?")]
+        assert server.chat(content, max_tokens=3).status == 200
+        assert server.chat("Hi", max_tokens=3, stream=True).status == 200
+        assert server.chat([image_part(png(size=(300, 300))[:-30])]).status == 400
+        assert server.post("/v1/chat/completions", b"{").status == 400
+        assert server.get("/v1/nothing").status == 404
+        body = json.dumps(
+            question(content, max_tokens=1500, ignore_eos=True, stream=number % 2 == 0)
+        ).encode()
+        connected(server, head(body)).close()
+        connected(server, head(body[:50], len(body) - 50)).close()
+    eventually(server.idle)
+    eventually(lambda: not server.app.server.tally.in_flight)
+
+
+def test_nothing_stays_behind(pebble_bundle: Path) -> None:
+    process = psutil.Process()
+    with running(pebble_bundle, slots=2) as server:
+        rounds(server, 4)  # so that all threads are there
+        eventually(lambda: left_behind() == 0)
+        files, threads = process.num_fds(), threading.active_count()
+        rounds(server, 8)
+        eventually(lambda: left_behind() == 0)
+        eventually(lambda: process.num_fds() <= files)
+        assert threading.active_count() <= threads
