@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import pumice
+from pumice.ray import serve_app
 from tests.ray_serve.conftest import Cluster, examples
 from tests.runtime.serve.running import (
     CHAT,
@@ -101,6 +102,12 @@ def client(cluster: Cluster) -> Client:
 @pytest.fixture(scope="module")
 def model(pebble_bundle: Path) -> pumice.Model:
     return pumice.load(pebble_bundle, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("replicas", [1, (1, 4), (0, 2)])
+def test_ray_accepts_the_options(replicas: Any, pebble_bundle: Path) -> None:
+    application = serve_app(pebble_bundle, num_replicas=replicas, num_gpus=1, device="cuda")
+    assert type(application).__name__ == "Application"
 
 
 def test_answers_are_the_models_own(client: Client, model: pumice.Model) -> None:
