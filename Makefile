@@ -11,6 +11,7 @@ MATRIX    := build/onnxruntime
 LMMS      := build/lmms
 CLIENTS   := build/clients
 SERVING   := build/serving
+RAY_SERVE := build/ray-serve
 # The lower bound, two between, and the newest that is tested.
 ONNXRUNTIMES = $(shell sed -nE 's/^cpu = .*onnxruntime>=([0-9.]+).*/\1/p' pyproject.toml) 1.26.0 1.30.0 $(shell sed -n 's/^onnxruntime==//p' constraints.txt)
 TORCH     ?= $(shell sed -n '/^torch==/p' constraints.txt)
@@ -29,7 +30,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms lint format types wheel accuracy real bench bench-quick cuda-check clients serve-check pebble clean
+.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms ray-serve lint format types wheel accuracy real bench bench-quick cuda-check clients serve-check pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -137,6 +138,17 @@ $(LMMS)/.installed: pyproject.toml tests/lmms/requirements.txt
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		>"$$($(LMMS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_the_checkout.pth"
 	$(LMMS)/bin/pip install -q --no-deps -r tests/lmms/requirements.txt -e .
+	@touch $@
+
+# Ray Serve is half a gigabyte, so that `make setup` leaves it out; the bundle comes from .venv, for there is no torch.
+ray-serve: $(INSTALLED) $(RAY_SERVE)/.installed ## the server in Ray Serve, two replicas on this machine: minutes to install
+	$(BIN)/pumice export pebble/checkpoint $(RAY_SERVE)/bundles/pebble-fp32 --overwrite
+	OMP_NUM_THREADS=1 $(RAY_SERVE)/bin/python -m pytest -W ignore --bundles $(RAY_SERVE)/bundles tests/ray_serve $(ARGS)
+
+$(RAY_SERVE)/.installed: pyproject.toml constraints.txt
+	rm -rf $(RAY_SERVE)
+	$(PYTHON) -m venv $(RAY_SERVE)
+	$(RAY_SERVE)/bin/pip install -q -c constraints.txt -e ".[cpu,ray-serve]" hypothesis openai psutil pytest
 	@touch $@
 
 lint: $(INSTALLED) ## ruff: rules and format

@@ -18,8 +18,8 @@ SOURCES = {"pumice": ROOT / "runtime", "pumice.export": ROOT / "export", "pumice
 
 RUNTIME = """
 cli | lmms
-serve
-benchmark | engine < bulk < ray
+serve < ray
+benchmark | engine < bulk
 stream < chat < model < loading
 pipeline
 scheduler

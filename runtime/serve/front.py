@@ -5,6 +5,7 @@ Enters: requests. Leaves: responses, all with an id; nothing of a request's cont
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -72,6 +73,9 @@ class Front:
                 await self.app(scope, receive, sending)
         except ClientGoneError:
             sending.status = GONE
+        except asyncio.CancelledError:  # another server's way of saying the same
+            sending.status = GONE
+            raise
         except HTTPException as error:
             await self._refuse(scope, receive, sending, _of_routing(scope, error))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""`pumice.ray`: without Ray, and on a Ray of this machine."""
+"""`pumice.ray.BatchGenerator`: without Ray, and on a Ray of this machine."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ from pumice.bulk import Failure, run_batch
 from pumice.ray import COLUMNS, BatchGenerator
 from tests.runtime.bulk.images import write_images
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "ray.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "ray.md"
 PLAIN = list(COLUMNS)[:5]
 """Neither times nor errors."""
 PROMPT = "What is in this picture?"
