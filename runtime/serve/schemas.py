@@ -8,11 +8,15 @@ Enters: a schema as a client has it. Leaves: one whose answers the client's own 
     {"items": {"enum": ["a", "b"]}, "uniqueItems": true}   →   [] | ["a"] | ["b"] | ["a", "b"]
 
 3. an object that names its properties, and says nothing of others, has no others, as llama.cpp and Ollama take it:
-   small models would invent some until they are cut off.
+   small models would invent some until they are cut off;
+4. OpenAPI's `nullable` is a type beside the others:
+
+    {"type": "string", "nullable": true}   →   {"type": ["string", "null"]}
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -34,7 +38,10 @@ _OF_OTHERS = ("additionalProperties", "patternProperties", "anyOf", "oneOf", "$r
 
 def held(schema: Any) -> Any:
     """The schema with its subschemas; what is no schema at all stays as it is."""
-    return _held(schema, closed="allOf" not in _keywords(schema))
+    try:
+        return _held(schema, closed="allOf" not in _keywords(schema))
+    except RecursionError:
+        return schema  # which is refused where it is read
 
 
 def _held(schema: Any, *, closed: bool) -> Any:
@@ -50,7 +57,7 @@ def _held(schema: Any, *, closed: bool) -> Any:
             kept[keyword] = {name: _held(each, closed=closed) for name, each in value.items()}
         elif not (keyword == "format" and isinstance(value, str) and value not in FORMATS):
             kept[keyword] = _held(value, closed=closed)
-    return _sets(_closed(kept) if closed else kept)
+    return _nullable(_sets(_closed(kept) if closed else kept))
 
 
 def _keywords(schema: Any) -> set[str]:
@@ -74,6 +81,19 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     return schema | {"additionalProperties": False}
 
 
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    wanted = schema.get("nullable")
+    if not isinstance(wanted, bool):
+        return schema
+    kept = {keyword: value for keyword, value in schema.items() if keyword != "nullable"}
+    if not wanted:
+        return kept
+    if isinstance(kept.get("type"), str) and not kept.keys() & {"const", "anyOf", "oneOf", "allOf", "$ref"}:
+        choices = {"enum": [*kept["enum"], None]} if isinstance(kept.get("enum"), list) else {}
+        return kept | {"type": [kept["type"], "null"]} | choices
+    return {"anyOf": [kept, {"type": "null"}]}
+
+
 def _sets(schema: dict[str, Any]) -> dict[str, Any]:
     unique, items = schema.get("uniqueItems"), schema.get("items")
     if unique is False:
@@ -81,17 +101,24 @@ def _sets(schema: dict[str, Any]) -> dict[str, Any]:
     choices = items.get("enum") if isinstance(items, dict) else None
     if unique is not True or schema.get("type") != "array" or not isinstance(choices, list):
         return schema
-    if len(choices) > MOST_CHOICES:
+    if len(choices) > MOST_CHOICES or "anyOf" in schema:
         return schema
     least, most = schema.get("minItems", 0), schema.get("maxItems", len(choices))
+    if type(least) is not int or type(most) is not int:
+        return schema
     sets = [
-        {
-            "type": "array",
-            "prefixItems": [{"const": choice} for choice in chosen],
-            "items": False,
-            "minItems": len(chosen),
-        }
-        for size in range(least, min(most, len(choices)) + 1)
+        _list_of(chosen)
+        for size in range(max(least, 0), min(most, len(choices)) + 1)
         for chosen in combinations(choices, size)
     ]
-    return {"anyOf": sets}
+    spent = ("type", "items", "uniqueItems", "minItems", "maxItems")
+    kept = {keyword: value for keyword, value in schema.items() if keyword not in spent}
+    return kept | {"anyOf": sets or [False]}
+
+
+def _list_of(chosen: Sequence[Any]) -> dict[str, Any]:
+    """The schema of just this list."""
+    if not chosen:
+        return {"type": "array", "maxItems": 0}
+    items = [{"const": choice} for choice in chosen]
+    return {"type": "array", "prefixItems": items, "items": False, "minItems": len(items)}

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from pumice.serve.schemas import MOST_CHOICES, held
-from tests.runtime.serve.running import Running
+from tests.runtime.serve.running import CHAT, Running
 
 SEVERAL: dict[str, Any] = {"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True}
 
@@ -23,6 +23,7 @@ def test_formats_that_nobody_defines_are_notes() -> None:
             "day": {"type": "string", "format": "date"},
             "what": {"const": {"format": "RGB"}},
             "all": {"type": "array", "items": [{"type": "string", "format": "x"}], "format": "RGB"},
+            "nullable": {"type": "boolean"},
         },
     }
     properties = held(schema)["properties"]
@@ -31,6 +32,7 @@ def test_formats_that_nobody_defines_are_notes() -> None:
         "day": {"type": "string", "format": "date"},
         "what": {"const": {"format": "RGB"}},
         "all": {"type": "array", "items": [{"type": "string"}]},
+        "nullable": {"type": "boolean"},
     }
     for untouched in (5, "{}", True, {"format": 5}):
         assert held(untouched) == untouched
@@ -85,12 +87,65 @@ def test_objects_that_need_others_stay_open(schema: dict[str, Any]) -> None:
     assert held(schema) == schema
 
 
+@pytest.mark.parametrize(
+    ("schema", "values"),
+    [
+        ({"type": "string", "maxLength": 2}, ["ab", ""]),
+        ({"type": "string", "enum": ["a", "b"]}, ["a"]),
+        ({"type": "integer", "minimum": 2}, [2, 9]),
+        ({"anyOf": [{"type": "integer"}, {"type": "boolean"}]}, [5, True]),
+        ({"type": "integer", "const": 5}, [5]),
+        ({"const": 5}, [5]),
+        (POINT, [{"x": 1}]),
+        (SEVERAL, [["a", "b"], []]),
+    ],
+)
+def test_nullable(schema: dict[str, Any], values: list[Any]) -> None:
+    """What OpenAPI means: the same values, and null."""
+    plain, either = held(schema | {"nullable": False}), held(schema | {"nullable": True})
+    assert plain == held(schema)
+    for value in values:
+        jsonschema.validate(value, plain)
+        jsonschema.validate(value, either)
+    jsonschema.validate(None, either)
+    for wrong in ("abc", 1.5, {"y": 1}, ["c", "a"]):
+        assert not jsonschema.Draft202012Validator(either).is_valid(wrong)
+    assert not jsonschema.Draft202012Validator(plain).is_valid(None)
+
+
 def test_a_call_ends_though_its_function_leaves_room_for_more(server: Running) -> None:
     """LangChain's functions do, and a small model would fill it until the limit."""
     tool = {"type": "function", "function": {"name": "point", "parameters": POINT}}
     answer = server.chat("Where?", tools=[tool], tool_choice="required", max_tokens=600).json["choices"][0]
     assert answer["finish_reason"] == "tool_calls"
     assert set(json.loads(answer["message"]["tool_calls"][0]["function"]["arguments"])) == {"x"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        SEVERAL | {"minItems": "x"},
+        SEVERAL | {"maxItems": 0.5},
+        SEVERAL | {"minItems": 9},
+        SEVERAL | {"items": {"enum": 5}},
+        POINT | {"minProperties": []},
+        POINT | {"required": [[]]},
+        POINT | {"properties": {"x": 5}},
+        {"nullable": True, "type": 5},
+        {"format": 5},
+        {"$defs": 5, "properties": [POINT]},
+    ],
+)
+def test_schemas_that_are_none_are_bad_requests(server: Running, schema: dict[str, Any]) -> None:
+    answer = server.chat("x", json_schema=schema, max_tokens=2)
+    assert answer.status == 400, answer.body
+
+
+def test_a_schema_without_end_is_a_bad_request(server: Running) -> None:
+    depth = 480
+    schema = '{"items":' * depth + "true" + "}" * depth
+    body = '{"messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "json_schema": ' + schema + "}"
+    assert server.post(CHAT, body.encode()).status == 400
 
 
 def test_other_unique_items_are_refused_by_name(server: Running) -> None:

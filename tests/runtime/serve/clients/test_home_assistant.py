@@ -37,15 +37,16 @@ SELECTORS: dict[str, dict[str, Any]] = {
     "day": {"type": "string", "format": "date"},
     "entity": {"type": "string", "format": "entity_id", "maxLength": 8},
     "language": {"type": "string", "format": "RFC 5646", "maxLength": 8},
+    "maybe": {"type": "string", "enum": ["on", "off"], "nullable": True},
     "number": {"type": "number", "minimum": 0, "maximum": 10},
     "select": {"type": "string", "enum": ["open", "closed"]},
-    "several": {"type": "array", "items": {"type": "string", "enum": ["car", "person", "dog"]}, "uniqueItems": True},
+    "several": {"type": "array", "items": {"type": "string", "enum": ["car", "dog"]}, "uniqueItems": True},
     "template": {"type": "string", "format": "jinja2", "maxLength": 8},
     "time": {"type": "string", "format": "time"},
     "format": {"type": "object", "properties": {"days": {"type": "integer", "minimum": 0, "maximum": 9}},
                "required": []},
 }  # fmt: skip
-"""What its selectors become; formats that JSON Schema does not have are notes there, and here."""
+"""What its selectors become, in OpenAPI; formats that JSON Schema does not have are notes there, and here."""
 
 
 def structure(*names: str) -> dict[str, Any]:
@@ -181,7 +182,8 @@ def test_structures_with_any_selector(server: Running) -> None:
             return await asyncio.gather(*(ask(client, structure(name)) for name in SELECTORS))
 
     for name, found in zip(SELECTORS, asyncio.run(ask_all()), strict=True):
-        jsonschema.validate(found, structure(name))
+        if found != {"maybe": None}:  # which jsonschema does not know from OpenAPI
+            jsonschema.validate(found, structure(name))
 
 
 def test_what_it_says_when_it_fails(pebble_bundle: Path, tmp_path: Path) -> None:
