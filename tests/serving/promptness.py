@@ -19,6 +19,7 @@ from tests.runtime.serve.test_leaving import connected, head, hold
 from tests.serving.bounds import Bounds
 from tests.serving.client import ask
 from tests.serving.figures import Figure, quantile
+from tests.serving.polling import polling
 from tests.serving.process import Served, served
 
 TIMES, MEGABYTES = 40, 20
@@ -70,8 +71,9 @@ def _health(bundle: Path, polls: int) -> Iterator[Figure]:
         for n in range(8)
     ]
     with served(bundle, "--slots", 8) as server:
-        quiet, _ = asyncio.run(_polled(server, polls, []))
-        found, read = asyncio.run(_polled(server, polls, bodies))
+        with polling(server.port, "/health", polls) as quiet:
+            time.sleep(polls * 0.02)
+        read, found = asyncio.run(_polled(server, polls, bodies))
     yield Figure(
         check="promptness",
         what="/health, p99, nothing else to do",
@@ -89,7 +91,8 @@ def _health(bundle: Path, polls: int) -> Iterator[Figure]:
         yield Figure(check="promptness", what=what, value=quantile(found, share) * 1e3, unit="ms", most=most)
 
 
-async def _polled(server: Served, polls: int, bodies: list[bytes]) -> tuple[list[float], int]:
+async def _polled(server: Served, polls: int, bodies: list[bytes]) -> tuple[int, list[float]]:
+    """Images that were read while the polls were made, and seconds of each."""
     read, ended = 0, False
 
     async def client(body: bytes) -> None:
@@ -100,15 +103,16 @@ async def _polled(server: Served, polls: int, bodies: list[bytes]) -> tuple[list
             read += 1
 
     clients = [asyncio.create_task(client(body)) for body in bodies]
-    found = []
-    for _ in range(polls):
-        timed = await ask(server.port, path="/health", method="GET")
-        assert timed.answer.status == 200
-        found.append(timed.seconds)
-        await asyncio.sleep(0.005)
+
+    def poll() -> list[float]:
+        with polling(server.port, "/health", polls, whole=True) as found:
+            pass
+        return found
+
+    found = await asyncio.to_thread(poll)
     ended = True
     await asyncio.gather(*clients)
-    return found, read
+    return read, found
 
 
 def _refusal(bundle: Path) -> Iterator[Figure]:
