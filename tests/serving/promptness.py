@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -14,21 +17,22 @@ import pytest
 from PIL import Image
 
 from tests.runtime.engine.stand_ins import Gate
-from tests.runtime.serve.running import image_part, png, question, received, running, text
+from tests.runtime.serve.running import Running, image_part, png, question, received, running, text
 from tests.runtime.serve.test_leaving import connected, head, hold
 from tests.serving.bounds import Bounds
 from tests.serving.client import ask
 from tests.serving.figures import Figure, quantile
-from tests.serving.polling import polling
+from tests.serving.polling import ROOT, polling
 from tests.serving.process import Served, served
 
 TIMES, MEGABYTES = 40, 20
 
 
 def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
-    """All three."""
+    """All of them."""
     yield from _first_byte(bundle)
     yield from _health(bundle, int(bounds.polls))
+    yield from _own_delay(bundle, int(bounds.polls))
     yield from _refusal(bundle)
 
 
@@ -64,12 +68,16 @@ def _large(number: int) -> bytes:
     return file.getvalue()
 
 
+def _bodies() -> list[bytes]:
+    return [
+        json.dumps(question([image_part(_large(number), "jpeg"), text("?")], max_tokens=1)).encode()
+        for number in range(8)
+    ]
+
+
 def _health(bundle: Path, polls: int) -> Iterator[Figure]:
     """Eight clients send one after the other until all polls are answered."""
-    bodies = [
-        json.dumps(question([image_part(_large(n), "jpeg"), text("?")], max_tokens=1)).encode()
-        for n in range(8)
-    ]
+    bodies = _bodies()
     with served(bundle, "--slots", 8) as server:
         with polling(server.port, "/health", polls) as quiet:
             time.sleep(polls * 0.02)
@@ -115,6 +123,58 @@ async def _polled(server: Served, polls: int, bodies: list[bytes]) -> tuple[int,
     return read, found
 
 
+def _own_delay(bundle: Path, polls: int) -> Iterator[Figure]:
+    """How long the event loop is held up by what the server itself computes: on a busy machine, too."""
+    found = []
+    with running(bundle, slots=8) as server:
+        command = [sys.executable, "-m", "tests.serving.promptness", str(server.port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as clients:
+            assert clients.stdout is not None
+            try:
+                clients.stdout.readline()
+                for _ in range(polls):
+                    found.append(_delayed(server))
+                    time.sleep(0.005)
+            finally:
+                clients.kill()
+        read = server.loaded.engine.counters.finished
+    yield Figure(
+        check="promptness",
+        what="images of 12 megapixels read meanwhile, by a server in process",
+        value=read,
+        least=1,
+    )
+    for name, share, most in (("p99", 0.99, 50), ("longest", 1.0, None)):
+        what = f"processor time of the server between an event and its turn, {name}"
+        yield Figure(check="promptness", what=what, value=quantile(found, share) * 1e3, unit="ms", most=most)
+
+
+def _delayed(server: Running) -> float:
+    """Processor seconds of the process until the loop comes to a callback."""
+    there, used = threading.Event(), time.process_time()
+    at: list[float] = []
+
+    def note() -> None:
+        at.append(time.process_time())
+        there.set()
+
+    server.loop.call_soon_threadsafe(note)
+    there.wait()
+    return at[0] - used
+
+
+async def _read_on(port: int) -> None:
+    """Eight clients, until the process is killed."""
+    bodies = _bodies()
+    print("begun", flush=True)
+
+    async def client(body: bytes) -> None:
+        while True:
+            await ask(port, body)
+
+    await asyncio.gather(*(client(body) for body in bodies))
+
+
 def _refusal(bundle: Path) -> Iterator[Figure]:
     """Twenty megabytes for a queue that is full: refused by the head alone, of which nothing is kept."""
     with served(bundle, "--slots", 1, "--max-queue", 1) as server:
@@ -144,10 +204,11 @@ async def _refused(server: Served, busy: bytes, body: bytes) -> tuple[list[float
 
     async def client() -> None:
         while not ended:
-            await ask(server.port, busy)
+            if (await ask(server.port, busy)).answer.status == 429:
+                await asyncio.sleep(0.2)
 
     await ask(server.port, busy)
-    clients = [asyncio.create_task(client()) for _ in range(4)]
+    clients = [asyncio.create_task(client()) for _ in range(3)]
     before, highest, times, other = server.mib, 0.0, [], 0
     for _ in range(TIMES):
         timed = await ask(server.port, body)
@@ -159,3 +220,7 @@ async def _refused(server: Served, busy: bytes, body: bytes) -> tuple[list[float
     ended = True
     await asyncio.gather(*clients)
     return times, highest - before, other
+
+
+if __name__ == "__main__":
+    asyncio.run(_read_on(int(sys.argv[1])))
