@@ -13,6 +13,7 @@ from tests.runtime.serve.running import image_part, png, question, text
 from tests.serving.bounds import Bounds
 from tests.serving.client import Timed, ask
 from tests.serving.figures import Figure, quantile
+from tests.serving.polling import polling
 from tests.serving.process import Served, served
 
 QUEUE, SLOTS = 32, 4
@@ -23,7 +24,8 @@ def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
     with served(bundle, "--slots", SLOTS, "--max-queue", QUEUE) as server:
         body = _body(0)
         alone = asyncio.run(ask(server.port, body)).answer.text
-        answers, polls = asyncio.run(_flood(server, int(bounds.flood)))
+        with polling(server.port, "/health/live", 100_000) as polls:
+            answers = asyncio.run(_flood(server, int(bounds.flood)))
         refused = [each for each in answers if each.answer.status == 429]
         answered = [each for each in answers if each.answer.status == 200]
         yield Figure(
@@ -63,17 +65,7 @@ def _body(number: int) -> bytes:
     return json.dumps(question([image_part(image), text("What is this?")], max_tokens=20)).encode()
 
 
-async def _flood(server: Served, clients: int) -> tuple[list[Timed], list[float]]:
-    """Their responses, and seconds of polls meanwhile."""
+async def _flood(server: Served, clients: int) -> list[Timed]:
+    """Their responses."""
     bodies = [_body(number) for number in range(1, clients + 1)]
-    polls: list[float] = []
-
-    async def poll() -> None:
-        while True:
-            polls.append((await ask(server.port, path="/health/live", method="GET")).seconds)
-            await asyncio.sleep(0.01)
-
-    polling = asyncio.create_task(poll())
-    answers = await asyncio.gather(*(ask(server.port, body) for body in bodies))
-    polling.cancel()
-    return answers, polls
+    return await asyncio.gather(*(ask(server.port, body) for body in bodies))
