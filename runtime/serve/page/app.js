@@ -26,7 +26,7 @@ const removed = new Set();
 let edited = null;
 /** @type {import("./api.js").Status} */
 let server = { state: "away", models: [] };
-let watching = false;
+let [watching, wanted] = [false, false];
 let atEnd = true;
 
 const list = sidebar({ open, begin: () => show(newChat()), remove });
@@ -159,14 +159,18 @@ function update() {
 
 /** Look how the server is, until it is ready; a tab that nobody looks at asks seldom. */
 async function watch() {
+	wanted = true;
 	if (watching) return;
 	watching = true;
-	do {
+	while (wanted) {
+		wanted = false;
 		server = await look();
 		byId("model").textContent = server.models[0] ?? "pumice";
 		Object.assign(byId("state"), { textContent: SAID[server.state], className: `state ${server.state}` });
-		if (server.state !== "ready") await pause(document.hidden ? 10_000 : 1500);
-	} while (server.state === "away" || server.state === "loading");
+		if (server.state !== "away" && server.state !== "loading") continue;
+		await pause(document.hidden ? 10_000 : 1500);
+		wanted = true;
+	}
 	watching = false;
 	if (server.state === "ready") showDefaults(await defaults(server.models[0]).catch(() => null));
 }

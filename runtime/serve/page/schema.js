@@ -3,12 +3,9 @@
 const TYPES = ["object", "array", "string", "number", "integer", "boolean", "null"];
 
 const text = { type: "string" };
-const thing = { type: "object", properties: { name: text, color: text, place: text }, required: ["name", "color", "place"] };
-export const EXAMPLE = {
-	type: "object",
-	properties: { description: text, objects: { type: "array", items: thing } },
-	required: ["description", "objects"],
-};
+const all = (properties) => ({ type: "object", properties, required: Object.keys(properties), additionalProperties: false });
+const thing = all({ name: text, color: text, place: text });
+export const EXAMPLE = all({ description: text, objects: { type: "array", items: thing } });
 
 /** What it says, or what is wrong with it; neither where there is no text. @param {string} typed */
 export function readSchema(typed) {
