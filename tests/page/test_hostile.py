@@ -55,11 +55,11 @@ def test_what_a_model_says(it: Watched, script: Script) -> None:
 
 
 def test_links_that_are_links(it: Watched, script: Script) -> None:
-    script.pieces = ["[a](https://a.example/x?y=1) <http://b.example> [c](ftp://c.example) ![d](https://d.example/d.png)"]
+    script.pieces = ["[a](https://a.example/x?y=1) http://b.example/y [c](ftp://c.example) ![d](https://d.example/d.png)"]
     it.ask("Say it")
     links = it.page.locator(".body a[href]")
     expect(links).to_have_count(2)
-    assert [link.get_attribute("href") for link in links.all()] == ["https://a.example/x?y=1", "http://b.example"]
+    assert [link.get_attribute("href") for link in links.all()] == ["https://a.example/x?y=1", "http://b.example/y"]
     for link in links.all():
         assert link.get_attribute("rel") == "noopener noreferrer nofollow"
     expect(it.page.locator(".body img")).to_have_count(0)
