@@ -33,7 +33,6 @@ export function setKey(value) {
 	}
 }
 
-/** @param {string} path @param {RequestInit} [more] */
 async function request(path, more = {}) {
 	const headers = new Headers(more.headers);
 	if (key) headers.set("Authorization", `Bearer ${key}`);
@@ -51,8 +50,8 @@ export async function look() {
 		const answer = await request("/v1/models");
 		if (answer.status === 401) return { state: "locked", models: [] };
 		const { data } = await answer.json();
-		const loading = data.some((/** @type {any} */ each) => each.status?.value === "loading");
-		return { state: loading ? "loading" : "ready", models: data.map((/** @type {any} */ each) => each.id) };
+		const loading = data.some((each) => each.status?.value === "loading");
+		return { state: loading ? "loading" : "ready", models: data.map((each) => each.id) };
 	} catch {
 		return { state: "away", models: [] };
 	}
@@ -96,7 +95,6 @@ function* events(chunk) {
 	if (choice?.finish_reason) yield { kind: "end", finish: choice.finish_reason };
 }
 
-/** @param {Response} answer */
 async function refusal(answer) {
 	const { error } = await answer.json().catch(() => ({}));
 	return new AskError(String(error?.message ?? `The server answered with status ${answer.status}.`), error?.code ?? "");

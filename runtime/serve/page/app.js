@@ -42,13 +42,11 @@ async function refresh() {
 	list.show(await all().catch(() => []), chat.id);
 }
 
-/** @param {string} id */
 async function open(id) {
 	const found = running.get(id)?.chat ?? (await load(id).catch(() => undefined));
 	if (found) show(found);
 }
 
-/** @param {string} id */
 async function remove(id) {
 	const gone = id === chat.id ? chat : await load(id);
 	stop(id);
@@ -58,12 +56,11 @@ async function remove(id) {
 	await refresh();
 	const back = () => {
 		removed.delete(id);
-		keep(gone).then(() => show(gone));
+		if (gone) keep(gone).then(() => show(gone));
 	};
 	if (gone) toast("The chat is deleted.", back);
 }
 
-/** @param {Chat} shown */
 function show(shown) {
 	chat = shown;
 	for (const each of running.has(chat.id) ? [] : chat.rounds.flatMap(({ answers }) => answers)) {
@@ -81,7 +78,6 @@ function show(shown) {
 	byId("question").focus();
 }
 
-/** @param {Round} round */
 function append(round) {
 	const view = roundView(round, {
 		edit: () => edit(round),
@@ -89,7 +85,7 @@ function append(round) {
 		unlock: () => openSettings("key"),
 		remove: () => {
 			const [shown, before] = [chat, chat.rounds];
-			const put = (/** @type {Round[]} */ rounds) => {
+			const put = (rounds) => {
 				shown.rounds = rounds;
 				keep(shown);
 				show(shown);
@@ -133,7 +129,7 @@ async function again(round) {
 	running.set(asked.id, { chat: asked, stop: stopped });
 	show(asked);
 	keep(asked);
-	const told = (/** @type {import("./conversation.js").Answer} */ each) => {
+	const told = (each) => {
 		views.get(round)?.update(each);
 		if (asked === chat && atEnd) main.scrollTop = main.scrollHeight;
 	};
@@ -176,14 +172,14 @@ async function watch() {
 }
 
 function transfers() {
-	const say = (/** @type {string} */ text) => (byId("kept-said").textContent = text);
-	const chats = (/** @type {number} */ count) => (count === 1 ? "1 chat" : `${count} chats`);
-	const failed = (/** @type {unknown} */ error) => say(keepingFailed(error));
+	const say = (text) => (byId("kept-said").textContent = text);
+	const chats = (count) => (count === 1 ? "1 chat" : `${count} chats`);
+	const failed = (error) => say(keepingFailed(error));
 	const file = byId("import-file");
 	byId("export").onclick = () => exportChats().then((count) => say(`${chats(count)} exported.`), failed);
 	byId("import").onclick = () => file.click();
 	file.onchange = async () => {
-		const told = (/** @type {number | null} */ count) => say(count === null ? "That is no file of chats." : `${chats(count)} imported.`);
+		const told = (count) => say(count === null ? "That is no file of chats." : `${chats(count)} imported.`);
 		await importChats(file.files[0]).then(told, failed);
 		file.value = "";
 		refresh();

@@ -38,7 +38,7 @@ export function write({ text, images, each } = { text: "", images: [], each: fal
 /** Have questions written. @param {{send: () => void, changed: () => void}} actions */
 export function compose(actions) {
 	changed = actions.changed;
-	byId("composer").onsubmit = (/** @type {Event} */ event) => {
+	byId("composer").onsubmit = (event) => {
 		event.preventDefault();
 		actions.send();
 	};
@@ -73,9 +73,9 @@ export function compose(actions) {
 }
 
 function drops() {
-	const carries = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
+	const carries = (event) => event.dataTransfer?.types.includes("Files");
 	let inside = 0;
-	const over = (/** @type {number} */ now) => {
+	const over = (now) => {
 		inside = Math.max(0, now);
 		byId("drop").hidden = !inside;
 	};
@@ -108,7 +108,6 @@ async function add(files) {
 	words.focus();
 }
 
-/** @param {boolean} [images] whether they have changed */
 function show(images = true) {
 	words.style.height = "auto";
 	words.style.height = `${Math.min(words.scrollHeight, 240)}px`;
@@ -120,7 +119,6 @@ function show(images = true) {
 	changed();
 }
 
-/** @param {string} hash */
 function attachment(hash) {
 	const picture = pictures.get(hash);
 	const remove = iconButton("close", `Remove ${picture?.name || "the image"}`, () => {

@@ -41,7 +41,6 @@ async function messages(chat, last, index, system) {
 	return found;
 }
 
-/** @returns {Promise<any>} */
 async function content(text, hashes) {
 	if (!hashes.length) return text;
 	const parts = hashes.map(async (hash) => {
@@ -63,7 +62,7 @@ export const spoken = ({ answers }) =>
  */
 export async function answer(chat, round, index, { model, system, sampling, schema }, signal, told) {
 	const made = round.answers[index];
-	const change = (/** @type {Partial<Answer>} */ to) => told(Object.assign(made, to));
+	const change = (to) => told(Object.assign(made, to));
 	try {
 		const format = schema && { type: "json_schema", json_schema: { name: "answer", strict: true, schema } };
 		const body = { model: model || undefined, messages: await messages(chat, round, index, system), ...sampling };

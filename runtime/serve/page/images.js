@@ -29,7 +29,7 @@ function kindOf(head) {
 	return /^....ftyp(hei|hev|mif1|msf1)/s.test(text) ? "image/heic" : "";
 }
 
-/** Take a file in, or throw an ImageError. @param {Blob} file @param {string} name @returns {Promise<Picture>} */
+/** Take a file in, or throw an ImageError. @param {Blob} file @returns {Promise<Picture>} */
 export async function take(file, name) {
 	const kind = kindOf(new Uint8Array(await file.slice(0, 16).arrayBuffer()));
 	const bitmap = await createImageBitmap(kind ? new Blob([file], { type: kind }) : file).catch(() => {
@@ -65,7 +65,7 @@ async function hashOf(data) {
 	return `x${data.byteLength}-${state.map((word) => (word >>> 0).toString(36)).join("-")}`;
 }
 
-/** Why a file is no image for us, and what to do. @param {string} kind @param {string} type @param {string} name */
+/** Why a file is no image for us, and what to do. */
 function sentence(kind, type, name) {
 	const which = name ? `“${name.length > 40 ? `${name.slice(0, 38)}…` : name}”` : "That";
 	if (kind === "image/heic" || /\.hei[cf]$/i.test(name)) {
@@ -75,7 +75,6 @@ function sentence(kind, type, name) {
 	return `${which} is no image. JPEG, PNG, WebP and GIF can be asked about.`;
 }
 
-/** @param {ImageBitmap} bitmap @param {number} width @param {number} height @returns {Promise<Blob>} */
 function jpeg(bitmap, width, height) {
 	const canvas = element("canvas", { width, height });
 	const context = canvas.getContext("2d");

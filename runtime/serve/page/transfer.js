@@ -45,7 +45,6 @@ export async function importChats(file) {
 	return chats.length;
 }
 
-/** @returns {import("./conversation.js").Chat} */
 function chatOf(given, hashes) {
 	const rounds = [given?.rounds ?? []].flat().map((round) => ({
 		question: {

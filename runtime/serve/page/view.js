@@ -10,7 +10,7 @@ import { tree } from "./tree.js";
 /** @typedef {import("./conversation.js").Answer} Answer */
 /** @typedef {{edit: () => void, remove: () => void, again: () => void, unlock: () => void}} Actions */
 
-/** An image that opens large. @param {string} hash */
+/** An image that opens large. */
 export function thumbnail(hash) {
 	const picture = pictures.get(hash);
 	if (!picture) return element("span", { className: "gone" }, "image not kept");
@@ -71,7 +71,6 @@ export function roundView(round, actions) {
 	};
 }
 
-/** @param {Answer} answer @param {Actions} actions @param {string[]} images @param {boolean} each */
 function answerView(answer, actions, images, each) {
 	const body = element("div", { className: "body" });
 	const state = element("p", { className: "waiting" });
@@ -100,7 +99,6 @@ function answerView(answer, actions, images, each) {
 	return { root, update };
 }
 
-/** @param {Answer} answer @param {boolean} over */
 function jsonView({ text }, over) {
 	const raw = element("pre", {}, element("code", {}, text));
 	if (!over) return text ? raw : "";
@@ -111,7 +109,7 @@ function jsonView({ text }, over) {
 	}
 }
 
-/** What is waited for. @param {Answer} answer @param {number} images */
+/** What is waited for. @param {Answer} answer */
 function waiting({ state, place, began = Date.now() }, images) {
 	if (state === "streaming") return "";
 	if (state === "loading") return "The model is still being loaded";
@@ -121,7 +119,7 @@ function waiting({ state, place, began = Date.now() }, images) {
 	return took > 2 ? `${what}, ${took} s` : what;
 }
 
-/** How it went. @param {Answer} answer @param {Actions} actions @param {number} images @param {boolean} brief */
+/** How it went. @param {Answer} answer @param {Actions} actions */
 function footOf(answer, actions, images, brief) {
 	if (!answer.error) {
 		const all = figures(answer, images);
