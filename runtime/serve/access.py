@@ -19,9 +19,7 @@ from pumice.serve.refusals import RefusalError
 from pumice.serve.settings import Settings, is_loopback
 from pumice.serve.web_page import page_files
 
-PUBLIC = frozenset(
-    {"/", "/health", "/v1/health", "/health/live", "/health/ready", "/ready", *page_files()}
-)
+PUBLIC = frozenset({"/", "/health", "/v1/health", "/health/live", "/health/ready", "/ready", *page_files()})
 """Routes that need no key: they say nothing of anybody."""
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")

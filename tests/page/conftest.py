@@ -101,7 +101,9 @@ def opened(browser: Browser, script: Script) -> Iterator[Opener]:
     """
     all_of_them: list[tuple[Watched, str]] = []
 
-    def open_page(url: str = "", *, expected: str = "", ready: bool = True, init: str = "", **of: Any) -> Watched:
+    def open_page(
+        url: str = "", *, expected: str = "", ready: bool = True, init: str = "", **of: Any
+    ) -> Watched:
         base = url or script.url
         context = browser.new_context(accept_downloads=True, **of)
         context.set_default_timeout(120_000)

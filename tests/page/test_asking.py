@@ -37,7 +37,10 @@ def test_a_question_is_answered_piece_by_piece(opened: Opener, script: Script, s
     )  # fmt: skip
     (asked,) = script.asked
     image, text = asked["messages"][0]["content"]
-    assert image["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(stop_sign.read_bytes()).decode()
+    assert (
+        image["image_url"]["url"]
+        == "data:image/png;base64," + base64.b64encode(stop_sign.read_bytes()).decode()
+    )
     assert text == {"type": "text", "text": "What is this?"}
     assert asked["stream"]
     assert asked["model"] == "llava-7b"
@@ -103,7 +106,8 @@ def test_three_images_one_removed_one_enlarged(
     it.answered("Hello.")
     urls = [part["image_url"]["url"] for part in script.asked[0]["messages"][0]["content"][:-1]]
     assert urls == [
-        "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() for path in (stop_sign, scenes[1])
+        "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        for path in (stop_sign, scenes[1])
     ]
 
 
@@ -261,7 +265,9 @@ def test_an_answer_that_fits_a_schema_is_shown_as_a_tree(opened: Opener, script:
     it.page.get_by_role("button", name="Example").click()
     expect(said).to_contain_text("It is a schema")
     it.page.keyboard.press("Escape")
-    it.page.keyboard.press("Enter") if it.page.locator("#question:focus").count() else it.page.locator("#send").click()
+    it.page.keyboard.press("Enter") if it.page.locator("#question:focus").count() else it.page.locator(
+        "#send"
+    ).click()
     expect(it.page.locator(".tree th")).to_have_text(["name", "n"])
     expect(it.page.locator(".tree td")).to_have_text(["star", "2", "sign", "1"])
     expect(it.page.locator(".tags").first.locator("li")).to_have_text(["a", "b"])

@@ -42,7 +42,11 @@ def test_there_are_fifty() -> None:
 
 def test_what_a_model_says(it: Watched, script: Script) -> None:
     """In one piece, letter by letter, and as one long answer."""
-    texts = [*[[payload] for payload in PAYLOADS], *[list(payload) for payload in PAYLOADS], ["\n\n".join(PAYLOADS)]]
+    texts = [
+        *[[payload] for payload in PAYLOADS],
+        *[list(payload) for payload in PAYLOADS],
+        ["\n\n".join(PAYLOADS)],
+    ]
     for number, script.pieces in enumerate(texts, 1):
         it.ask("Say it")
         expect(it.page.locator(".figures")).to_have_count(number % 20 or 20)
@@ -55,11 +59,16 @@ def test_what_a_model_says(it: Watched, script: Script) -> None:
 
 
 def test_links_that_are_links(it: Watched, script: Script) -> None:
-    script.pieces = ["[a](https://a.example/x?y=1) http://b.example/y [c](ftp://c.example) ![d](https://d.example/d.png)"]
+    script.pieces = [
+        "[a](https://a.example/x?y=1) http://b.example/y [c](ftp://c.example) ![d](https://d.example/d.png)"
+    ]
     it.ask("Say it")
     links = it.page.locator(".body a[href]")
     expect(links).to_have_count(2)
-    assert [link.get_attribute("href") for link in links.all()] == ["https://a.example/x?y=1", "http://b.example/y"]
+    assert [link.get_attribute("href") for link in links.all()] == [
+        "https://a.example/x?y=1",
+        "http://b.example/y",
+    ]
     for link in links.all():
         assert link.get_attribute("rel") == "noopener noreferrer nofollow"
     expect(it.page.locator(".body img")).to_have_count(0)
@@ -69,7 +78,9 @@ def test_links_that_are_links(it: Watched, script: Script) -> None:
 def test_names_of_files_and_questions(it: Watched) -> None:
     for start in range(0, len(PAYLOADS), 8):
         several = PAYLOADS[start : start + 8]
-        it.attach(*[file_of(f"{payload}.png", png(size=(8, 8 + start + i))) for i, payload in enumerate(several)])
+        it.attach(
+            *[file_of(f"{payload}.png", png(size=(8, 8 + start + i))) for i, payload in enumerate(several)]
+        )
         inert(it)
         it.page.locator(".thumb").last.click()
         inert(it)
@@ -119,7 +130,9 @@ def test_a_file_of_chats(it: Watched, tmp_path: Path) -> None:
         ]}
         for i, payload in enumerate(PAYLOADS)
     ]  # fmt: skip
-    images = {payload: {"name": payload, "data": f"data:image/svg+xml;base64,{payload}"} for payload in PAYLOADS}
+    images = {
+        payload: {"name": payload, "data": f"data:image/svg+xml;base64,{payload}"} for payload in PAYLOADS
+    }
     given = json.dumps({"format": "pumice chats", "chats": chats, "images": images}).encode()
     it.page.locator("#import-file").set_input_files([file_of("x.json", given)])
     expect(it.page.locator("#chats li")).to_have_count(len(PAYLOADS))
@@ -141,7 +154,14 @@ def test_the_policy_holds_without_the_page(it: Watched, script: Script) -> None:
       document.head.append(Object.assign(document.createElement("script"), {textContent: "window.fired = 1"}));
       fetch("http://evil.example").catch(() => setTimeout(() => done(blocked), 500));
     })""")
-    assert {"img-src", "script-src-elem", "style-src-elem", "style-src-attr", "connect-src", "frame-src"} <= set(blocked)
+    assert {
+        "img-src",
+        "script-src-elem",
+        "style-src-elem",
+        "style-src-attr",
+        "connect-src",
+        "frame-src",
+    } <= set(blocked)
     assert it.page.evaluate("() => window.fired") is None
     assert it.complaints
     it.complaints.clear()

@@ -42,7 +42,8 @@ def test_a_large_image_becomes_a_jpeg(
     wide, high = (f"{side:,}" for side in then)
     expect(it.page.locator("#attached .size")).to_have_text(f"JPEG {wide} × {high}")
     expect(it.page.locator("#attached li")).to_have_attribute(
-        "title", re.compile(rf"^{wide} × {high}, \d+ KB \(a JPEG made of PNG, {size[0]:,} × {size[1]:,}, \d+ KB\)$")
+        "title",
+        re.compile(rf"^{wide} × {high}, \d+ KB \(a JPEG made of PNG, {size[0]:,} × {size[1]:,}, \d+ KB\)$"),
     )
     it.ask("What?")
     it.answered("Hello.")
@@ -78,7 +79,12 @@ def test_what_is_transparent_is_white_where_it_is_made_anew(opened: Opener, scri
 @pytest.mark.parametrize(
     ("name", "data", "kind", "said"),
     [
-        ("IMG_1.HEIC", HEIC, "image/heic", "is a HEIC photo, which this browser cannot read. Save it as JPEG"),
+        (
+            "IMG_1.HEIC",
+            HEIC,
+            "image/heic",
+            "is a HEIC photo, which this browser cannot read. Save it as JPEG",
+        ),
         ("photo.jpg", HEIC, "image/jpeg", "is a HEIC photo"),
         ("cut.png", png()[:40], "image/png", "is damaged"),
         ("notes.txt", b"Dear diary", "text/plain", "is no image. JPEG, PNG, WebP and GIF"),
@@ -109,7 +115,10 @@ def test_the_camera(opened: Opener, script: Script) -> None:
     })""")
     it.page.get_by_role("button", name="Take the photo").click()
     expect(it.page.locator("#attached img")).to_have_attribute("alt", "photo.jpg")
-    assert it.page.evaluate("() => document.querySelector('video').srcObject.getTracks()[0].readyState") == "ended"
+    assert (
+        it.page.evaluate("() => document.querySelector('video').srcObject.getTracks()[0].readyState")
+        == "ended"
+    )
     it.ask("What?")
     it.answered("Hello.")
     assert sent(script).format == "JPEG"
@@ -120,11 +129,12 @@ def test_the_camera(opened: Opener, script: Script) -> None:
 
 
 def test_over_plain_http(opened: Opener, script: Script) -> None:
-    """Where browsers give neither SHA-256 nor a camera: images are told apart all the same, phones' own camera opens."""
+    """Where browsers give neither SHA-256 nor a camera: images get names of their own, a phone its own camera."""
     no_camera = "Object.defineProperty(Navigator.prototype, 'mediaDevices', {value: undefined});"
-    it = opened(init=ON_A_LAN + no_camera, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    it = opened(
+        init=ON_A_LAN + no_camera, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844}
+    )
     it.attach(*[file_of(f"{color}.png", png(color)) for color in ("red", "blue", "green")])
-    it.page.locator("#files").set_input_files([file_of("again.png", png("red"))])
     it.ask("What?")
     it.answered("Hello.")
     urls = [part["image_url"]["url"] for part in script.asked[0]["messages"][0]["content"][:-1]]

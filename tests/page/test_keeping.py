@@ -1,4 +1,4 @@
-"""What stays in the browser: chats, each image once; nothing where nothing is to be kept, nothing lost where it is full."""
+"""What stays in the browser: chats, each image once; nothing if nothing is to be kept; where it is full all stays."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def test_keeping_nothing(opened: Opener, stop_sign: Path) -> None:
 
 
 def test_without_a_database(opened: Opener) -> None:
-    it = opened(init="Object.defineProperty(window, 'indexedDB', {value: {open() { throw new Error('no'); }}});")
+    it = opened(
+        init="Object.defineProperty(window, 'indexedDB', {value: {open() { throw new Error('no'); }}});"
+    )
     it.ask("What?")
     it.answered("Hello.")
     expect(it.page.locator("#notice")).to_contain_text("keeps no chats here")
@@ -125,15 +127,15 @@ def test_chats_are_exported_and_imported(opened: Opener, stop_sign: Path, tmp_pa
         it.page.get_by_role("button", name="Export chats").click()
     file = tmp_path / "chats.json"
     download.value.save_as(file)
-    expect(it.page.locator("#kept-said")).to_have_text("1 chat exported.")
+    expect(it.page.locator("#kept-said")).to_have_text("Chats exported: 1.")
     it.page.on("dialog", lambda dialog: dialog.accept())
     it.page.get_by_role("button", name="Delete all").click()
-    expect(it.page.locator("#kept-said")).to_have_text("Everything is deleted.")
+    expect(it.page.locator("#kept-said")).to_have_text("Chats left: 0.")
     assert stored(it) == {"chats": [], "images": []}
     for count in (1, 2):  # the second time beside the first
         it.page.locator("#import-file").set_input_files(file)
         expect(it.page.locator("#chats li")).to_have_count(count)
-    expect(it.page.locator("#kept-said")).to_have_text("1 chat imported.")
+    expect(it.page.locator("#kept-said")).to_have_text("Chats imported: 1.")
     assert len(stored(it)["images"]) == 1
     it.page.keyboard.press("Escape")
     it.page.get_by_role("button", name="One", exact=True).first.click()
@@ -155,10 +157,10 @@ def test_files_that_are_no_chats(opened: Opener) -> None:
     images = {"a": None, "b": {"data": "data:text/html,<script>"}, "c": {"data": "javascript:0"}}
     given = json.dumps({"format": "pumice chats", "chats": odd, "images": images}).encode()
     it.page.locator("#import-file").set_input_files([file_of("x.json", given)])
-    expect(it.page.locator("#kept-said")).to_have_text("1 chat imported.")
+    expect(it.page.locator("#kept-said")).to_have_text("Chats imported: 1.")
     it.page.keyboard.press("Escape")
     it.page.locator("#chats .open").click()
-    expect(it.page.locator(".gone")).to_have_text("image not kept")
+    expect(it.page.locator(".images .hint")).to_have_text("image not kept")
     expect(it.page.locator(".body")).to_have_text("<i>plain</i>")
 
 

@@ -18,7 +18,9 @@ MARKDOWN = "# A heading\n\n**bold** and `code`\n\n- a\n- b\n\n- [x] done\n\n| a 
 
 
 def luminance(page: Page, selector: str, what: str) -> float:
-    color = page.evaluate("([of, what]) => getComputedStyle(document.querySelector(of))[what]", [selector, what])
+    color = page.evaluate(
+        "([of, what]) => getComputedStyle(document.querySelector(of))[what]", [selector, what]
+    )
     return sum(float(part) for part in color[color.index("(") + 1 : -1].split(",")[:3])
 
 
@@ -41,11 +43,14 @@ def test_nothing_is_wider_than_the_screen(
     expect(it.page.locator(".strip .figures")).to_have_count(4)
     it.attach(stop_sign, *scenes)
     wide = it.page.evaluate("""() => [...document.querySelectorAll("#app, #app *")]
-      .filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest("#attached, table, .unseen"))
+      .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
+      .filter((node) => !node.closest("#attached, table, .unseen"))
       .map((node) => node.outerHTML.slice(0, 100))""")
     assert wide == []
     assert it.page.evaluate("() => document.scrollingElement.scrollWidth <= innerWidth")
-    assert it.page.evaluate("() => { const m = document.getElementById('main'); return m.scrollWidth <= m.clientWidth; }")
+    assert it.page.evaluate(
+        "() => { const m = document.getElementById('main'); return m.scrollWidth <= m.clientWidth; }"
+    )
     expect(it.page.locator("#send")).to_be_in_viewport()
 
 
@@ -125,7 +130,14 @@ def violations(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_axe(opened: Opener, script: Script, stop_sign: Path, scenes: list[Path], scheme: str, state: Callable[[Watched], None]) -> None:
+def test_axe(
+    opened: Opener,
+    script: Script,
+    stop_sign: Path,
+    scenes: list[Path],
+    scheme: str,
+    state: Callable[[Watched], None],
+) -> None:
     it = opened(color_scheme=scheme)
     script.pieces = [MARKDOWN]
     it.ask("What?", stop_sign)

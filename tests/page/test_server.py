@@ -111,7 +111,9 @@ def test_the_server_goes_and_comes_back(opened: Opener, stop_sign: Path) -> None
         it.ask("First", stop_sign)
         it.answered("Hello.")
     it.ask("Second")
-    expect(it.page.locator(".error")).to_contain_text("The server does not answer. Your question is kept here.")
+    expect(it.page.locator(".error")).to_contain_text(
+        "The server does not answer. Your question is kept here."
+    )
     expect(it.page.locator("#state")).to_have_text("no answer")
     with scripted(port) as script:
         expect(it.page.locator("#state")).to_have_text("ready")
@@ -133,10 +135,12 @@ def test_the_end_of_the_tokens_is_said(opened: Opener, script: Script) -> None:
     it = opened()
     it.ask("What?")
     it.answered("Hello.")
-    expect(it.page.locator(".figures li").first).to_have_text("ended at the most tokens")
+    expect(it.page.locator(".figures li").last).to_have_text("ended at the most tokens")
 
 
-@pytest.mark.parametrize("refusal", [(429, "queue_full", "rate limit: try again in 3 s"), (500, "", "inside")])
+@pytest.mark.parametrize(
+    "refusal", [(429, "queue_full", "rate limit: try again in 3 s"), (500, "", "inside")]
+)
 def test_refusals(opened: Opener, script: Script, refusal: tuple[int, str, str]) -> None:
     script.refusal = refusal
     it = opened(expected="Failed to load resource")

@@ -19,7 +19,6 @@ const main = byId("main");
 let chat = newChat();
 /** Chats that are being answered. @type {Map<string, {chat: Chat, stop: AbortController}>} */
 const running = new Map();
-/** @type {Map<Round, ReturnType<typeof roundView>>} */
 const views = new Map();
 const removed = new Set();
 /** @type {Round | null} */
@@ -173,20 +172,18 @@ async function watch() {
 
 function transfers() {
 	const say = (text) => (byId("kept-said").textContent = text);
-	const chats = (count) => (count === 1 ? "1 chat" : `${count} chats`);
-	const failed = (error) => say(keepingFailed(error));
+	const told = (what) => [(count) => say(count === null ? "That is no file of chats." : `Chats ${what}: ${count}.`), (error) => say(keepingFailed(error))];
 	const file = byId("import-file");
-	byId("export").onclick = () => exportChats().then((count) => say(`${chats(count)} exported.`), failed);
+	byId("export").onclick = () => exportChats().then(...told("exported"));
 	byId("import").onclick = () => file.click();
 	file.onchange = async () => {
-		const told = (count) => say(count === null ? "That is no file of chats." : `${chats(count)} imported.`);
-		await importChats(file.files[0]).then(told, failed);
+		await importChats(file.files[0]).then(...told("imported"));
 		file.value = "";
 		refresh();
 	};
 	byId("delete-all").onclick = async () => {
-		if (!confirm("Delete all chats and images that this browser keeps?")) return;
-		await forget().then(() => say("Everything is deleted."), failed);
+		if (!confirm("Delete all chats and images?")) return;
+		await forget().then(...told("left"));
 		show(newChat());
 	};
 }

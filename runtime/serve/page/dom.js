@@ -1,6 +1,6 @@
 // Elements: made, found, named. Texts are always set as text, never as markup.
 
-/** What index.html has. @returns {any} */
+/** @returns {any} */
 export const byId = (id) => document.getElementById(id);
 
 /**
@@ -18,10 +18,10 @@ export function element(tag, { label, role, ...properties } = {}, ...children) {
 	return made;
 }
 
-/** A button with text. @param {() => void} onclick */
+export const box = (className, ...children) => element("div", { className }, ...children);
+
 export const button = (text, onclick, className = "") => element("button", { type: "button", className, onclick }, text);
 
-/** A button that is an icon of index.html's. @param {() => void} onclick */
 export function iconButton(icon, label, onclick, className = "icon") {
 	const made = element("button", { type: "button", className, label, title: label, onclick });
 	const space = "http://www.w3.org/2000/svg";
@@ -30,6 +30,11 @@ export function iconButton(icon, label, onclick, className = "icon") {
 	made.appendChild(document.createElementNS(space, "svg")).append(use);
 	return made;
 }
+
+export const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** What nobody else has; crypto.randomUUID is not there over plain http. */
+export const newId = () => hex(crypto.getRandomValues(new Uint8Array(12)));
 
 const numbers = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1 });
 
@@ -42,7 +47,7 @@ export const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} KB` : `
 /** @type {number | undefined} */
 let toasted;
 
-/** Say something for some seconds, that can be taken back. @param {() => void} [undo] */
+/** Say something for some seconds, that can be taken back. */
 export function toast(text, undo) {
 	const box = byId("toast");
 	const [words, taken] = box.children;
@@ -57,7 +62,7 @@ export function toast(text, undo) {
 	toasted = setTimeout(() => (box.hidden = true), undo ? 8000 : 2500);
 }
 
-/** Say something that stays until it is dismissed; nothing takes it away. */
+/** Say something until it is dismissed. */
 export function notice(text) {
 	const box = byId("notice");
 	box.children[0].textContent = text;

@@ -72,10 +72,11 @@ export async function forget(id) {
 		else chats.clear();
 		for (const hash of hashes) if (!used.has(hash)) images.delete(hash);
 	});
+	return left.length;
 }
 
 /** Why something could not be kept, and that nothing is lost. */
-export const keepingFailed = (error) =>
-	error?.name === "QuotaExceededError"
-		? "This browser's storage is full: what is new in this chat is not kept. What was kept is still there. Export the chats, or delete some."
-		: "This browser keeps no chats here: they are gone when the page is closed.";
+export const keepingFailed = ({ name }) =>
+	name === "QuotaExceededError"
+		? "This browser's storage is full: what is new is not kept. What was kept is still there; export it, or delete some."
+		: "This browser keeps no chats here.";

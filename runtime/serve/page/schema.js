@@ -1,4 +1,4 @@
-// A JSON schema that was typed: is it one? Here is told at once what is wrong for certain; the server knows the rest.
+// A JSON schema that was typed: what is wrong for certain is told at once; the server knows the rest.
 
 const TYPES = ["object", "array", "string", "number", "integer", "boolean", "null"];
 

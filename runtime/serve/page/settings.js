@@ -23,23 +23,19 @@ export function options(model) {
 	return { model, system: byId("system").value, sampling, schema: typed().schema };
 }
 
-/** The schema, or what is wrong with it. */
 export const typed = () => readSchema(byId("schema").value);
 
-/** Show the sheet, and begin at a field. */
 export function openSettings(id) {
 	byId("settings").showModal();
 	if (id) byId(id).focus();
 }
 
-/** The model's own settings, seen in empty fields. */
 export function showDefaults(found) {
 	byId("temperature").placeholder = found?.params?.temperature ?? "";
 	byId("top_p").placeholder = found?.params?.top_p ?? 1;
 	byId("max_tokens").placeholder = found?.n_ctx ? `up to ${found.n_ctx}` : "";
 }
 
-/** Begin: what was remembered, and what follows from changes. @param {{changed: () => void, unlocked: () => void}} actions */
 export function settle({ changed, unlocked }) {
 	recall();
 	byId("key").value = getKey();

@@ -2,9 +2,6 @@
 
 import { button, byId, element, iconButton } from "./dom.js";
 
-/** @typedef {import("./conversation.js").Chat} Chat */
-
-/** @param {{open: (id: string) => void, remove: (id: string) => void, begin: () => void}} actions */
 export function sidebar({ open, remove, begin }) {
 	const opener = byId("open-sidebar");
 	const toggle = (shown) => {
@@ -20,7 +17,6 @@ export function sidebar({ open, remove, begin }) {
 	};
 	byId("new-chat").onclick = begin;
 	return {
-		/** @param {Chat[]} chats */
 		show: (chats, current) =>
 			byId("chats").replaceChildren(
 				...chats.map(({ id, title }) => {

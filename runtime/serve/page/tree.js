@@ -1,13 +1,12 @@
 // JSON to look at: objects as names and values, lists of equal objects as tables.
 
-import { element } from "./dom.js";
+import { box, element } from "./dom.js";
 
-/** @returns {HTMLElement} */
 export function tree(value) {
 	if (isScalar(value)) return scalar(value);
 	if (Array.isArray(value)) return isTable(value) ? table(value) : list(value);
 	const pairs = Object.entries(/** @type {object} */ (value)).map(([name, inner]) =>
-		element("div", { className: isScalar(inner) ? "pair" : "pair deep" }, element("dt", {}, name), element("dd", {}, tree(inner))),
+		box(isScalar(inner) ? "pair" : "pair deep", element("dt", {}, name), element("dd", {}, tree(inner))),
 	);
 	return pairs.length ? element("dl", { className: "tree" }, ...pairs) : scalar(null);
 }

@@ -37,7 +37,13 @@ def locked(pebble_bundle: Path) -> Iterator[Running]:
 
 @pytest.mark.parametrize(
     ("accept", "page"),
-    [(BROWSER["Accept"], True), ("text/html", True), ("*/*", False), (None, False), ("application/json", False)],
+    [
+        (BROWSER["Accept"], True),
+        ("text/html", True),
+        ("*/*", False),
+        (None, False),
+        ("application/json", False),
+    ],
 )
 def test_browsers_see_the_page_and_programs_what_ollama_says(
     server: Running, accept: str | None, page: bool
@@ -97,7 +103,9 @@ def test_it_is_small() -> None:
 
 
 def test_all_of_it_is_served() -> None:
-    assert {*page_files().values(), FOLDER / "index.html"} == {path for path in FOLDER.rglob("*") if path.is_file()}
+    assert {*page_files().values(), FOLDER / "index.html"} == {
+        path for path in FOLDER.rglob("*") if path.is_file()
+    }
 
 
 def test_files_name_what_there_is() -> None:
@@ -126,7 +134,8 @@ def test_nothing_is_written_that_the_policy_refuses() -> None:
         found += [f"{path.name}: {each}" for each in re.findall(r"https?://[\w.]+|@import|\burl\(", text)]
         if path.suffix == ".js":
             found += re.findall(
-                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|setAttribute\(\"on",
+                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|"
+                r"setAttribute\(\"on",
                 text,
             )
     assert found == []
@@ -137,6 +146,8 @@ def test_the_vendored_parser_is_what_was_published() -> None:
     import hashlib
 
     smd = (FOLDER / "vendor" / "smd.min.js").read_bytes()
-    assert hashlib.sha256(smd).hexdigest() == "20c0a39e6ec48b99e2f505f8488d2342fb3000d03523a7ced6cd94c14b15e8c5"
+    assert (
+        hashlib.sha256(smd).hexdigest() == "20c0a39e6ec48b99e2f505f8488d2342fb3000d03523a7ced6cd94c14b15e8c5"
+    )
     assert b"innerHTML" not in smd
     assert "MIT License" in (FOLDER / "vendor" / "LICENSE.streaming-markdown").read_text()
