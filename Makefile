@@ -12,6 +12,7 @@ LMMS      := build/lmms
 CLIENTS   := build/clients
 SERVING   := build/serving
 RAY_SERVE := build/ray-serve
+PAGE      := build/page
 # The lower bound, two between, and the newest that is tested.
 ONNXRUNTIMES = $(shell sed -nE 's/^cpu = .*onnxruntime>=([0-9.]+).*/\1/p' pyproject.toml) 1.26.0 1.30.0 $(shell sed -n 's/^onnxruntime==//p' constraints.txt)
 TORCH     ?= $(shell sed -n '/^torch==/p' constraints.txt)
@@ -30,7 +31,7 @@ QUESTION  ?= Describe this picture in more detail.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms ray-serve lint format types wheel accuracy real bench bench-quick cuda-check clients serve-check pebble clean
+.PHONY: help setup lock export run test test-oldest test-newest test-onnxruntime lmms ray-serve lint format types wheel accuracy real bench bench-quick cuda-check clients page-check serve-check pebble clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -211,6 +212,20 @@ $(SERVING)/.installed: tests/serving/requirements.txt
 	rm -rf $(SERVING)
 	$(PYTHON) -m venv $(SERVING)
 	$(SERVING)/bin/pip install -q -r $<
+	@touch $@
+
+# What drives the browser is installed there; the rest it finds in .venv, as lmms. The browser is the system's own.
+page-check: $(INSTALLED) $(PAGE)/.installed ## the page of `pumice serve` in Chromium: what it does, keeps and looks like, axe, hostile texts
+	PUMICE_PAGE=$(CURDIR)/$(PAGE) OMP_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/page $(ARGS)
+
+$(PAGE)/.installed: pyproject.toml tests/page/requirements.txt tests/page/package.json
+	rm -rf $(PAGE)
+	$(BIN)/python -m venv $(PAGE)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$($(PAGE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_the_checkout.pth"
+	$(PAGE)/bin/pip install -q --no-deps -r tests/page/requirements.txt -e .
+	cp tests/page/package.json $(PAGE)/
+	cd $(PAGE) && npm install --no-audit --no-fund --no-package-lock --loglevel=error
 	@touch $@
 
 pebble: $(INSTALLED) ## train the bundled model again (about an hour on two cores; ARGS=--restart from scratch)

@@ -217,7 +217,10 @@ class Engine:
         0 where it does not wait for one: it has it, will have it once it is prepared, or has ended.
         """
         before = self._crew.request_queue.before(future)
-        return 0 if before is None else max(0, before + 1 - (self._slots - self.counters.slots_in_use))
+        if before is None:
+            return 0
+        counters = self.counters
+        return max(0, before + 1 - (self._slots - max(counters.slots_in_use, counters.running)))
 
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """Take no more requests, end the engine's threads, and let go of the model; may be called again, and by several

@@ -56,10 +56,8 @@ class RequestQueue:
     def before(self, future: Future[Any]) -> int | None:
         """Requests without slots that came before the one of this future; None where that has slots, or has ended."""
         with self._changed:
-            for number, submission in enumerate((*self._ready, *self._line)):
-                if submission.future is future:
-                    return number
-        return None
+            waiting = [each.future for each in (*self._ready, *self._line) if not each.future.done()]
+        return waiting.index(future) if future in waiting else None
 
     def live(self) -> list[Submission]:
         """All requests under way."""

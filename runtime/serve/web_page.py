@@ -30,7 +30,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy: whatever a model or a file's name says, nothing of it runs, nothing is loaded or sent."""
+"""Content-Security-Policy: whatever a model or a file's name says, nothing of it runs, loads or sends."""
 
 _HEADERS = {
     "Content-Security-Policy": POLICY,

@@ -45,6 +45,8 @@ class Script:
     finish: str = "stop"
     status: str = "loaded"
     pause: float = 0.0
+    cut: bool = False
+    """Whether an answer ends before it has ended."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     gone: int = 0
     """Answers that nobody waited for."""
@@ -75,6 +77,8 @@ class Script:
                 else:
                     yield _event({"choices": [{"delta": {"content": piece}}]})
                 await asyncio.sleep(self.pause)
+            if self.cut:
+                return
             yield _event({"choices": [{"delta": {}, "finish_reason": self.finish}], "timings": TIMINGS})
             yield _event({"choices": [], "usage": USAGE, "timings": TIMINGS})
             yield "data: [DONE]\n\n"

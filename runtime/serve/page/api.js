@@ -1,8 +1,6 @@
 // The server, as any client of OpenAI's API sees it: /v1/models, /props, /v1/chat/completions.
 
 /** @typedef {{state: "ready" | "loading" | "away" | "locked", models: string[]}} Status */
-/** @typedef {{kind: "queued", place: number} | {kind: "text", text: string} | {kind: "end", finish: string}
- *  | {kind: "figures", usage?: any, timings?: any}} Event */
 
 const KEY = "pumice.key";
 let key = "";
@@ -14,7 +12,6 @@ try {
 
 /** What the server says, or what is said of one that is silent (`away`). */
 export class AskError extends Error {
-	/** @param {string} message @param {string} code */
 	constructor(message, code) {
 		super(message);
 		this.code = code;
@@ -23,7 +20,7 @@ export class AskError extends Error {
 
 export const getKey = () => key;
 
-/** The key for this server: for as long as the tab is there, and nowhere else. @param {string} value */
+/** The key for this server: for as long as the tab is there, and nowhere else. */
 export function setKey(value) {
 	key = value.trim();
 	try {
@@ -33,7 +30,6 @@ export function setKey(value) {
 	}
 }
 
-/** @param {string} path @param {RequestInit} [more] */
 async function request(path, more = {}) {
 	const headers = new Headers(more.headers);
 	if (key) headers.set("Authorization", `Bearer ${key}`);
@@ -51,24 +47,23 @@ export async function look() {
 		const answer = await request("/v1/models");
 		if (answer.status === 401) return { state: "locked", models: [] };
 		const { data } = await answer.json();
-		const loading = data.some((/** @type {any} */ each) => each.status?.value === "loading");
-		return { state: loading ? "loading" : "ready", models: data.map((/** @type {any} */ each) => each.id) };
+		const loading = data.some((each) => each.status?.value === "loading");
+		return { state: loading ? "loading" : "ready", models: data.map((each) => each.id) };
 	} catch {
 		return { state: "away", models: [] };
 	}
 }
 
-/** The model's own settings, and its context. @param {string} model */
+/** The model's own settings, and its context. */
 export async function defaults(model) {
 	const answer = await request(`/props?model=${encodeURIComponent(model)}`);
 	return answer.ok ? (await answer.json()).default_generation_settings : null;
 }
 
 /**
- * An answer, as it comes.
- * @param {object} body @param {AbortSignal} signal
- * @param {string} session whose requests go to one machine, where there are several
- * @returns {AsyncGenerator<Event>}
+ * An answer, as it comes: what changes of it, and `text` to add. Requests of a session go to one machine of several.
+ * @param {object} body @param {AbortSignal} signal @param {string} session
+ * @returns {AsyncGenerator<Partial<import("./conversation.js").Answer>>}
  */
 export async function* ask(body, signal, session) {
 	const answer = await request("/v1/chat/completions", {
@@ -80,23 +75,22 @@ export async function* ask(body, signal, session) {
 	if (!answer.ok || !answer.body) throw await refusal(answer);
 	for await (const line of lines(answer.body, signal)) {
 		const queued = /^: queued (\d+)$/.exec(line);
-		if (queued) yield { kind: "queued", place: Number(queued[1]) };
+		if (queued) yield { state: "queued", place: Number(queued[1]) };
 		if (line === "data: [DONE]") return;
 		if (line.startsWith("data: ")) yield* events(JSON.parse(line.slice(6)));
 	}
 	throw cut();
 }
 
-/** @param {any} chunk @returns {Generator<Event>} */
-function* events(chunk) {
-	if (chunk.error) throw new AskError(String(chunk.error.message), chunk.error.code ?? "");
-	const choice = chunk.choices?.[0];
-	if (choice?.delta?.content) yield { kind: "text", text: String(choice.delta.content) };
-	if (chunk.usage || chunk.timings) yield { kind: "figures", usage: chunk.usage, timings: chunk.timings };
-	if (choice?.finish_reason) yield { kind: "end", finish: choice.finish_reason };
+function* events({ error, choices, usage, timings }) {
+	if (error) throw new AskError(String(error.message), error.code ?? "");
+	const { delta, finish_reason: finish } = choices?.[0] ?? {};
+	if (delta?.content) yield { text: String(delta.content) };
+	if (timings) yield { timings };
+	if (usage) yield { usage };
+	if (finish) yield { finish };
 }
 
-/** @param {Response} answer */
 async function refusal(answer) {
 	const { error } = await answer.json().catch(() => ({}));
 	return new AskError(String(error?.message ?? `The server answered with status ${answer.status}.`), error?.code ?? "");
@@ -104,17 +98,15 @@ async function refusal(answer) {
 
 const cut = () => new AskError("The answer was cut off: the server has gone.", "away");
 
-/** @param {ReadableStream<Uint8Array>} body @param {AbortSignal} signal */
 async function* lines(body, signal) {
-	const reader = body.getReader();
-	const decoder = new TextDecoder();
+	const reader = body.pipeThrough(new TextDecoderStream()).getReader();
 	let rest = "";
 	for (;;) {
 		const part = await reader.read().catch((error) => {
 			throw signal.aborted ? error : cut();
 		});
 		if (part.done) return;
-		const found = (rest + decoder.decode(part.value, { stream: true })).split("\n");
+		const found = (rest + part.value).split("\n");
 		rest = found.pop() ?? "";
 		yield* found;
 	}

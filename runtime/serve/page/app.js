@@ -19,14 +19,13 @@ const main = byId("main");
 let chat = newChat();
 /** Chats that are being answered. @type {Map<string, {chat: Chat, stop: AbortController}>} */
 const running = new Map();
-/** @type {Map<Round, ReturnType<typeof roundView>>} */
 const views = new Map();
 const removed = new Set();
 /** @type {Round | null} */
 let edited = null;
 /** @type {import("./api.js").Status} */
 let server = { state: "away", models: [] };
-let watching = false;
+let [watching, wanted] = [false, false];
 let atEnd = true;
 
 const list = sidebar({ open, begin: () => show(newChat()), remove });
@@ -42,13 +41,11 @@ async function refresh() {
 	list.show(await all().catch(() => []), chat.id);
 }
 
-/** @param {string} id */
 async function open(id) {
 	const found = running.get(id)?.chat ?? (await load(id).catch(() => undefined));
 	if (found) show(found);
 }
 
-/** @param {string} id */
 async function remove(id) {
 	const gone = id === chat.id ? chat : await load(id);
 	stop(id);
@@ -58,12 +55,11 @@ async function remove(id) {
 	await refresh();
 	const back = () => {
 		removed.delete(id);
-		keep(gone).then(() => show(gone));
+		if (gone) keep(gone).then(() => show(gone));
 	};
 	if (gone) toast("The chat is deleted.", back);
 }
 
-/** @param {Chat} shown */
 function show(shown) {
 	chat = shown;
 	for (const each of running.has(chat.id) ? [] : chat.rounds.flatMap(({ answers }) => answers)) {
@@ -81,7 +77,6 @@ function show(shown) {
 	byId("question").focus();
 }
 
-/** @param {Round} round */
 function append(round) {
 	const view = roundView(round, {
 		edit: () => edit(round),
@@ -89,7 +84,7 @@ function append(round) {
 		unlock: () => openSettings("key"),
 		remove: () => {
 			const [shown, before] = [chat, chat.rounds];
-			const put = (/** @type {Round[]} */ rounds) => {
+			const put = (rounds) => {
 				shown.rounds = rounds;
 				keep(shown);
 				show(shown);
@@ -133,7 +128,7 @@ async function again(round) {
 	running.set(asked.id, { chat: asked, stop: stopped });
 	show(asked);
 	keep(asked);
-	const told = (/** @type {import("./conversation.js").Answer} */ each) => {
+	const told = (each) => {
 		views.get(round)?.update(each);
 		if (asked === chat && atEnd) main.scrollTop = main.scrollHeight;
 	};
@@ -159,34 +154,36 @@ function update() {
 
 /** Look how the server is, until it is ready; a tab that nobody looks at asks seldom. */
 async function watch() {
+	wanted = true;
 	if (watching) return;
 	watching = true;
-	do {
+	while (wanted) {
+		wanted = false;
 		server = await look();
 		byId("model").textContent = server.models[0] ?? "pumice";
 		Object.assign(byId("state"), { textContent: SAID[server.state], className: `state ${server.state}` });
-		if (server.state !== "ready") await pause(document.hidden ? 10_000 : 1500);
-	} while (server.state === "away" || server.state === "loading");
+		if (server.state !== "away" && server.state !== "loading") continue;
+		await pause(document.hidden ? 10_000 : 1500);
+		wanted = true;
+	}
 	watching = false;
 	if (server.state === "ready") showDefaults(await defaults(server.models[0]).catch(() => null));
 }
 
 function transfers() {
-	const say = (/** @type {string} */ text) => (byId("kept-said").textContent = text);
-	const chats = (/** @type {number} */ count) => (count === 1 ? "1 chat" : `${count} chats`);
-	const failed = (/** @type {unknown} */ error) => say(keepingFailed(error));
+	const say = (text) => (byId("kept-said").textContent = text);
+	const told = (what) => [(count) => say(count === null ? "That is no file of chats." : `Chats ${what}: ${count}.`), (error) => say(keepingFailed(error))];
 	const file = byId("import-file");
-	byId("export").onclick = () => exportChats().then((count) => say(`${chats(count)} exported.`), failed);
+	byId("export").onclick = () => exportChats().then(...told("exported"));
 	byId("import").onclick = () => file.click();
 	file.onchange = async () => {
-		const told = (/** @type {number | null} */ count) => say(count === null ? "That is no file of chats." : `${chats(count)} imported.`);
-		await importChats(file.files[0]).then(told, failed);
+		await importChats(file.files[0]).then(...told("imported"));
 		file.value = "";
 		refresh();
 	};
 	byId("delete-all").onclick = async () => {
-		if (!confirm("Delete all chats and images that this browser keeps?")) return;
-		await forget().then(() => say("Everything is deleted."), failed);
+		if (!confirm("Delete all chats and images?")) return;
+		await forget().then(...told("left"));
 		show(newChat());
 	};
 }

@@ -2,7 +2,7 @@
 
 import { byId, element, notice } from "./dom.js";
 
-/** A photo, unless none is taken. @returns {Promise<File | null>} */
+/** A photo, unless none is taken. */
 export async function photograph() {
 	const video = { facingMode: "environment", width: { ideal: 2048 } };
 	const stream = await navigator.mediaDevices.getUserMedia({ video }).catch(() => null);

@@ -7,9 +7,7 @@ import { thumbnail } from "./view.js";
 
 /** @typedef {import("./conversation.js").Question} Question */
 
-/** @type {HTMLTextAreaElement} */
 const words = byId("question");
-/** @type {HTMLInputElement} */
 const oneByOne = byId("each");
 /** @type {string[]} */
 let attached = [];
@@ -23,7 +21,6 @@ export const written = () => ({
 	each: oneByOne.checked && attached.length > 1,
 });
 
-/** Whether there is anything to send, and all images are read. */
 export const complete = () => !reading && (words.value.trim() !== "" || attached.length > 0);
 
 /** Write a question; without one, nothing. @param {Question} [question] */
@@ -35,10 +32,9 @@ export function write({ text, images, each } = { text: "", images: [], each: fal
 	show();
 }
 
-/** Have questions written. @param {{send: () => void, changed: () => void}} actions */
 export function compose(actions) {
 	changed = actions.changed;
-	byId("composer").onsubmit = (/** @type {Event} */ event) => {
+	byId("composer").onsubmit = (event) => {
 		event.preventDefault();
 		actions.send();
 	};
@@ -73,24 +69,20 @@ export function compose(actions) {
 }
 
 function drops() {
-	const carries = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
-	let inside = 0;
-	const over = (/** @type {number} */ now) => {
-		inside = Math.max(0, now);
-		byId("drop").hidden = !inside;
-	};
-	addEventListener("dragenter", (event) => carries(event) && over(inside + 1));
-	addEventListener("dragleave", (event) => carries(event) && over(inside - 1));
+	const carries = ({ dataTransfer }) => dataTransfer.types.includes("Files");
+	const over = (shown) => (byId("drop").hidden = !shown);
+	addEventListener("dragenter", (event) => carries(event) && over(true));
+	addEventListener("dragleave", (event) => event.relatedTarget || over(false));
 	addEventListener("dragover", (event) => event.preventDefault());
 	addEventListener("drop", (event) => {
 		event.preventDefault();
-		over(0);
+		over(false);
 		if (carries(event)) add([...(event.dataTransfer?.files ?? [])]);
 		else notice("That is an address, and nothing is fetched. Save the image, and drop its file.");
 	});
 }
 
-/** Take files in; those that are no images are named. @param {File[]} files */
+/** Take files in; those that are no images are named. */
 async function add(files) {
 	notice("");
 	reading += files.length;
@@ -108,7 +100,6 @@ async function add(files) {
 	words.focus();
 }
 
-/** @param {boolean} [images] whether they have changed */
 function show(images = true) {
 	words.style.height = "auto";
 	words.style.height = `${Math.min(words.scrollHeight, 240)}px`;
@@ -120,7 +111,6 @@ function show(images = true) {
 	changed();
 }
 
-/** @param {string} hash */
 function attachment(hash) {
 	const picture = pictures.get(hash);
 	const remove = iconButton("close", `Remove ${picture?.name || "the image"}`, () => {

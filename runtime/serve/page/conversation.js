@@ -1,6 +1,7 @@
 // A chat: questions, and what was answered. What is asked of the server is made of it here.
 
 import { AskError, ask, look } from "./api.js";
+import { newId } from "./dom.js";
 import { dataUri, pictures } from "./images.js";
 
 /** @typedef {{text: string, images: string[], each: boolean}} Question `each`: the images are asked about one by one */
@@ -13,14 +14,10 @@ import { dataUri, pictures } from "./images.js";
 
 export const UNFINISHED = ["loading", "queued", "reading", "streaming"];
 
-/** An id that nobody else has; crypto.randomUUID is not there over plain http. */
-export const newId = () =>
-	[...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-
 /** @returns {Chat} */
 export const newChat = () => ({ id: newId(), title: "", changed: 0, rounds: [] });
 
-/** What is to be answered. @param {Question} question @param {boolean} json @returns {Answer[]} */
+/** What is to be answered. @param {Question} question @returns {Answer[]} */
 export const unanswered = ({ each, images }, json) =>
 	(each ? images : [""]).map(() => ({ state: "reading", text: "", json, began: Date.now() }));
 
@@ -29,7 +26,7 @@ export const titleOf = ({ text, images }) =>
 	text.replace(/\s+/g, " ").slice(0, 80) || (images.length > 1 ? "Images" : "An image");
 
 /** Messages up to a round's question, images before the words, as models learnt it.
- * @param {Chat} chat @param {Round} last @param {number} index @param {string} system */
+ * @param {Chat} chat @param {Round} last */
 async function messages(chat, last, index, system) {
 	const found = system.trim() ? [{ role: "system", content: system }] : [];
 	for (const round of chat.rounds) {
@@ -41,7 +38,6 @@ async function messages(chat, last, index, system) {
 	return found;
 }
 
-/** @returns {Promise<any>} */
 async function content(text, hashes) {
 	if (!hashes.length) return text;
 	const parts = hashes.map(async (hash) => {
@@ -63,7 +59,7 @@ export const spoken = ({ answers }) =>
  */
 export async function answer(chat, round, index, { model, system, sampling, schema }, signal, told) {
 	const made = round.answers[index];
-	const change = (/** @type {Partial<Answer>} */ to) => told(Object.assign(made, to));
+	const change = (to) => told(Object.assign(made, to));
 	try {
 		const format = schema && { type: "json_schema", json_schema: { name: "answer", strict: true, schema } };
 		const body = { model: model || undefined, messages: await messages(chat, round, index, system), ...sampling };
@@ -77,25 +73,21 @@ export async function answer(chat, round, index, { model, system, sampling, sche
 	} catch (error) {
 		if (signal.aborted) return change({ state: "stopped" });
 		if (!(error instanceof AskError)) console.error(error);
-		const { message, code } = error instanceof AskError ? error : { message: "The page failed to ask.", code: "" };
-		change({ state: "failed", error: { message, code } });
+		change({ state: "failed", error: { message: error.message, code: error.code } });
 	}
 }
 
 /** Gives false where the model is not loaded yet. */
 async function stream(made, events, change) {
 	try {
-		for await (const { kind, ...event } of events) {
-			if (kind === "queued") change({ state: "queued", ...event });
-			else if (kind === "text") change({ state: "streaming", text: made.text + event.text });
-			else change(JSON.parse(JSON.stringify(event))); // without what is undefined
+		for await (const { text, ...event } of events) {
+			change(text ? { state: "streaming", text: made.text + text } : event);
 		}
 		return true;
 	} catch (error) {
-		if (error instanceof AskError && error.code === "loading") return false;
+		if (error.code === "loading") return false;
 		throw error;
 	}
 }
 
-/** @param {number} ms */
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));

@@ -1,6 +1,6 @@
 // Elements: made, found, named. Texts are always set as text, never as markup.
 
-/** What index.html has. @param {string} id @returns {any} */
+/** @returns {any} */
 export const byId = (id) => document.getElementById(id);
 
 /**
@@ -18,10 +18,10 @@ export function element(tag, { label, role, ...properties } = {}, ...children) {
 	return made;
 }
 
-/** A button with text. @param {string} text @param {() => void} onclick @param {string} [className] */
+export const box = (className, ...children) => element("div", { className }, ...children);
+
 export const button = (text, onclick, className = "") => element("button", { type: "button", className, onclick }, text);
 
-/** A button that is an icon of index.html's. @param {string} icon @param {string} label @param {() => void} onclick */
 export function iconButton(icon, label, onclick, className = "icon") {
 	const made = element("button", { type: "button", className, label, title: label, onclick });
 	const space = "http://www.w3.org/2000/svg";
@@ -31,21 +31,23 @@ export function iconButton(icon, label, onclick, className = "icon") {
 	return made;
 }
 
+export const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** What nobody else has; crypto.randomUUID is not there over plain http. */
+export const newId = () => hex(crypto.getRandomValues(new Uint8Array(12)));
+
 const numbers = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1 });
 
-/** @param {number} value */
 export const number = (value) => numbers.format(value);
 
-/** @param {number} ms */
 export const seconds = (ms) => (ms < 95 ? `${Math.round(ms)} ms` : `${number(ms / 1000)} s`);
 
-/** @param {number} bytes */
 export const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} KB` : `${number(bytes / 1e6)} MB`);
 
 /** @type {number | undefined} */
 let toasted;
 
-/** Say something for some seconds, that can be taken back. @param {string} text @param {() => void} [undo] */
+/** Say something for some seconds, that can be taken back. */
 export function toast(text, undo) {
 	const box = byId("toast");
 	const [words, taken] = box.children;
@@ -60,7 +62,7 @@ export function toast(text, undo) {
 	toasted = setTimeout(() => (box.hidden = true), undo ? 8000 : 2500);
 }
 
-/** Say something that stays until it is dismissed; nothing takes it away. @param {string} text */
+/** Say something until it is dismissed. */
 export function notice(text) {
 	const box = byId("notice");
 	box.children[0].textContent = text;
@@ -68,7 +70,7 @@ export function notice(text) {
 	box.hidden = !text;
 }
 
-/** Into the clipboard; over plain http browsers have no other way than a selection. @param {string} text */
+/** Into the clipboard; over plain http browsers have no other way than a selection. */
 export async function copy(text) {
 	try {
 		await navigator.clipboard.writeText(text);

@@ -54,7 +54,7 @@ export async function all() {
 	return found.sort((a, b) => b.changed - a.changed);
 }
 
-/** A chat with its images, if it is there. @param {string} id @returns {Promise<Chat | undefined>} */
+/** A chat with its images, if it is there. @returns {Promise<Chat | undefined>} */
 export async function load(id) {
 	const [chat] = await within((chats) => [chats.get(id)]);
 	const found = chat && (await within((_, images) => named(chat).map((hash) => images.get(hash))));
@@ -62,7 +62,7 @@ export async function load(id) {
 	return chat;
 }
 
-/** Forget a chat, or all, and the images that no other names. @param {string} [id] */
+/** Forget a chat, or all, and the images that no other names. */
 export async function forget(id) {
 	const left = id ? (await all()).filter((chat) => chat.id !== id) : [];
 	const used = new Set(left.flatMap(named));
@@ -72,10 +72,11 @@ export async function forget(id) {
 		else chats.clear();
 		for (const hash of hashes) if (!used.has(hash)) images.delete(hash);
 	});
+	return left.length;
 }
 
-/** Why something could not be kept, and that nothing is lost. @param {any} error */
-export const keepingFailed = (error) =>
-	error?.name === "QuotaExceededError"
-		? "This browser's storage is full: what is new in this chat is not kept. What was kept is still there. Export the chats, or delete some."
-		: "This browser keeps no chats here: they are gone when the page is closed.";
+/** Why something could not be kept, and that nothing is lost. */
+export const keepingFailed = ({ name }) =>
+	name === "QuotaExceededError"
+		? "This browser's storage is full: what is new is not kept. What was kept is still there; export it, or delete some."
+		: "This browser keeps no chats here.";

@@ -1,7 +1,7 @@
 // Images of the page: a file in, bytes that the server takes out. What browsers can read and the server cannot (HEIC,
 // AVIF, …), and what is larger than any model looks at, becomes a JPEG here.
 
-import { element, number, size } from "./dom.js";
+import { element, hex, newId, number, size } from "./dom.js";
 
 /** @typedef {{hash: string, blob: Blob, name: string, width: number, height: number, was: string}} Picture
  *  `was`: what it was made of, where it was made into a JPEG */
@@ -18,7 +18,7 @@ const urls = new Map();
 /** An image that cannot be used, in a sentence. */
 export class ImageError extends Error {}
 
-/** What a file's first bytes say that it is, whatever its name. @param {Uint8Array} head */
+/** What a file's first bytes say that it is, whatever its name. */
 function kindOf(head) {
 	const text = String.fromCharCode(...head);
 	if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
@@ -29,7 +29,7 @@ function kindOf(head) {
 	return /^....ftyp(hei|hev|mif1|msf1)/s.test(text) ? "image/heic" : "";
 }
 
-/** Take a file in, or throw an ImageError. @param {Blob} file @param {string} name @returns {Promise<Picture>} */
+/** Take a file in, or throw an ImageError. */
 export async function take(file, name) {
 	const kind = kindOf(new Uint8Array(await file.slice(0, 16).arrayBuffer()));
 	const bitmap = await createImageBitmap(kind ? new Blob([file], { type: kind }) : file).catch(() => {
@@ -51,31 +51,20 @@ export async function take(file, name) {
 	return picture;
 }
 
-/** SHA-256; pages over plain http from other machines have none, and get 106 bits that tell images apart as well.
- * @param {ArrayBuffer} data */
+/** SHA-256; where browsers have none (plain http from another machine), a name of its own. */
 async function hashOf(data) {
-	if (crypto.subtle) {
-		const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
-		return [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-	}
-	const state = [1, 2, 3, 4];
-	for (const byte of new Uint8Array(data)) {
-		for (let i = 0; i < 4; i++) state[i] = Math.imul(state[i] ^ byte ^ (state[(i + 1) % 4] >>> 15), 0x9e3779b1 + 2 * i);
-	}
-	return `x${data.byteLength}-${state.map((word) => (word >>> 0).toString(36)).join("-")}`;
+	return crypto.subtle ? hex(new Uint8Array(await crypto.subtle.digest("SHA-256", data))) : newId();
 }
 
-/** Why a file is no image for us, and what to do. @param {string} kind @param {string} type @param {string} name */
 function sentence(kind, type, name) {
 	const which = name ? `“${name.length > 40 ? `${name.slice(0, 38)}…` : name}”` : "That";
 	if (kind === "image/heic" || /\.hei[cf]$/i.test(name)) {
-		return `${which} is a HEIC photo, which this browser cannot read. Save it as JPEG, or let the iPhone do so: Settings, Camera, Formats, Most Compatible.`;
+		return `${which} is a HEIC photo, which this browser cannot read. Save it as JPEG (iPhone: Settings, Camera, Formats, Most Compatible).`;
 	}
-	if (kind || type.startsWith("image/")) return `${which} is damaged, or of a kind that this browser cannot read. Save it as JPEG or PNG.`;
+	if (kind || type.startsWith("image/")) return `${which} is damaged, or nothing that this browser can read. Save it as JPEG or PNG.`;
 	return `${which} is no image. JPEG, PNG, WebP and GIF can be asked about.`;
 }
 
-/** @param {ImageBitmap} bitmap @param {number} width @param {number} height @returns {Promise<Blob>} */
 function jpeg(bitmap, width, height) {
 	const canvas = element("canvas", { width, height });
 	const context = canvas.getContext("2d");
@@ -96,7 +85,6 @@ export function urlOf({ hash, blob }) {
 	return urls.get(hash);
 }
 
-/** An image as a data URI. @param {Blob} blob @returns {Promise<string>} */
 export function dataUri(blob) {
 	return new Promise((done, failed) => {
 		const reader = new FileReader();

@@ -32,7 +32,6 @@ function own(type) {
 	return level >= 0 && level < 6 ? document.createElement(`h${Math.min(6, level + 2)}`) : null;
 }
 
-/** @param {any} data @param {number} type @param {string} value */
 function setAttribute(data, type, value) {
 	const node = data.nodes[data.index];
 	if (type === smd.HREF && /^https?:\/\/[^\s]+$/i.test(value)) node.setAttribute("href", value);

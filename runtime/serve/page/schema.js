@@ -1,21 +1,18 @@
-// A JSON schema that was typed: is it one? Here is told at once what is wrong for certain; the server knows the rest.
+// A JSON schema that was typed: what is wrong for certain is told at once; the server knows the rest.
 
 const TYPES = ["object", "array", "string", "number", "integer", "boolean", "null"];
 
 const text = { type: "string" };
-const thing = { type: "object", properties: { name: text, color: text, place: text }, required: ["name", "color", "place"] };
-export const EXAMPLE = {
-	type: "object",
-	properties: { description: text, objects: { type: "array", items: thing } },
-	required: ["description", "objects"],
-};
+const all = (properties) => ({ type: "object", properties, required: Object.keys(properties), additionalProperties: false });
+const thing = all({ name: text, color: text, place: text });
+export const EXAMPLE = all({ description: text, objects: { type: "array", items: thing } });
 
-/** What it says, or what is wrong with it; neither where there is no text. @param {string} typed */
+/** What it says, or what is wrong with it; neither where there is no text. */
 export function readSchema(typed) {
 	if (!typed.trim()) return { schema: null, wrong: "" };
 	try {
 		const schema = JSON.parse(typed);
-		const wrong = check(schema, "the schema") || (Object.keys(schema).length ? "" : "The schema says nothing.");
+		const wrong = check(schema) || (Object.keys(schema).length ? "" : "The schema says nothing.");
 		return { schema: wrong ? null : schema, wrong };
 	} catch (error) {
 		const at = /position (\d+)/.exec(String(error));
@@ -24,20 +21,11 @@ export function readSchema(typed) {
 	}
 }
 
-/** @param {any} schema @param {string} where @returns {string} */
-function check(schema, where) {
-	if (!isObject(schema)) return `Expected an object, { … }, as ${where}.`;
+function check(schema) {
+	if (schema === null || typeof schema !== "object" || Array.isArray(schema)) return "A schema is an object, { … }.";
 	const unknown = [schema.type ?? []].flat().find((type) => !TYPES.includes(type));
-	if (unknown !== undefined) return `The type of ${where} is ${JSON.stringify(unknown)}: there is ${TYPES.join(", ")}.`;
-	const { properties = {}, required = [] } = schema;
-	if (!isObject(properties)) return `“properties” of ${where} must be an object.`;
-	if (!Array.isArray(required)) return `“required” of ${where} must be a list.`;
-	const missing = schema.properties && required.find((name) => !(name in properties));
-	if (missing !== undefined) return `“${missing}” is required in ${where}, and is none of its properties.`;
-	const parts = Object.entries(properties).map(([name, inner]) => [inner, `“${name}”`]);
-	if (isObject(schema.items)) parts.push([schema.items, `the items of ${where}`]);
-	return parts.map(([inner, name]) => check(inner, name)).find(Boolean) ?? "";
+	if (unknown !== undefined) return `${JSON.stringify(unknown)} is no type: there is ${TYPES.join(", ")}.`;
+	const { properties, required = [] } = schema;
+	const missing = properties && [required].flat().find((name) => !Object.hasOwn(properties, name));
+	return missing === undefined ? "" : `“${missing}” is required, and is none of the properties.`;
 }
-
-/** @param {unknown} value */
-const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);

@@ -12,7 +12,7 @@ const KEPT = ["system", ...NUMBERS, "schema"];
 
 export const keepsNothing = () => byId("keep-nothing").checked;
 
-/** Options of requests; numbers that are none are left out. @param {string} model @returns {Options} */
+/** Options of requests; numbers that are none are left out. @returns {Options} */
 export function options(model) {
 	/** @type {Record<string, number>} */
 	const sampling = {};
@@ -23,23 +23,19 @@ export function options(model) {
 	return { model, system: byId("system").value, sampling, schema: typed().schema };
 }
 
-/** The schema, or what is wrong with it. */
 export const typed = () => readSchema(byId("schema").value);
 
-/** Show the sheet, and begin at a field. @param {string} [id] */
 export function openSettings(id) {
 	byId("settings").showModal();
 	if (id) byId(id).focus();
 }
 
-/** The model's own settings, seen in empty fields. @param {any} found */
 export function showDefaults(found) {
 	byId("temperature").placeholder = found?.params?.temperature ?? "";
 	byId("top_p").placeholder = found?.params?.top_p ?? 1;
 	byId("max_tokens").placeholder = found?.n_ctx ? `up to ${found.n_ctx}` : "";
 }
 
-/** Begin: what was remembered, and what follows from changes. @param {{changed: () => void, unlocked: () => void}} actions */
 export function settle({ changed, unlocked }) {
 	recall();
 	byId("key").value = getKey();
@@ -52,7 +48,7 @@ export function settle({ changed, unlocked }) {
 		byId("has-schema").hidden = !schema && !wrong;
 		changed();
 	};
-	byId("settings").oninput = (/** @type {Event} */ event) => {
+	byId("settings").oninput = (event) => {
 		if (event.target !== byId("key")) remember();
 		apply();
 	};
@@ -60,7 +56,7 @@ export function settle({ changed, unlocked }) {
 		setKey(byId("key").value);
 		unlocked();
 	};
-	byId("unlock").onsubmit = (/** @type {Event} */ event) => {
+	byId("unlock").onsubmit = (event) => {
 		event.preventDefault();
 		byId("settings").close();
 	};

@@ -2,12 +2,9 @@
 
 import { button, byId, element, iconButton } from "./dom.js";
 
-/** @typedef {import("./conversation.js").Chat} Chat */
-
-/** @param {{open: (id: string) => void, remove: (id: string) => void, begin: () => void}} actions */
 export function sidebar({ open, remove, begin }) {
 	const opener = byId("open-sidebar");
-	const toggle = (/** @type {boolean} */ shown) => {
+	const toggle = (shown) => {
 		document.body.classList.toggle("with-sidebar", shown);
 		byId("shade").hidden = !shown;
 		opener.ariaExpanded = String(shown);
@@ -20,7 +17,6 @@ export function sidebar({ open, remove, begin }) {
 	};
 	byId("new-chat").onclick = begin;
 	return {
-		/** @param {Chat[]} chats @param {string} current */
 		show: (chats, current) =>
 			byId("chats").replaceChildren(
 				...chats.map(({ id, title }) => {

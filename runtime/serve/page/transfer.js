@@ -1,9 +1,8 @@
 // Chats as a file, and from one. What a file says is taken for texts and images only.
 
-import { element } from "./dom.js";
+import { element, newId } from "./dom.js";
 import { dataUri, pictures, take } from "./images.js";
 import { all, load, named, save } from "./history.js";
-import { newId } from "./conversation.js";
 
 const FORMAT = "pumice chats";
 
@@ -26,7 +25,7 @@ export async function exportChats() {
 }
 
 /** Keep the chats of a file beside those that there are; gives their number, null where it is no such file.
- * @param {File} file */
+ * */
 export async function importChats(file) {
 	const given = await new Response(file).json().catch(() => null);
 	if (given?.format !== FORMAT || !Array.isArray(given.chats)) return null;
@@ -45,7 +44,6 @@ export async function importChats(file) {
 	return chats.length;
 }
 
-/** @returns {import("./conversation.js").Chat} */
 function chatOf(given, hashes) {
 	const rounds = [given?.rounds ?? []].flat().map((round) => ({
 		question: {
@@ -53,11 +51,7 @@ function chatOf(given, hashes) {
 			images: [round?.question?.images ?? []].flat().map((hash) => hashes.get(hash) ?? "missing"),
 			each: round?.question?.each === true,
 		},
-		answers: [round?.answers ?? []].flat().map((answer) => ({
-			state: /** @type {"done"} */ ("done"),
-			text: String(answer?.text ?? ""),
-			json: answer?.json === true,
-		})),
+		answers: [round?.answers ?? []].flat().map((each) => ({ state: "done", text: String(each?.text ?? ""), json: each?.json === true })),
 	}));
 	return {
 		id: /^[0-9a-f]{24}$/.test(given?.id) ? given.id : newId(),

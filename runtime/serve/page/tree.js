@@ -1,30 +1,26 @@
 // JSON to look at: objects as names and values, lists of equal objects as tables.
 
-import { element } from "./dom.js";
+import { box, element } from "./dom.js";
 
-/** @param {unknown} value @returns {HTMLElement} */
 export function tree(value) {
 	if (isScalar(value)) return scalar(value);
 	if (Array.isArray(value)) return isTable(value) ? table(value) : list(value);
 	const pairs = Object.entries(/** @type {object} */ (value)).map(([name, inner]) =>
-		element("div", { className: isScalar(inner) ? "pair" : "pair deep" }, element("dt", {}, name), element("dd", {}, tree(inner))),
+		box(isScalar(inner) ? "pair" : "pair deep", element("dt", {}, name), element("dd", {}, tree(inner))),
 	);
 	return pairs.length ? element("dl", { className: "tree" }, ...pairs) : scalar(null);
 }
 
-/** @param {unknown} value */
 const isScalar = (value) => value === null || typeof value !== "object";
 
-/** @param {unknown} value */
 const scalar = (value) => element("span", { className: value === null ? "null" : typeof value }, String(value));
 
-/** @param {unknown[]} values */
 function list(values) {
 	const flat = values.every((value) => isScalar(value) && String(value).length < 40);
 	return element("ul", { className: flat ? "tags" : "items" }, ...values.map((value) => element("li", {}, tree(value))));
 }
 
-/** Whether all are objects of the same few plain values. @param {any[]} values */
+/** Whether all are objects of the same few plain values. */
 function isTable(values) {
 	return (
 		values.length > 0 &&
@@ -33,13 +29,11 @@ function isTable(values) {
 	);
 }
 
-/** @param {object[]} rows */
 const namesOf = (rows) => [...new Set(rows.flatMap(Object.keys))];
 
-/** @param {any[]} rows */
 function table(rows) {
 	const names = namesOf(rows);
-	const line = (/** @type {HTMLElement[]} */ cells) => element("tr", {}, ...cells);
+	const line = (cells) => element("tr", {}, ...cells);
 	const head = line(names.map((name) => element("th", { scope: "col" }, name)));
 	const body = rows.map((row) => line(names.map((name) => element("td", {}, Object.hasOwn(row, name) && scalar(row[name])))));
 	return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));

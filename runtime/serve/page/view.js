@@ -1,6 +1,6 @@
 // What a round looks like: a question with its images, and its answers while they come and once they are there.
 
-import { button, byId, copy, element, iconButton, number, seconds } from "./dom.js";
+import { box, button, byId, copy, element, iconButton, number, seconds } from "./dom.js";
 import { caption, pictures, urlOf } from "./images.js";
 import { markdown } from "./markdown.js";
 import { spoken, UNFINISHED } from "./conversation.js";
@@ -8,12 +8,11 @@ import { tree } from "./tree.js";
 
 /** @typedef {import("./conversation.js").Round} Round */
 /** @typedef {import("./conversation.js").Answer} Answer */
-/** @typedef {{edit: () => void, remove: () => void, again: () => void, unlock: () => void}} Actions */
 
-/** An image that opens large. @param {string} hash */
+/** An image that opens large. */
 export function thumbnail(hash) {
 	const picture = pictures.get(hash);
-	if (!picture) return element("span", { className: "gone" }, "image not kept");
+	if (!picture) return element("span", { className: "hint" }, "image not kept");
 	const { name, width, height } = picture;
 	const [src, alt, title] = [urlOf(picture), name || "image", caption(picture)];
 	const onclick = () => {
@@ -26,34 +25,26 @@ export function thumbnail(hash) {
 	return element("button", { type: "button", className: "thumb", title, label, onclick }, element("img", { src, alt, width, height }));
 }
 
-/** A round's element, and how it is told of its answers. @param {Round} round @param {Actions} actions */
+/** A round's element, and how it is told of its answers. @param {Round} round */
 export function roundView(round, actions) {
 	const { text, images, each } = round.question;
-	const asked = element(
-		"div",
-		{ className: "question" },
-		images.length > 0 && !each && element("div", { className: "images" }, ...images.map(thumbnail)),
-		element(
-			"div",
-			{ className: "asked" },
-			element(
-				"div",
-				{ className: "actions" },
-				iconButton("edit", "Edit the question", actions.edit),
-				iconButton("copy", "Copy the question", () => copy(text)),
-				iconButton("delete", "Delete question and answer", actions.remove),
-			),
-			text && element("p", { className: "said" }, text),
-		),
+	const change = box(
+		"actions",
+		iconButton("edit", "Edit the question", actions.edit),
+		iconButton("delete", "Delete question and answer", actions.remove),
+	);
+	const asked = box(
+		"question",
+		!each && box("images", ...images.map(thumbnail)),
+		box("asked", change, text && element("p", { className: "said" }, text)),
 	);
 	const views = round.answers.map((answer, i) => answerView(answer, actions, each ? [images[i]] : images, each));
-	const after = element(
-		"div",
-		{ className: "actions" },
+	const after = box(
+		"actions",
 		iconButton("copy", "Copy the answer", () => copy(spoken(round))),
 		iconButton("again", "Answer again", actions.again, "icon again"),
 	);
-	const answers = element("div", { className: each ? "strip" : "" }, ...views.map(({ root }) => root));
+	const answers = box(each ? "strip" : "", ...views.map(({ root }) => root));
 	const root = element("article", { className: "round" }, asked, answers, after);
 	const finish = () => {
 		const busy = round.answers.some(({ state }) => UNFINISHED.includes(state));
@@ -71,11 +62,10 @@ export function roundView(round, actions) {
 	};
 }
 
-/** @param {Answer} answer @param {Actions} actions @param {string[]} images @param {boolean} each */
 function answerView(answer, actions, images, each) {
-	const body = element("div", { className: "body" });
+	const body = box("body");
 	const state = element("p", { className: "waiting" });
-	const root = element("div", { className: "answer" }, each && thumbnail(images[0]), body, state);
+	const root = box("answer", each && thumbnail(images[0]), body, state);
 	const writer = markdown(body);
 	let written = 0;
 	/** @type {number | undefined} */
@@ -92,7 +82,7 @@ function answerView(answer, actions, images, each) {
 		}
 		clearInterval(clock);
 		clock = undefined;
-		if (over) return state.replaceWith(footOf(answer, actions, images.length, each));
+		if (over) return state.replaceWith(footOf(answer, actions, images.length));
 		say();
 		clock = setInterval(say, 1000);
 	}
@@ -100,18 +90,17 @@ function answerView(answer, actions, images, each) {
 	return { root, update };
 }
 
-/** @param {Answer} answer @param {boolean} over */
 function jsonView({ text }, over) {
 	const raw = element("pre", {}, element("code", {}, text));
 	if (!over) return text ? raw : "";
 	try {
-		return element("div", {}, tree(JSON.parse(text)), element("details", {}, element("summary", {}, "JSON"), raw));
+		return box("", tree(JSON.parse(text)), element("details", {}, element("summary", {}, "JSON"), raw));
 	} catch {
 		return text ? raw : ""; // it was stopped before it was whole
 	}
 }
 
-/** What is waited for. @param {Answer} answer @param {number} images */
+/** What is waited for. @param {Answer} answer */
 function waiting({ state, place, began = Date.now() }, images) {
 	if (state === "streaming") return "";
 	if (state === "loading") return "The model is still being loaded";
@@ -121,12 +110,10 @@ function waiting({ state, place, began = Date.now() }, images) {
 	return took > 2 ? `${what}, ${took} s` : what;
 }
 
-/** How it went. @param {Answer} answer @param {Actions} actions @param {number} images @param {boolean} brief */
-function footOf(answer, actions, images, brief) {
+function footOf(answer, actions, images) {
 	if (!answer.error) {
-		const all = figures(answer, images);
-		const shown = brief ? all.filter((text) => !/^queue|^image|cached|\d tokens$/.test(text)) : all;
-		return element("ul", { className: "figures", label: "Figures", title: all.join(", ") }, ...shown.map((text) => element("li", {}, text)));
+		const shown = figures(answer, images).map((text) => element("li", {}, text));
+		return element("ul", { className: "figures", label: "Figures" }, ...shown);
 	}
 	const { message, code } = answer.error;
 	const locked = code === "invalid_api_key";
@@ -134,11 +121,8 @@ function footOf(answer, actions, images, brief) {
 	return element("div", { className: "error", role: "alert" }, element("p", {}, message[0].toUpperCase() + message.slice(1)), act);
 }
 
-/** @param {Answer} answer @param {number} images */
 function figures({ state, finish, timings, usage }, images) {
 	const found = [];
-	if (state === "stopped") found.push("stopped");
-	if (finish === "length") found.push("ended at the most tokens");
 	if (timings) {
 		if (timings.queue_ms > 200) found.push(`queue ${seconds(timings.queue_ms)}`);
 		if (images) found.push(`image ${seconds(timings.vision_ms + timings.preprocess_ms)}`);
@@ -151,5 +135,7 @@ function figures({ state, finish, timings, usage }, images) {
 		if (image) found.push(`${number(image)} image tokens`);
 		if (cached) found.push(`${number(cached)} of ${number(usage.prompt_tokens)} cached`);
 	}
+	if (state === "stopped") found.push("stopped");
+	if (finish === "length") found.push("ended at the most tokens");
 	return found;
 }
