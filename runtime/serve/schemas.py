@@ -106,7 +106,7 @@ def _sets(schema: dict[str, Any]) -> dict[str, Any]:
     least, most = schema.get("minItems", 0), schema.get("maxItems", len(choices))
     if type(least) is not int or type(most) is not int:
         return schema
-    sets = [
+    sets: list[Any] = [
         _list_of(chosen)
         for size in range(max(least, 0), min(most, len(choices)) + 1)
         for chosen in combinations(choices, size)
