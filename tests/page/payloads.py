@@ -47,6 +47,8 @@ PAYLOADS = (
     "[x](javascript&colon;alert(1))",
     "[x](data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==)",
     "[x](vbscript:alert(1))",
+    "[x](javascript://x%0Aalert(1))",
+    "[x](data://text/html,<script>alert(1)</script>)",
     "[x](blob:http://evil.example/1)",
     "[x](//evil.example)",
     "<javascript:alert(1)>",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
 
 from pumice.engine import Engine
 from pumice.model import Model
@@ -59,10 +58,11 @@ def test_who_does_not_wait_is_told_nothing(pebble_bundle: Path) -> None:
 
 
 def test_openais_client_passes_over_it(pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openai = pytest.importorskip("openai")
     places = iter([3, 2, 2, 1])
     monkeypatch.setattr(Engine, "place_in_line", lambda self, future: next(places, 0))
     with running(pebble_bundle) as server:
-        client = OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
         ask: Any = question("What is this?", model="pebble-fp32", stream=True, max_tokens=4)
         stream = list(client.chat.completions.create(**ask))
         whole = server.chat("What is this?", max_tokens=4).text
