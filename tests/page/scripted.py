@@ -44,6 +44,8 @@ class Script:
     """Status, code and message, in place of an answer."""
     finish: str = "stop"
     status: str = "loaded"
+    others: tuple[str, ...] = ()
+    """More models."""
     pause: float = 0.0
     cut: bool = False
     """Whether an answer ends before it has ended."""
@@ -53,7 +55,9 @@ class Script:
     url: str = ""
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"data": [{"id": "llava-7b", "status": {"value": self.status}}]})
+        first = {"id": "llava-7b", "status": {"value": self.status}}
+        others = [{"id": name, "status": {"value": "unloaded"}} for name in self.others]
+        return JSONResponse({"data": [first, *others]})
 
     async def props(self, _: Request) -> Response:
         params = {"temperature": 0.0, "top_p": 1.0}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from pumice.serve import bundles
+from pumice.serve import moving
 from tests.page.conftest import Opener
 from tests.page.scripted import Script, scripted
 from tests.runtime.engine.stand_ins import Gate
@@ -87,13 +87,13 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(
 def test_a_model_that_is_still_being_loaded(
     opened: Opener, pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, real = Gate(), bundles._load
+    gate, real = Gate(), moving.load_bundle
 
-    def held(settings: Any) -> Any:
+    def held(*of: Any) -> Any:
         gate.pass_through()
-        return real(settings)
+        return real(*of)
 
-    monkeypatch.setattr(bundles, "_load", held)
+    monkeypatch.setattr(moving, "load_bundle", held)
     with running(pebble_bundle, ready=False, gate=gate) as server:
         it = opened(server.url, expected="503 (Service Unavailable)", ready=False)
         expect(it.page.locator("#state")).to_have_text("loading")
@@ -163,3 +163,25 @@ def test_requests_of_a_chat_name_it(opened: Opener, script: Script) -> None:
     named = {name for name in seen if name}
     assert len(named) == 1
     assert it.page.url.endswith("#" + named.pop())
+
+
+def test_one_of_several_models_is_chosen(opened: Opener, script: Script) -> None:
+    script.others = ("granite", "<img src=x onerror=alert(1)>")
+    it = opened(script.url)
+    chosen = it.page.get_by_label("Model", exact=True)
+    expect(chosen.locator("option")).to_have_text(["llava-7b", *script.others])
+    it.ask("What?")
+    it.answered("Hello.")
+    chosen.select_option("granite")
+    expect(it.page.locator("#state")).to_have_text("ready")
+    it.ask("And now?")
+    expect(it.page.locator(".figures")).to_have_count(2)
+    assert [asked["model"] for asked in script.asked] == ["llava-7b", "granite"]
+
+
+def test_a_model_that_is_loading_is_waited_for_and_another_one_is_not(opened: Opener, script: Script) -> None:
+    script.others, script.status = ("granite",), "loading"
+    it = opened(script.url, ready=False)
+    expect(it.page.locator("#state")).to_have_text("loading")
+    it.page.get_by_label("Model", exact=True).select_option("granite")
+    expect(it.page.locator("#state")).to_have_text("ready")

@@ -41,14 +41,14 @@ async function request(path, more = {}) {
 	}
 }
 
-/** How the server is. @returns {Promise<Status>} */
-export async function look() {
+/** How the server is, and the model of that name, or its first. @returns {Promise<Status>} */
+export async function look(model) {
 	try {
 		const answer = await request("/v1/models");
 		if (answer.status === 401) return { state: "locked", models: [] };
 		const { data } = await answer.json();
-		const loading = data.some((each) => each.status?.value === "loading");
-		return { state: loading ? "loading" : "ready", models: data.map((each) => each.id) };
+		const { status } = data.find(({ id }) => id === model) ?? data[0];
+		return { state: status?.value === "loading" ? "loading" : "ready", models: data.map((each) => each.id) };
 	} catch {
 		return { state: "away", models: [] };
 	}

@@ -29,6 +29,9 @@ let [watching, wanted] = [false, false];
 let atEnd = true;
 
 const list = sidebar({ open, begin: () => show(newChat()), remove });
+const models = byId("models");
+/** The one that is asked; which one is chosen holds for this visit. */
+const model = () => models.value || (server.models[0] ?? "");
 const stop = (id = chat.id) => running.get(id)?.stop.abort();
 
 /** Keep a chat; where that fails, it is said and the page goes on. @param {Chat} changed */
@@ -122,7 +125,7 @@ function send() {
 /** Have a round answered, for the first time or again. @param {Round} round */
 async function again(round) {
 	if (running.has(chat.id)) return;
-	const [asked, chosen, stopped] = [chat, options(server.models[0] ?? ""), new AbortController()];
+	const [asked, chosen, stopped] = [chat, options(model()), new AbortController()];
 	round.answers = unanswered(round.question, chosen.schema !== null);
 	asked.rounds = asked.rounds.slice(0, asked.rounds.indexOf(round) + 1);
 	running.set(asked.id, { chat: asked, stop: stopped });
@@ -159,15 +162,24 @@ async function watch() {
 	watching = true;
 	while (wanted) {
 		wanted = false;
-		server = await look();
-		byId("model").textContent = server.models[0] ?? "pumice";
+		server = await look(models.value);
+		showModels();
 		Object.assign(byId("state"), { textContent: SAID[server.state], className: `state ${server.state}` });
 		if (server.state !== "away" && server.state !== "loading") continue;
 		await pause(document.hidden ? 10_000 : 1500);
 		wanted = true;
 	}
 	watching = false;
-	if (server.state === "ready") showDefaults(await defaults(server.models[0]).catch(() => null));
+	if (server.state === "ready") showDefaults(await defaults(model()).catch(() => null));
+}
+
+/** The only model's name, or a choice of several. */
+function showModels() {
+	const chosen = models.value;
+	if (server.models.length) models.replaceChildren(...server.models.map((name) => new Option(name, name, false, name === chosen)));
+	models.hidden = server.models.length < 2;
+	byId("model").hidden = !models.hidden;
+	byId("model").textContent = model() || "pumice";
 }
 
 function transfers() {
@@ -188,6 +200,7 @@ function transfers() {
 	};
 }
 
+models.onchange = watch;
 composer.compose({ send, changed: update });
 settle({ changed: update, unlocked: watch });
 transfers();
