@@ -38,10 +38,10 @@ def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
         yield Figure(
             check="contract", what="not valid against OpenAI's schema", value=counts.get("invalid", 0), most=0
         )
-        yield Figure(check="contract", what="schemathesis' exit code", value=code, most=0)
+        yield Figure(check="contract", what="schemathesis' exit code", value=code, most=0, least=0)
         if code:
             print(output[-6000:])
-        yield Figure(check="contract", what="the server's exit code", value=server.end(), most=0)
+        yield Figure(check="contract", what="the server's exit code", value=server.end(), most=0, least=0)
 
 
 def _cases(port: int, model: str, count: int) -> tuple[Mapping[str, int], int, str]:

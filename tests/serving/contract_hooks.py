@@ -87,6 +87,8 @@ def is_openais(ctx: Any, response: Any, case: Any) -> None:
     COUNTS["cases"] += 1
     COUNTS[str(response.status_code)] += 1
     COUNTS["chat"] += case.path == "/chat/completions"
+    if COUNTS["cases"] % 100 == 0:  # should it be ended early
+        _told()
     streamed = response.headers.get("content-type", [""])[0].startswith("text/event-stream")
     COUNTS["streamed"] += streamed
     try:

@@ -62,7 +62,7 @@ def run(bundle: Path, bounds: Bounds) -> Iterator[Figure]:
     yield Figure(
         check="soak", what="threads more than at half-time", value=last.threads - half.threads, most=0
     )
-    yield Figure(check="soak", what="exit code", value=code, most=0)
+    yield Figure(check="soak", what="exit code", value=code, most=0, least=0)
     with served(bundle, "--slots", 4, module=LEAKY) as server:
         leaking, _ = asyncio.run(_soak(server, bounds.minutes * 6))
     what = "slope of a server with a planted leak of 64 KiB a request, a thousand requests"
