@@ -99,7 +99,10 @@ class Answers:
             asked["follower"] = self._mail.put
         ask = engine.follow if self._streamed else engine.submit
         self._future = ask(question.messages, question.images, **asked)
-        self._future.add_done_callback(lambda _: self._mail.put(None))
+        mail = (
+            self._mail
+        )  # not this object: a future keeps what it has called, and this has the request's images
+        self._future.add_done_callback(lambda _: mail.put(None))
         if self._given_up:  # while this thread was asking
             self._future.cancel()
 

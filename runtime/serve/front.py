@@ -21,7 +21,7 @@ from pumice.errors import PumiceError
 from pumice.serve.access import Access
 from pumice.serve.access_log import write
 from pumice.serve.receiving import swallow_body
-from pumice.serve.refusals import GONE, ClientGoneError, RefusalError, refusal_of
+from pumice.serve.refusals import GONE, ClientGoneError, RefusalError, refusal_of, untangle
 from pumice.serve.server import Record, Server
 
 _log = logging.getLogger("pumice.serve")
@@ -77,11 +77,13 @@ class Front:
             sending.status = GONE
             raise
         except HTTPException as error:
+            untangle(error)
             await self._refuse(scope, receive, sending, _of_routing(scope, error))
         except Exception as error:
             refusal = refusal_of(error)
             if not isinstance(error, PumiceError):
                 _log.error("request %s failed", scope["pumice.record"].id, exc_info=error)
+            untangle(error)
             await self._refuse(scope, receive, sending, refusal)
 
     async def _refuse(

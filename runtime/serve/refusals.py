@@ -113,6 +113,22 @@ def no_memory(message: str) -> RefusalError:
     return RefusalError(message, status=503, type="server_error", code="no_memory", headers=_NEVER_AGAIN)
 
 
+def untangle(error: BaseException) -> None:
+    """Take the tracebacks off an error and off those behind it.
+
+    They lead to frames, frames to a request's bytes, and often to the error again: such rings would keep tens of
+    megabytes until the collector comes by, which counts objects and not their bytes.
+    """
+    behind: list[BaseException] = [error]
+    seen: set[int] = set()
+    while behind:
+        each = behind.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            behind += [other for other in (each.__cause__, each.__context__) if other is not None]
+
+
 def refusal_of(error: BaseException) -> RefusalError:
     """Any failure, as the client is told."""
     match error:

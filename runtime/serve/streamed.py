@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from pumice.errors import PumiceError
 from pumice.serve.receiving import unless_gone
-from pumice.serve.refusals import RefusalError, refusal_of
+from pumice.serve.refusals import RefusalError, refusal_of, untangle
 
 _log = logging.getLogger("pumice.serve")
 
@@ -77,6 +77,7 @@ class Streamed:
         except Exception as error:
             if not isinstance(error, PumiceError):
                 _log.error("a request failed: %s", type(error).__name__, exc_info=error)
+            untangle(error)
             await write(self.told(refusal_of(error)))
         finally:
             beating.cancel()
