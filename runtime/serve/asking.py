@@ -132,23 +132,30 @@ class Asking:
         server.check_open()
         with server.admission.place(declared_bytes(scope, most)) as place:
             body = await read_body(receive, most)
-            request = await unless_gone(receive, self._request(body))
-            del body
-            record = record_of(scope)
-            with server.bundles.lease(request.model, keep_of(request)) as lease:
-                record.model = lease.name
-                if request.stream and not lease.held:
-                    await self._late(request, lease, record, place)(scope, receive, send)
-                    return
-                asked = await unless_gone(receive, self._asked(request, lease, record, place))
-                del request  # its images are decoded
-                try:
-                    response: Any = (
-                        self._streamed(asked) if asked.stream else await self._whole(asked, receive)
-                    )
-                    await response(scope, receive, send)
-                finally:
-                    asked.answers.give_up()
+            size = len(body)
+            try:
+                reading = self._request(body)
+                del body
+                await self._answer(await unless_gone(receive, reading), place, scope, receive, send)
+            finally:
+                server.ended(size)
+
+    async def _answer(
+        self, request: ChatRequest, place: Place, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        record = record_of(scope)
+        with self.server.bundles.lease(request.model, keep_of(request)) as lease:
+            record.model = lease.name
+            if request.stream and not lease.held:
+                await self._late(request, lease, record, place)(scope, receive, send)
+                return
+            asked = await unless_gone(receive, self._asked(request, lease, record, place))
+            del request  # its images are decoded
+            try:
+                response: Any = self._streamed(asked) if asked.stream else await self._whole(asked, receive)
+                await response(scope, receive, send)
+            finally:
+                asked.answers.give_up()
 
     async def _request(self, body: bytes) -> ChatRequest:
         return await asyncio.get_running_loop().run_in_executor(CHECKS, self.read, body)

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pumice.engine.submission import Submission
 from pumice.serve.answers import Answers
@@ -72,3 +73,19 @@ def test_nothing_waits_for_the_collector(pebble_bundle: Path) -> None:
             eventually(lambda: left_behind(collected=False) <= others)
         finally:
             gc.enable()
+
+
+def test_the_memory_of_large_requests_goes_back_once(
+    pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[str] = []
+    monkeypatch.setattr("pumice.serve.server.trim", lambda: trims.append("trim"))
+    with running(pebble_bundle) as server:
+        assert server.chat("Hi", max_tokens=1).status == 200
+        assert not server.app.server.trims
+        for image in (png(), png()[:-30]):
+            padded = [image_part(image + bytes(5 << 20)), text("What?")]
+            server.chat(padded, max_tokens=1)
+        eventually(lambda: trims)
+        eventually(lambda: not server.app.server.trims)
+    assert len(trims) <= 2
