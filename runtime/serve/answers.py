@@ -25,6 +25,9 @@ CHECKS = ThreadPoolExecutor(4, thread_name_prefix="pumice-serve-check")
 
 _LOOK_S = 0.25
 """Between looks at the place in line."""
+_PACE_S = 0.001
+"""Between pieces at least: where more than a thousand tokens come a second, several go at a time, for sending one
+costs more than a small model's step."""
 
 
 class Answers:
@@ -82,6 +85,8 @@ class Answers:
                         pieces += item
                 if pieces:
                     yield pieces
+                if not ended:
+                    await asyncio.sleep(_PACE_S)
             self.results = self._settled()
         finally:
             self.give_up()
@@ -99,9 +104,7 @@ class Answers:
             asked["follower"] = self._mail.put
         ask = engine.follow if self._streamed else engine.submit
         self._future = ask(question.messages, question.images, **asked)
-        mail = (
-            self._mail
-        )  # not this object: a future keeps what it has called, and this has the request's images
+        mail = self._mail  # not self, which has the images: a future keeps what it has called
         self._future.add_done_callback(lambda _: mail.put(None))
         if self._given_up:  # while this thread was asking
             self._future.cancel()
