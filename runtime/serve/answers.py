@@ -17,7 +17,7 @@ from pumice.serve.mailbox import Mailbox
 from pumice.serve.refusals import draining
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
+    from pumice.serve.loaded import Loaded
     from pumice.serve.questions import Question
 
 CHECKS = ThreadPoolExecutor(4, thread_name_prefix="pumice-serve-check")

@@ -24,10 +24,11 @@ from pumice.generation.strategy import Piece
 from pumice.result import Generation
 from pumice.serve.admission import Place
 from pumice.serve.answers import CHECKS, Answers
-from pumice.serve.bundles import Loaded
 from pumice.serve.conversation import count_images
+from pumice.serve.events import BEAT, MEDIA_TYPE, events
 from pumice.serve.keeping import keep_of
 from pumice.serve.lease import Lease
+from pumice.serve.loaded import Loaded
 from pumice.serve.questions import Question, question_of
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
@@ -88,11 +89,7 @@ class Early:
 
 def early_events(_: str) -> Early:
     """Server-sent events."""
-    return Early(
-        media_type="text/event-stream; charset=utf-8",
-        beat=lambda: b": keep-alive\n\n",
-        told=lambda refusal: b"data: " + msgspec.json.encode(refusal.body()) + b"\n\n",
-    )
+    return Early(media_type=MEDIA_TYPE, beat=lambda: BEAT, told=lambda refusal: events([refusal.body()]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,6 @@ from pumice.serve.residence import Residence
 from pumice.serve.settings import Settings
 from pumice.serve.tenant import Tenant
 
-__all__ = ["Bundles", "Loaded"]
-
 STALLED_S = 10.0
 """An engine that has work and makes no step for so long is not ready."""
 

@@ -9,19 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from pumice.generation.strategy import Piece
 from pumice.result import Generation
 from pumice.serve.asking import Asking
-from pumice.serve.bundles import Loaded
+from pumice.serve.events import DONE, EventStream, events
+from pumice.serve.loaded import Loaded
 from pumice.serve.openai_form import ChatForm
 from pumice.serve.questions import Question
 from pumice.serve.refusals import RefusalError
 from pumice.serve.server import Server
 from pumice.serve.wire import ChatRequest, read_chat
-
-DONE = b"data: [DONE]\n\n"
 
 
 def chat_completions(server: Server) -> Asking:
@@ -37,21 +34,14 @@ def _form(request: ChatRequest, loaded: Loaded, question: Question) -> _Events:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Events:
+class _Events(EventStream):
     """See `asking.Form`; `counts`: a stream ends with its usage."""
 
     form: ChatForm
     counts: bool
-    media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:
         return events([self.form.first(index) for index in range(count)], counts=self.counts)
-
-    def beat(self) -> bytes:
-        return b": keep-alive\n\n"
-
-    def queued(self, place: int) -> bytes:
-        return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         chunks = [chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None]
@@ -72,10 +62,3 @@ class _Events:
 
     def whole(self, results: Sequence[Generation]) -> dict[str, Any]:
         return self.form.completion(results)
-
-
-def events(values: Sequence[dict[str, Any]], *, counts: bool = False) -> bytes:
-    """Server-sent events of these data; of a stream that `counts`, all have a usage, which is null until the last."""
-    if counts:
-        values = [{"usage": None, **value} for value in values]
-    return b"".join(b"data: " + msgspec.json.encode(value) + b"\n\n" for value in values)

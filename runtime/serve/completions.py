@@ -14,11 +14,11 @@ from pumice.generation.strategy import Piece
 from pumice.prompt.sealed import Span
 from pumice.result import Generation
 from pumice.serve.asking import Asking
-from pumice.serve.bundles import Loaded
-from pumice.serve.chat import DONE, events
 from pumice.serve.completion_request import CompletionRequest, RawPrompt, read_completion
 from pumice.serve.constraints import constraint_of
+from pumice.serve.events import DONE, EventStream, events
 from pumice.serve.legacy_form import LegacyForm
+from pumice.serve.loaded import Loaded
 from pumice.serve.questions import Question, options_of, several
 from pumice.serve.refusals import RefusalError, refusal_of
 from pumice.serve.server import Server
@@ -88,22 +88,15 @@ def _text(prompt: RawPrompt, loaded: Loaded) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Events:
+class _Events(EventStream):
     """See `asking.Form`; `counts`: a stream ends with its usage."""
 
     form: LegacyForm
     counts: bool
-    media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:
         chunks = [chunk for index in range(count) if (chunk := self.form.first(index)) is not None]
         return events(chunks, counts=self.counts)
-
-    def beat(self) -> bytes:
-        return b": keep-alive\n\n"
-
-    def queued(self, place: int) -> bytes:
-        return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         chunks = [chunk for piece in pieces if (chunk := self.form.chunk(piece)) is not None]

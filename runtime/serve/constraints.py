@@ -155,8 +155,10 @@ def _forced(request: ChatRequest) -> tuple[Function, ...]:
         allowed = allowed if isinstance(allowed, dict) else {}
         if allowed.get("mode", "auto") == "auto":
             return ()
-        names = [_name(tool) for tool in allowed.get("tools") or ()]
-        return tuple(_named(name, functions) for name in names)
+        tools = allowed.get("tools")
+        if not isinstance(tools, list) or not tools:
+            raise RefusalError("tool_choice allows no tools, expected a list of them", param="tool_choice")
+        return tuple(_named(_name(tool), functions) for tool in tools)
     if isinstance(choice, dict):
         return (_named(_name(choice), functions),)
     raise RefusalError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pumice.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
+    from pumice.serve.loaded import Loaded
 
 
 class Lease:

@@ -16,7 +16,7 @@ from pumice.result import Generation, TokenLogprob, TokenLogprobs
 from pumice.serve.openai_form import LEAST_LOGPROB, timings, usage
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
+    from pumice.serve.loaded import Loaded
 
 
 class LegacyForm:

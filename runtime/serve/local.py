@@ -6,18 +6,18 @@ Enters: requests. Leaves: llama.cpp's and vLLM's forms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pumice.serve.answers import CHECKS
-from pumice.serve.bundles import Loaded
 from pumice.serve.catalogue import About
 from pumice.serve.conversation import Conversation, read_messages
+from pumice.serve.loaded import Loaded
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone
 from pumice.serve.refusals import RefusalError
 from pumice.serve.residence import Status
@@ -25,7 +25,6 @@ from pumice.serve.server import Server
 from pumice.serve.wire import Message, checked, read_json
 
 _MOST_TOKENS = 1_000_000
-_T = TypeVar("_T")
 _ENDED = "the engine has ended"
 
 
@@ -61,23 +60,27 @@ def local_routes(server: Server) -> list[Route]:
         count = server.settings.slots
         return JSONResponse([{"id": i, "n_ctx": context, "is_processing": i < busy} for i in range(count)])
 
-    async def tokens(request: Request) -> JSONResponse:
-        given = await _given(request, server)
-        async with _using(request, given, server) as loaded:
-            loop = asyncio.get_running_loop()
-            return JSONResponse(await loop.run_in_executor(CHECKS, _tokenized, given, loaded, server))
+    most_images = server.settings.max_images
 
-    async def text(request: Request) -> JSONResponse:
-        given = await _given(request, server)
-        async with _using(request, given, server) as loaded:
-            return JSONResponse(_detokenized(given, loaded))
+    async def tokens(request: Request) -> Response:
+        return await _made(request, server, lambda given, loaded: _tokenized(given, loaded, most_images))
 
-    async def prompt(request: Request) -> JSONResponse:
-        return JSONResponse({"prompt": await _of_messages(request, server, _rendered)})
+    async def text(request: Request) -> Response:
+        return await _made(request, server, _detokenized)
 
-    async def counted(request: Request) -> JSONResponse:
-        tokens = await _of_messages(request, server, _count)
-        return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
+    async def prompt(request: Request) -> Response:
+        return await _made(
+            request,
+            server,
+            lambda given, loaded: {"prompt": _rendered(loaded, _conversation(given, most_images))},
+        )
+
+    async def counted(request: Request) -> Response:
+        def count(given: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
+            tokens = _count(loaded, _conversation(given, most_images))
+            return {"object": "response.input_tokens", "input_tokens": tokens}
+
+        return await _made(request, server, count)
 
     async def metrics(_: Request) -> Response:
         from pumice.serve.metrics import exposition  # with prometheus_client, which only a scrape needs
@@ -106,27 +109,26 @@ def local_routes(server: Server) -> list[Route]:
     ]
 
 
-async def _given(request: Request, server: Server) -> dict[str, Any]:
+async def _made(
+    request: Request, server: Server, make: Callable[[dict[str, Any], Loaded], dict[str, Any]]
+) -> Response:
+    """What is made of a request and the model that it names; in the event loop nothing of it, texts may be long."""
     server.check_open()
-    most = server.settings.max_body
+    loop, most = asyncio.get_running_loop(), server.settings.max_body
     with server.admission.place(declared_bytes(request.scope, most)):
-        return read_json(await read_body(request.receive, most))
+        given = await loop.run_in_executor(CHECKS, read_json, await read_body(request.receive, most))
+        with server.bundles.lease(_text(given, "model", None)) as lease:
+            loaded = await unless_gone(request.receive, lease.loaded(server.settings.deadline))
+
+            def made() -> bytes:
+                return msgspec.json.encode(make(given, loaded))
+
+            return Response(await loop.run_in_executor(CHECKS, made), media_type="application/json")
 
 
-async def _of_messages(request: Request, server: Server, make: Callable[[Loaded, Conversation], _T]) -> _T:
-    """What is made of a request's messages."""
-    given = await _given(request, server)
-    async with _using(request, given, server) as loaded:
-
-        def made() -> _T:
-            return make(loaded, _conversation(given, server))
-
-        return await asyncio.get_running_loop().run_in_executor(CHECKS, made)
-
-
-def _conversation(given: dict[str, Any], server: Server) -> Conversation:
+def _conversation(given: dict[str, Any], most_images: int) -> Conversation:
     messages = [checked(each, Message) for each in _list(given, "messages")]
-    return read_messages(messages, server.settings.max_images)
+    return read_messages(messages, most_images)
 
 
 def _count(loaded: Loaded, conversation: Conversation) -> int:
@@ -136,13 +138,6 @@ def _count(loaded: Loaded, conversation: Conversation) -> int:
 
 def _rendered(loaded: Loaded, conversation: Conversation) -> str:
     return loaded.model.pipeline.builder.rendered(conversation.messages, len(conversation.images))
-
-
-@asynccontextmanager
-async def _using(request: Request, given: dict[str, Any], server: Server) -> AsyncIterator[Loaded]:
-    """The model that a request names, once it is there."""
-    with server.bundles.lease(_text(given, "model", None)) as lease:
-        yield await unless_gone(request.receive, lease.loaded(server.settings.deadline))
 
 
 def _props(about: About, slots: int, status: Status) -> dict[str, Any]:
@@ -180,10 +175,10 @@ def _props(about: About, slots: int, status: Status) -> dict[str, Any]:
     }
 
 
-def _tokenized(given: dict[str, Any], loaded: Loaded, server: Server) -> dict[str, Any]:
+def _tokenized(given: dict[str, Any], loaded: Loaded, most_images: int) -> dict[str, Any]:
     """llama.cpp's `content`, or vLLM's `prompt` and `messages`."""
     if given.get("messages") is not None:
-        return {"count": _count(loaded, _conversation(given, server)), "max_model_len": loaded.context}
+        return {"count": _count(loaded, _conversation(given, most_images)), "max_model_len": loaded.context}
     name = "content" if "content" in given else "prompt"
     text = _text(given, name, "")
     assert text is not None

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pumice.generation.strategy import Piece
 from pumice.result import Generation
 from pumice.serve.asking import Asking, Early
-from pumice.serve.bundles import Loaded
 from pumice.serve.catalogue import About
+from pumice.serve.loaded import Loaded
 from pumice.serve.ollama_request import Wish, read_chat, read_generate, wish_of
 from pumice.serve.questions import Question
 from pumice.serve.receiving import declared_bytes, read_body, unless_gone

@@ -14,8 +14,8 @@ from pumice.generation.strategy import Piece
 from pumice.result import Generation, TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
     from pumice.serve.constraints import Constraint
+    from pumice.serve.loaded import Loaded
 
 LEAST_LOGPROB = -9999.0
 """OpenAI's for a token without any chance; JSON has no infinity."""

@@ -17,7 +17,7 @@ from pumice.serve.refusals import RefusalError
 from pumice.serve.wire import ChatRequest
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
+    from pumice.serve.loaded import Loaded
 
 _TEMPLATE_TOKENS = 64
 """More than chat templates write around a message."""

@@ -14,7 +14,8 @@ import msgspec
 from pumice.generation.strategy import Piece
 from pumice.result import Generation
 from pumice.serve.asking import Asking
-from pumice.serve.bundles import Loaded
+from pumice.serve.events import EventStream
+from pumice.serve.loaded import Loaded
 from pumice.serve.questions import Question
 from pumice.serve.refusals import RefusalError
 from pumice.serve.responses_form import Event, ResponsesForm
@@ -45,20 +46,13 @@ def _form(request: ResponsesRequest, loaded: Loaded, question: Question) -> _Eve
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Events:
+class _Events(EventStream):
     """See `asking.Form`."""
 
     form: ResponsesForm
-    media_type: str = "text/event-stream; charset=utf-8"
 
     def first(self, count: int) -> bytes:  # noqa: ARG002  there is one
         return _written(self.form.first())
-
-    def beat(self) -> bytes:
-        return b": keep-alive\n\n"
-
-    def queued(self, place: int) -> bytes:
-        return b": queued %d\n\n" % place
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         return _written(self.form.pieces(pieces))

@@ -22,7 +22,7 @@ from pumice.serve.refusals import RefusalError
 from pumice.serve.responses_request import ResponsesRequest
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
+    from pumice.serve.loaded import Loaded
 
 Event = dict[str, Any]
 

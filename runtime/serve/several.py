@@ -17,7 +17,7 @@ from pumice.result import Generation
 from pumice.serve.answers import Answers
 
 if TYPE_CHECKING:
-    from pumice.serve.bundles import Loaded
+    from pumice.serve.loaded import Loaded
     from pumice.serve.questions import Question
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from pumice.serve import lifecycle
 from pumice.serve.app import make_app
-from pumice.serve.bundles import Loaded
 from pumice.serve.front import Front
+from pumice.serve.loaded import Loaded
 from pumice.serve.settings import Settings
 from pumice.serve.sockets import listening
 from tests.runtime.engine.stand_ins import Gate

@@ -163,6 +163,11 @@ def test_references_of_functions_are_kept_apart() -> None:
         ({"tool_choice": "always"}, "tool_choice"),
         ({"tools": [LIGHTS], "tool_choice": {"type": "function", "function": {"name": "off"}}}, "tool_choice"),
         ({"tools": [LIGHTS], "tool_choice": {"type": "function"}}, "tool_choice"),
+        *(
+            ({"tools": [LIGHTS], "tool_choice": {"type": "allowed_tools", "allowed_tools": {
+                "mode": "required", "tools": tools}}}, "tool_choice")
+            for tools in (5, [], None, {"name": "lights_on"}, [None])
+        ),
         ({"functions": [{"name": "f", "parameters": []}], "function_call": "auto"},
          "functions[0].function.parameters"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from pumice.model import Model
 from pumice.scheduler.scheduler import Scheduler
-from pumice.serve import bundles, moving
+from pumice.serve import bundles, local, moving
 from tests.runtime.engine.stand_ins import Gate
 from tests.runtime.serve.running import CHAT, PATIENCE, Running, eventually, image_part, png, running, text
 
@@ -160,3 +162,31 @@ def test_metrics_are_prometheus_own(server: Running) -> None:
     histogram = families["pumice_time_to_first_token_seconds"].samples
     count = next(s.value for s in histogram if s.name.endswith("_count"))
     assert count == next(s.value for s in histogram if s.labels.get("le") == "+Inf") >= 1
+
+
+def test_long_texts_are_none_of_the_event_loops_work(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def watched(name: str) -> None:
+        real = getattr(local, name)
+
+        def watching(*of: Any) -> Any:
+            seen.append(threading.current_thread().name)
+            return real(*of)
+
+        monkeypatch.setattr(local, name, watching)
+
+    for name in ("read_json", "_tokenized", "_detokenized", "_rendered", "_count"):
+        watched(name)
+    messages = {"messages": [{"role": "user", "content": "Hi"}]}
+    for path, body in {
+        "/tokenize": {"content": "Hi"},
+        "/detokenize": {"tokens": [5]},
+        "/apply-template": messages,
+        "/v1/chat/completions/input_tokens": messages,
+    }.items():
+        assert server.post(path, json.dumps(body).encode()).status == 200
+    assert len(seen) == 8
+    assert all(name.startswith("pumice-serve-check") for name in seen)
