@@ -42,7 +42,7 @@ class Replica:
     async def check_health(self) -> None:
         """Ray asks this every ten seconds, and replaces a replica that has raised three times.
 
-        A step may take long where pictures are large and machines small, so that nothing counts as stalled that is
+        A step may take long where images are large and machines small, so that nothing counts as stalled that is
         quicker than an answer may be.
 
         Raises:
