@@ -152,9 +152,9 @@ def _answer_logits(
 ) -> NDArray[np.float32]:
     """Logits that each token of a given answer is chosen by, float32 [T, V]: by the graphs that answers are made by."""
     pipeline = model.pipeline
-    prepared = model.prepare(asked, images)
-    prepared = prepared.images
-    ids = [int(token) for token in prepared.input_ids[0]]
+    prompt = model.prepare(asked, images)
+    prepared = prompt.images
+    ids = [int(token) for token in prompt.input_ids[0]]
     keys = prompt_keys(ids, model.manifest.image_tokens.token_id, prepared)
     cache = pipeline.decoder.new_cache(len(ids) + len(answer))
     features = PromptFeatures(prepared, pipeline.encoder).rows(0, Cancellation())

@@ -129,7 +129,7 @@ def bandwidth(device: str = "cuda") -> dict[str, Any]:
 def _timed(call: Callable[[], None], device: str) -> float:
     import torch
 
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     call()
     wait()
     begun = time.perf_counter()

@@ -49,7 +49,7 @@ def run(engine: pumice.Engine, at_once: int, requests: int, tokens: int, first: 
         future.add_done_callback(lambda _: turns.release())
         futures.append(future)
     generated = sum(future.result().usage.completion_tokens for future in futures)
-    return generated / (time.perf_counter() - begun)
+    return float(generated / (time.perf_counter() - begun))
 
 
 def throughput(model: pumice.Model, rounds: int, requests: int, tokens: int) -> dict[str, Any]:

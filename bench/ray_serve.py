@@ -52,7 +52,7 @@ def cost(port: int, processes: list[psutil.Process], requests: int, tokens: int,
 
 def mebibytes(processes: list[psutil.Process]) -> int:
     """Of memory; what several share counts once."""
-    return round(sum(process.memory_full_info().pss for process in processes) / 2**20)
+    return round(sum(float(process.memory_full_info().pss) for process in processes) / 2**20)
 
 
 def measure(kind: str, port: int, processes: dict[str, psutil.Process], requests: int) -> None:

@@ -26,7 +26,9 @@ SLOTS = (1, 2, 4, 8)
 
 def first_token(model: pumice.Model, rounds: int) -> dict[str, Any]:
     """Prompts and images that no cache has."""
-    texts, images, tokens = [], [], []
+    texts: list[float] = []
+    images: list[float] = []
+    tokens: list[int] = []
     for n in range(rounds):
         for found, image in ((texts, None), (images, noise_image(n))):
             begun = time.process_time()

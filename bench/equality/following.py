@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pumice.decoder.kv_cache import KVCache
 from pumice.decoder.prefix_cache import PrefixCache
-from pumice.generation.strategy import Step
+from pumice.generation.strategy import Piece, Step
 from pumice.model import Model
 from pumice.result import Generated
 from pumice.scheduler.request import Request
@@ -66,6 +66,10 @@ class Follower:
     def take_text(self) -> str:
         """Nothing is shown."""
         return ""
+
+    def take_pieces(self) -> list[Piece]:
+        """Nothing is shown."""
+        return []
 
     def finish(self, *, cancelled: bool = False) -> list[Generated]:
         """The answer."""

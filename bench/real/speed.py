@@ -59,10 +59,10 @@ def measure_speed(bundle: Path) -> Speed:
     model = pumice.load(bundle, device="cpu", prefix_cache_bytes=0, feature_cache_bytes=0)
     pipeline = model.pipeline
     parts = Parts(manifest=model.manifest, decoder=pipeline.decoder, encoder=pipeline.encoder)
-    parts.read(PROMPT)
+    parts.prefill(PROMPT)
     parts.decode(PROMPT, 4)
     return Speed(
-        prefill=PROMPT / statistics.median(parts.read(PROMPT) for _ in range(3)),
+        prefill=PROMPT / statistics.median(parts.prefill(PROMPT) for _ in range(3)),
         decode=1 / statistics.median(parts.decode(PROMPT, NEW)),
     )
 

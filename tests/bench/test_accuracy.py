@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import pumice
 from bench import accuracy
 from bench.accuracy import KINDS, Kind, Row, measure_recipes, table
+from pebble.heldout import FOLDER, QUESTIONS
+from pebble.records import load_records, to_messages
 
 
 def test_a_kind_is_compared_with_pebble_or_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +55,17 @@ def test_a_line_a_recipe_and_four_columns_a_kind() -> None:
 def test_kinds_are_told_apart_and_massive_channels_are_a_model_of_their_own() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS)
     assert [kind.name for kind in KINDS if kind.own_reference] == ["massive channels"]
+
+
+def test_an_answer_is_chosen_by_the_logits_that_are_compared(pebble_bundle: Path) -> None:
+    """The answer's own tokens are the most likely ones, and its first logits those of the prompt's end."""
+    (record,) = load_records(QUESTIONS)[:1]
+    asked, images = to_messages(record), [FOLDER / name for name in record.images]
+    model = pumice.load(pebble_bundle, device="cpu")
+    answer = list(model.generate(asked, images, max_new_tokens=6).token_ids)
+    logits_TV = accuracy._answer_logits(model, asked, images, answer)
+    assert logits_TV.argmax(-1).tolist() == answer
+    np.testing.assert_allclose(logits_TV[0], model.logits(asked, images)[-1], rtol=0, atol=1e-4)
 
 
 def _row(recipe: str, kind: str, right: float) -> Row:
