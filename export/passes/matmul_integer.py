@@ -7,7 +7,9 @@ Leaves: the same graph, where a matrix W [in, out] of `activations = "int8"` has
                 y = s · ((q − 128)·W.int8) · W.scale, of which the middle is one integer product
 
 Each row of x has a scale of its own, so that a token's result does not depend on the others it is read with; ONNX's
-DynamicQuantizeLinear would take one for all of them. Products of the same x share its rounding.
+DynamicQuantizeLinear would take one for all of them. Products of the same x share its rounding. Where x is itself a
+product times something, as between the matrices of a gated MLP, that product's row scale cancels in q: it is left out
+there, and multiplies s, one number a row.
 
 Weights have a zero point, 0, that ONNX would take for granted: making them unsigned for processors without VNNI, ONNX
 Runtime before 1.30 writes to that input without looking whether it is there, and aborts the process. Every version
@@ -16,7 +18,8 @@ refuses to do so twice with one zero point, so each matrix has its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -31,26 +34,39 @@ def make_integer_products(model: ir.Model, storages: Mapping[str, Storage]) -> N
     """Replace every `MatMul(x, W)` with a parameter of `storages` that is `by_column`."""
     graph = model.graph
     parameters = {value.name: value for value in graph.inputs}
-    rounded: dict[ir.Value, _Rounded] = {}
-    constants = _Constants(graph)
-    for node in list(graph):
+
+    def is_one(node: ir.Node) -> bool:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         storage = storages.get(weight.name or "") if weight is not None else None
-        x = node.inputs[0] if node.inputs else None
-        if weight is None or storage is None or x is None or not storage.by_column:
-            continue
-        if parameters.get(weight.name) is not weight:
-            continue
-        if x not in rounded:
-            rounded[x] = _round(graph, node, x, weight, constants)
-        _multiply(graph, node, weight, rounded[x], constants)
+        return (
+            weight is not None
+            and storage is not None
+            and storage.by_column
+            and node.inputs[0] is not None
+            and parameters.get(weight.name) is weight
+        )
+
+    pass_ = _Pass(graph, {node for node in graph if is_one(node)})
+    for node in list(graph):
+        if node in pass_.products:
+            pass_.replace(node)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Rounded:
     """Activations as integers of their own shape, and the scale of each row, [..., 1]."""
 
-    def __init__(self, q: ir.Value, scale: ir.Value) -> None:
-        self.q, self.scale = q, scale
+    q: ir.Value
+    scale: ir.Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scaled:
+    """An integer product before `node` multiplies it by the scale of each row."""
+
+    node: ir.Node
+    product: ir.Value
+    scale: ir.Value
 
 
 class _Constants:
@@ -71,69 +87,132 @@ class _Constants:
         return self._values[name]
 
 
-def _round(
-    graph: ir.Graph, before: ir.Node, x: ir.Value, weight: ir.Value, constants: _Constants
-) -> _Rounded:
-    assert weight.shape is not None
-    width = weight.shape.numpy()[0]
-    path = (before.name or "/").rpartition("/")[0]
-    nodes: list[ir.Node] = []
+class _Pass:
+    """The pass over one graph: what it made already, by what it was made of."""
 
-    def add(operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        node = ir.node(operator, inputs, attributes, name=_free_name(nodes, f"{path}/round/{operator}"))
-        node.outputs[0].name = f"{node.name}_output_0"
-        nodes.append(node)
+    def __init__(self, graph: ir.Graph, products: set[ir.Node]) -> None:
+        self.products = products
+        self._graph, self._constants = graph, _Constants(graph)
+        self._rounded: dict[ir.Value, _Rounded] = {}
+        self._scaled: dict[ir.Value, _Scaled] = {}
+        self._shared: dict[object, ir.Value] = {}
+
+    def replace(self, node: ir.Node) -> None:
+        """Make `MatMul(x, W)` an integer product, and round x unless it is rounded already."""
+        x, weight = node.inputs
+        assert x is not None
+        assert weight is not None
+        if x not in self._rounded:
+            nodes = _Nodes(f"{(node.name or '/').rpartition('/')[0]}/round")
+            self._rounded[x] = self._round(nodes, x, weight)
+            self._graph.insert_before(node, nodes.made)
+        self._multiply(node, weight, self._rounded[x])
+
+    def _round(self, nodes: _Nodes, x: ir.Value, weight: ir.Value) -> _Rounded:
+        assert weight.shape is not None
+        width, constants, leading = weight.shape.numpy()[0], self._constants, _leading(x)
+        unscaled = self._unscaled(x)
+        last = constants.get("last_axis", np.array([-1], np.int64))
+        largest, smallest = (nodes.add(f"Reduce{end}", x, last, keepdims=1) for end in ("Max", "Min"))
+        tiniest = constants.get("tiny", np.array(127 * _TINY, np.float32))
+        magnitude = nodes.add("Max", largest, nodes.add("Neg", smallest), tiniest)
+        scale = nodes.add("Mul", magnitude, constants.get("one_step", np.array(1 / 127, np.float32)))
+        rows = nodes.add("Reshape", x, constants.get(f"rows_of_{width}", np.array([-1, width], np.int64)))
+        scales = nodes.add("Reshape", scale, last)
+        shape = self._share((leading, width), lambda: nodes.add("Shape", x))
+        q = nodes.add("QuantizeLinear", rows, scales, self._zeros(nodes, scales, leading), axis=0)
+        q = nodes.add("Reshape", q, shape)
+        return _Rounded(q=q, scale=scale if unscaled is None else nodes.add("Mul", scale, unscaled))
+
+    def _zeros(self, nodes: _Nodes, scales: ir.Value, leading: object) -> ir.Value:
+        """As many zero points as there are scales along the axis: so ONNX wants it."""
+        zero = self._constants.get("zero_point", np.array(128, np.uint8))
+        return self._share(leading, lambda: nodes.add("Expand", zero, nodes.add("Shape", scales)))
+
+    def _share(self, key: object, make: Callable[[], ir.Value]) -> ir.Value:
+        """What depends on a shape alone, made once for each; where a shape is unknown there is None in its `key`."""
+        if key is None or (isinstance(key, tuple) and None in key):
+            return make()
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def _unscaled(self, x: ir.Value) -> ir.Value | None:
+        """Leave the row scale out of x = other · (s · product) where nothing else than products reads x; the scale."""
+        node = x.producer()
+        if node is None or node.op_type != "Mul" or x.is_graph_output():
+            return None
+        if not self.products.issuperset(use.node for use in x.uses()):
+            return None
+        for index, value in enumerate(node.inputs):
+            scaled = self._scaled.get(value) if value is not None else None
+            alone = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+            if scaled is not None and alone:
+                node.replace_input_with(index, scaled.product)
+                self._graph.remove(scaled.node, safe=True)
+                return scaled.scale
+        return None
+
+    def _multiply(self, node: ir.Node, weight: ir.Value, x: _Rounded) -> None:
+        assert weight.shape is not None
+        inner, outer = weight.shape.numpy()
+        parts = [
+            ir.Value(
+                name=f"{weight.name}.int8",
+                shape=ir.Shape((inner, outer)),
+                type=ir.TensorType(ir.DataType.INT8),
+            ),
+            ir.Value(
+                name=f"{weight.name}.scale", shape=ir.Shape((outer,)), type=ir.TensorType(ir.DataType.FLOAT)
+            ),
+        ]
+        self._graph.inputs.extend(parts)
+        name, constants = node.name or "", self._constants
+        product = ir.node(
+            "MatMulIntegerToFloat",
+            [
+                x.q,
+                parts[0],
+                constants.get("one", np.array(1, np.float32)),
+                parts[1],
+                constants.get("zero_point", np.array(128, np.uint8)),
+                constants.get(f"{weight.name}.zero_point", np.array(0, np.int8)),
+            ],
+            domain="com.microsoft",
+            name=name.replace("/MatMul", "/MatMulIntegerToFloat"),
+        )
+        product.outputs[0].name = f"{product.name}_output_0"
+        scaled = ir.node("Mul", [product.outputs[0], x.scale], name=name.replace("/MatMul", "/Mul"))
+        scaled.outputs[0].name = node.outputs[0].name
+        ir.convenience.replace_nodes_and_values(
+            self._graph, node, [node], [product, scaled], node.outputs, scaled.outputs
+        )
+        self._scaled[scaled.outputs[0]] = _Scaled(node=scaled, product=product.outputs[0], scale=x.scale)
+        self._graph.inputs.remove(weight)
+
+
+class _Nodes:
+    """New nodes below one path, in order."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.made: list[ir.Node] = []
+
+    def add(self, operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        """A node's only output."""
+        name = _free_name(self.made, f"{self._path}/{operator}")
+        node = ir.node(operator, inputs, attributes, name=name)
+        node.outputs[0].name = f"{name}_output_0"
+        self.made.append(node)
         return node.outputs[0]
 
-    last = constants.get("last_axis", np.array([-1], np.int64))
-    largest, smallest = add("ReduceMax", x, last, keepdims=1), add("ReduceMin", x, last, keepdims=1)
-    magnitude = add("Max", largest, add("Neg", smallest))
-    step = add("Mul", magnitude, constants.get("one_step", np.array(1 / 127, np.float32)))
-    scale = add("Max", step, constants.get("tiny", np.array(_TINY, np.float32)))
-    rows = add("Reshape", x, constants.get(f"rows_of_{width}", np.array([-1, width], np.int64)))
-    scales = add("Reshape", scale, last)
-    zero = constants.get("zero_point", np.array(128, np.uint8))
-    # With scales along an axis, ONNX wants as many zero points.
-    zeros = add("Expand", zero, add("Shape", scales))
-    q = add("QuantizeLinear", rows, scales, zeros, axis=0)
-    q = add("Reshape", q, add("Shape", x))
-    graph.insert_before(before, nodes)
-    return _Rounded(q, scale)
 
-
-def _multiply(graph: ir.Graph, node: ir.Node, weight: ir.Value, x: _Rounded, constants: _Constants) -> None:
-    assert weight.shape is not None
-    inner, outer = weight.shape.numpy()
-    parts = [
-        ir.Value(
-            name=f"{weight.name}.int8", shape=ir.Shape((inner, outer)), type=ir.TensorType(ir.DataType.INT8)
-        ),
-        ir.Value(
-            name=f"{weight.name}.scale", shape=ir.Shape((outer,)), type=ir.TensorType(ir.DataType.FLOAT)
-        ),
-    ]
-    graph.inputs.extend(parts)
-    name = node.name or ""
-    product = ir.node(
-        "MatMulIntegerToFloat",
-        [
-            x.q,
-            parts[0],
-            constants.get("one", np.array(1, np.float32)),
-            parts[1],
-            constants.get("zero_point", np.array(128, np.uint8)),
-            constants.get(f"{weight.name}.zero_point", np.array(0, np.int8)),
-        ],
-        domain="com.microsoft",
-        name=name.replace("/MatMul", "/MatMulIntegerToFloat"),
-    )
-    product.outputs[0].name = f"{product.name}_output_0"
-    scaled = ir.node("Mul", [product.outputs[0], x.scale], name=name.replace("/MatMul", "/Mul"))
-    scaled.outputs[0].name = node.outputs[0].name
-    ir.convenience.replace_nodes_and_values(
-        graph, node, [node], [product, scaled], node.outputs, scaled.outputs
-    )
-    graph.inputs.remove(weight)
+def _leading(x: ir.Value) -> tuple[object, ...] | None:
+    """All dimensions of x but the last, where each is known by number or by name."""
+    if x.shape is None:
+        return None
+    found = tuple(dim if isinstance(dim, int) else dim.value for dim in x.shape[:-1])
+    return None if None in found else found
 
 
 def _free_name(nodes: list[ir.Node], name: str) -> str:

@@ -42,15 +42,20 @@ def model_of(matrices: list[torch.Tensor]) -> ir.Model:
     )
     model = ir.Model(graph, ir_version=10)
     make_integer_products(model, {weight.name or "": STORAGE for weight in weights})
-    inputs = {value.name: value for value in graph.inputs}
-    for number, matrix in enumerate(matrices):
-        q, scales = quantize_outputs(matrix)
-        for name, tensor in ((f"W{number}.int8", q.T.contiguous()), (f"W{number}.scale", scales)):
-            inputs[name].const_value = ir.tensor(tensor.numpy(), name=name)
-            graph.inputs.remove(inputs[name])
-            graph.register_initializer(inputs[name])
-    assert [value.name for value in graph.inputs] == ["x"]
+    fill(graph, {f"W{number}": matrix for number, matrix in enumerate(matrices)})
     return model
+
+
+def fill(graph: ir.Graph, matrices: dict[str, torch.Tensor]) -> None:
+    """Make the weights that the pass asks for initializers."""
+    inputs = {value.name: value for value in graph.inputs}
+    for name, matrix in matrices.items():
+        q, scales = quantize_outputs(matrix)
+        for part, tensor in ((f"{name}.int8", q.T.contiguous()), (f"{name}.scale", scales)):
+            inputs[part].const_value = ir.tensor(tensor.numpy(), name=part)
+            graph.inputs.remove(inputs[part])
+            graph.register_initializer(inputs[part])
+    assert [value.name for value in graph.inputs] == ["x"]
 
 
 def expected(x: np.ndarray, matrix: torch.Tensor) -> np.ndarray:
@@ -77,6 +82,63 @@ def test_computes_the_formula(shape: tuple[int, int, int, int], seed: int, sprea
     # x / step may be rounded to either side where it is halfway between two integers, up to float32
     slack = 1e-3 * np.abs(x).max() * matrix.abs().max().item()
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=slack * 2)
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, *, shown: bool = False) -> ir.Model:
+    """x [N, T, in] → (relu(x·gate) * (x·up))·down; with `shown`, what goes into the last product is an output, too."""
+    x = ir.Value(name="x", shape=ir.Shape(("N", "T", gate.shape[1])), type=ir.TensorType(ir.DataType.FLOAT))
+    weights = [
+        ir.Value(name=name, shape=ir.Shape(matrix.T.shape), type=ir.TensorType(ir.DataType.FLOAT))
+        for name, matrix in (("gate", gate), ("up", up), ("down", down))
+    ]
+    nodes = [ir.node("MatMul", [x, weights[0]], name="/gate/MatMul")]
+    nodes += [ir.node("Relu", nodes[0].outputs, name="/Relu")]
+    nodes += [ir.node("MatMul", [x, weights[1]], name="/up/MatMul")]
+    nodes += [ir.node("Mul", [nodes[1].outputs[0], nodes[2].outputs[0]], name="/Mul")]
+    nodes += [ir.node("MatMul", [nodes[3].outputs[0], weights[2]], name="/down/MatMul")]
+    for node, width in zip(nodes, [*[gate.shape[0]] * 4, down.shape[0]], strict=True):
+        value = node.outputs[0]
+        value.name, value.type = f"{node.name}_y", ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape(("N", "T", width))
+    outputs = [nodes[4].outputs[0], *([nodes[3].outputs[0]] if shown else [])]
+    graph = ir.Graph(
+        [x, *weights], outputs, nodes=nodes, opset_imports={"": 21, "com.microsoft": 1}, name="g"
+    )
+    model = ir.Model(graph, ir_version=10)
+    make_integer_products(model, {weight.name or "": STORAGE for weight in weights})
+    fill(graph, {"gate": gate, "up": up, "down": down})
+    return model
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_row_scale_that_cancels_is_left_out(*, shown: bool) -> None:
+    """Of the second product, unless somebody reads what is made of it; what leaves is the same."""
+    gate, up, down = torch.randn(24, 16), torch.randn(24, 16), torch.randn(9, 24)
+    model = gated(gate, up, down, shown=shown)
+    scaled = [
+        node.name for node in model.graph if node.op_type == "Mul" and node.name in ("/gate/Mul", "/up/Mul")
+    ]
+    assert scaled == (["/gate/Mul", "/up/Mul"] if shown else ["/gate/Mul"])
+    x = np.random.default_rng(2).standard_normal((2, 3, 16)).astype(np.float32)
+    x[0, 1] *= 1e4
+    x[1, 2] = 0
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    found = session.run(None, {"x": x})
+    inner = np.maximum(expected(x, gate), 0) * expected(x, up)
+    exact = expected(inner.astype(np.float32), down)
+    assert (np.abs(found[0] - exact) <= 0.02 * np.abs(exact).max(-1, keepdims=True)).all()
+    assert (found[0][1, 2] == 0).all()
+    if shown:
+        np.testing.assert_allclose(found[1], inner, rtol=1e-4, atol=1e-4 * np.abs(inner).max())
+
+
+def test_what_depends_on_shapes_alone_is_made_once() -> None:
+    """One Expand of zero points for rows of as many tokens, and one Shape for each width."""
+    model = gated(torch.randn(24, 16), torch.randn(24, 16), torch.randn(9, 24))
+    made = [node.op_type for node in model.graph]
+    assert made.count("QuantizeLinear") == 2
+    assert made.count("Expand") == 1
+    assert made.count("Shape") == 3  # of the zero points, of rows of 16, of rows of 24
 
 
 def test_products_of_one_input_round_it_once() -> None:
