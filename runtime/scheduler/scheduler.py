@@ -88,7 +88,7 @@ class Scheduler:
         if chunk is not None:
             self._waited = self._waited + chunk.stop - chunk.start if self._decoding else 0
             self._prefill_chunk(chunk)
-        if self._decoding and batch.decodes_behind(chunk, self._waited, CHUNK[self._cache.device]):
+        if self._decoding and batch.decodes_behind(chunk, self._waited, 2 * CHUNK[self._cache.device]):
             self._decode()
             self._waited = 0
         return bool(self._waiting or self._prefilling or self._decoding)

@@ -185,7 +185,7 @@ def test_prompts_that_come_together_are_read_one_after_another(model: Model) -> 
 
 def test_answers_of_one_token_do_not_stop_those_who_decode(model: Model) -> None:
     scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=2))
-    long = Script(ids_of(24, 20), [[step(20)]] * 6)
+    long = Script(ids_of(24, 20), [[step(20)]] * 4)
     request = job_of(model, ids_of(24, 20), long)
     scheduler.add(request)
     scheduler.step()
@@ -195,7 +195,7 @@ def test_answers_of_one_token_do_not_stop_those_who_decode(model: Model) -> None
         if not scheduler.waiting and scheduler.free_slots:
             scheduler.add(job_of(model, ids_of(30 + begun, 30), Script(ids_of(30 + begun, 30), [])))
             begun += 1
-            assert begun < 60
+            assert begun < 50
         scheduler.step()
     assert begun > 20  # a first token waits for no other, most of the time
     check(model, long)
