@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
+from pumice.machine.small_pages import sparse_zeros
 from pumice.sessions.arrays import DeviceArray, DeviceMemory
 
 Shape: TypeAlias = tuple[int, int, int, int]
@@ -45,10 +46,10 @@ class Buffers(Protocol):
 
 
 class HostBuffers:
-    """NumPy arrays; zeros that cost no memory until they are written."""
+    """NumPy arrays: zeros that cost no memory until they are written."""
 
     def __init__(self, count: int, shape: Shape, dtype: str) -> None:
-        self._arrays = [np.zeros(shape, dtype) for _ in range(count)]
+        self._arrays = [sparse_zeros(shape, dtype) for _ in range(count)]
         self._values = [OrtValue.ortvalue_from_numpy(array) for array in self._arrays]
 
     @property

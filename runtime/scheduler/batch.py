@@ -5,7 +5,7 @@ chunk of which prompt is prefilled, and which slots decode. Nothing here runs an
 
     decide (here)   ─▶ run (decoder and cache)    ─▶ digest (requests)
     admissions         what slots hold is kept       waiting → prefill
-    prefill_chunk      a chunk of one prompt         its turn is over; prefill → decode behind the last one
+    prefill_chunk      a chunk of one prompt         prefill → decode behind the last one
     decode_batch       a token of every row          the next tokens, or the end
 
 The three are asked one after another in a step, each of what the one before has left: what a slot keeps of a prompt is
@@ -19,6 +19,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from pumice.scheduler.chunks import run_end
+
+_PART = 1024
+"""Tokens of a prompt that are due together: an image and its question, but not a book."""
+
+_PATIENCE = 4
+"""Tokens of later prompts that may pass each token of a part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +52,8 @@ class Prompt:
 
     tokens: int
     held: int
-    turn: int
-    """When it was admitted or had its last chunk, in turns: no two are equal."""
+    due: int
+    """When it should be read, as `due` says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +69,8 @@ class DecodeRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """A scheduler's requests and slots. `chunk` and `shared_chunk` are the most tokens of a prompt in a prefill at
-    once, alone and while others decode; a slot has `capacity` positions.
+    """A scheduler's requests and slots, each of `capacity` positions. `chunk` is the most tokens of a prompt in a
+    prefill at once; while others decode it is `shared_chunk` for each prompt in prefill.
     """
 
     chunk: int
@@ -76,6 +82,7 @@ class State:
     waiting: Sequence[Waiting] = ()
     """Those that can have slots, as `fitting` says, in the order in which they came."""
     prompts: Sequence[Prompt] = ()
+    """Those in prefill, in the order in which they were admitted."""
     rows: Sequence[DecodeRow] = ()
 
 
@@ -140,14 +147,43 @@ def admissions(state: State) -> list[tuple[int, ...]]:
     return found
 
 
+def due(prefilled: int, rest: int) -> int:
+    """When the next part of a prompt should be read, of which `rest` tokens are to go: `prefilled` are of all prompts.
+
+    Equal prompts are due one after another, so that only the last of them waits for all. A short one passes a long one
+    that was there before, but no part waits for more than `_PATIENCE` times its own tokens of later ones.
+    """
+    return prefilled + _PATIENCE * min(rest, _PART)
+
+
+def part_ends(chunk: PrefillChunk) -> bool:
+    """Whether the rest of its prompt is a part of its own, due anew."""
+    return not chunk.ends and chunk.stop // _PART > chunk.start // _PART
+
+
 def prefill_chunk(state: State) -> PrefillChunk | None:
-    """Some of the prompt whose last turn is longest ago; None where none is in prefill."""
+    """Some of the prompt that is due first; None where none is in prefill.
+
+    While others decode, the chunk grows with the number of prompts: each token more that those who have begun wait for
+    is one less for each of those who have not.
+    """
     if not state.prompts:
         return None
-    index = min(range(len(state.prompts)), key=lambda i: state.prompts[i].turn)
+    index = min(range(len(state.prompts)), key=lambda i: state.prompts[i].due)
     prompt = state.prompts[index]
-    stop = run_end(prompt.held, prompt.tokens, state.shared_chunk if state.rows else state.chunk)
+    shared = min(state.chunk, state.shared_chunk * len(state.prompts))
+    stop = run_end(prompt.held, prompt.tokens, shared if state.rows else state.chunk)
     return PrefillChunk(prompt=index, start=prompt.held, stop=stop, ends=stop == prompt.tokens)
+
+
+def decodes_behind(chunk: PrefillChunk | None, waited: int, most: int) -> bool:
+    """Whether rows decode in the step of this chunk, if any, with which they have waited for so many tokens of prompts.
+
+    Not behind a chunk that ends a prompt, so that an answer's first token does not wait for the others' next one. But
+    where one prompt ends after another, those who decode do not wait for ever: for `most` tokens, and the chunk that
+    reaches them.
+    """
+    return chunk is None or not chunk.ends or waited >= most
 
 
 def decode_batch(state: State) -> DecodeBatch | DraftCheck | None:

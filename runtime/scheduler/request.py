@@ -95,8 +95,8 @@ class Request:
         """How far it is, and in the end how it ended; the scheduler's to write."""
         self.error: PumiceError | None = None
         """Why it failed."""
-        self.turn = 0
-        """When it had its last chunk, or was admitted, in the scheduler's count of turns."""
+        self.due = 0
+        """When the next part of its prompt should be read, as `batch.due` says."""
         self.slots: list[int] = []
         """Slots of the cache that are this request's, those of `rows` among them."""
         self.rows: list[Row] = []

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 
 import numpy as np
 
@@ -34,7 +34,7 @@ CHUNK = {"cpu": footprint.CHUNK, "cuda": 2048}
 """Prefill chunk size, in tokens, while no sequence is decoding. On a CPU more of them are no quicker."""
 
 SHARED_CHUNK = {"cpu": 32, "cuda": 512}
-"""The same while sequences are decoding."""
+"""The same while sequences are decoding, for each prompt in prefill."""
 
 
 class Scheduler:
@@ -46,7 +46,10 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._prefilling: list[Request] = []
         self._decoding: list[Request] = []
-        self._turns = count()
+        self._prefilled = 0
+        """Tokens of all prompts so far."""
+        self._waited = 0
+        """How many of them rows have waited for since they decoded."""
         self._step: DecodeStep | DeviceStep | None = None
 
     @property
@@ -77,14 +80,17 @@ class Scheduler:
     def step(self) -> bool:
         """Prefill one chunk and decode one token of every row; False once there is nothing left to do.
 
-        A chunk that gives an answer's first token is a step of its own: the token should not wait for others.
+        A chunk that gives an answer's first token may be a step of its own: `batch.decodes_behind`.
         """
         self._drop_cancelled()
         self._admit()
         chunk = batch.prefill_chunk(self._state()) if self._prefilling else None
-        began = chunk is not None and self._prefill_chunk(chunk)
-        if self._decoding and not began:
+        if chunk is not None:
+            self._waited = self._waited + chunk.stop - chunk.start if self._decoding else 0
+            self._prefill_chunk(chunk)
+        if self._decoding and batch.decodes_behind(chunk, self._waited, 2 * CHUNK[self._cache.device]):
             self._decode()
+            self._waited = 0
         return bool(self._waiting or self._prefilling or self._decoding)
 
     def _state(self, fitting: int = 0) -> batch.State:
@@ -98,7 +104,7 @@ class Scheduler:
             free=frozenset(self._free),
             waiting=[self._waiting_state(request) for request in islice(self._waiting, fitting)],
             prompts=[
-                batch.Prompt(tokens=len(request.ids), held=cache.length(request.slots[0]), turn=request.turn)
+                batch.Prompt(tokens=len(request.ids), held=cache.length(request.slots[0]), due=request.due)
                 for request in self._prefilling
             ],
             rows=[
@@ -132,7 +138,7 @@ class Scheduler:
             self._free.difference_update(slots)
             self._reuse(request)
             request.state = RequestState.PREFILL
-            request.turn = next(self._turns)
+            request.due = batch.due(self._prefilled, len(request.ids) - request.cached_tokens)
             self._prefilling.append(request)
 
     def _reuse(self, request: Request) -> None:
@@ -144,9 +150,9 @@ class Scheduler:
         cache.rewind(slot, resumed(cache.length(slot), len(request.keys)))
         request.cached_tokens = cache.length(slot)
 
-    def _prefill_chunk(self, chunk: batch.PrefillChunk) -> bool:
-        """Prefill a chunk of a prompt; whether its answer began."""
-        request = self._prefilling.pop(chunk.prompt)
+    def _prefill_chunk(self, chunk: batch.PrefillChunk) -> None:
+        """Prefill a chunk of a prompt; behind its last one its answer begins."""
+        request = self._prefilling[chunk.prompt]
         try:
             logits_V = self._prefill(request, chunk)
         except RunCancelledError:
@@ -154,13 +160,12 @@ class Scheduler:
         except Exception as error:
             self._fail(request, error)
         else:
-            if logits_V is None:
-                request.turn = next(self._turns)
-                self._prefilling.append(request)
-            else:
+            self._prefilled += chunk.stop - chunk.start
+            if logits_V is not None:
+                self._prefilling.remove(request)
                 self._begin(request, logits_V)
-                return True
-        return False
+            elif batch.part_ends(chunk):
+                request.due = batch.due(self._prefilled, len(request.ids) - chunk.stop)
 
     def _prefill(self, request: Request, chunk: batch.PrefillChunk) -> np.ndarray | None:
         """The logits after a chunk if it was the prompt's last. Its time is the prompt's, less what its images took."""

@@ -21,7 +21,10 @@ from pumice.scheduler.batch import (
     Waiting,
     admissions,
     decode_batch,
+    decodes_behind,
+    due,
     fitting,
+    part_ends,
     prefill_chunk,
 )
 
@@ -87,30 +90,80 @@ def test_chunks_are_smaller_while_others_decode(
 ) -> None:
     state = decoding(5) if others else IDLE
     start, stop, ends = expected
-    found = prefill_chunk(replace(state, prompts=[Prompt(tokens=tokens, held=held, turn=0)]))
+    found = prefill_chunk(replace(state, prompts=[Prompt(tokens=tokens, held=held, due=tokens)]))
     assert found == PrefillChunk(prompt=0, start=start, stop=stop, ends=ends)
 
 
-@given(st.lists(st.integers(3, 900), min_size=1, max_size=6))
-def test_prompts_are_read_in_turn(lengths: list[int]) -> None:
-    """Between two chunks of a prompt, each other that is not read whole has one."""
-    prompts = {i: Prompt(tokens=tokens, held=0, turn=i) for i, tokens in enumerate(lengths)}
-    order: list[int] = []
-    for turn in range(len(lengths), 1000):
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 32), (2, 64), (3, 96), (4, 128), (5, 128), (8, 128)])
+def test_the_more_prompts_there_are_the_more_is_read_between_two_tokens(prompts: int, tokens: int) -> None:
+    state = replace(decoding(9), prompts=[Prompt(tokens=300, held=0, due=i) for i in range(prompts)])
+    assert prefill_chunk(state) == PrefillChunk(prompt=0, start=0, stop=tokens, ends=False)
+
+
+def test_equal_prompts_are_read_one_after_another() -> None:
+    assert order([(0, 200), (0, 200), (0, 200)]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_short_prompt_passes_long_ones_until_they_are_due() -> None:
+    """The first is due at 2,000. Behind its first chunk, at 128, come those due at 2,128 and at 528; the others come at
+    600 and 986, and are due at 1,120 and at 2,186."""
+    arrivals = [(0, 500), (1, 500), (1, 100), (500, 130), (900, 300)]
+    assert order(arrivals) == [0, 2, 0, 0, 0, 3, 3, 1, 1, 1, 1, 4, 4, 4]
+
+
+def test_a_book_is_read_in_parts() -> None:
+    """Those who come while its first part is read are due before its second."""
+    assert order([(0, 2048), (100, 1024), (100, 1024)]) == [0] * 8 + [1] * 8 + [2] * 8 + [0] * 8
+    assert due(70, 5000) == due(70, 1024) == 70 + 4 * 1024
+    assert part_ends(PrefillChunk(prompt=0, start=896, stop=1024, ends=False))
+    assert not part_ends(PrefillChunk(prompt=0, start=896, stop=1022, ends=False))
+    assert not part_ends(PrefillChunk(prompt=0, start=896, stop=1024, ends=True))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6000), st.integers(3, 1000)), min_size=1, max_size=8))
+def test_no_prompt_waits_long_for_later_ones(arrivals: list[tuple[int, int]]) -> None:
+    """For four times its own tokens, and the chunk of 128 that reaches them."""
+    arrivals = sorted(arrivals)
+    found = order(arrivals)
+    sizes = [tokens for _, tokens in arrivals]
+    assert set(found) == set(range(len(sizes)))
+    for i, tokens in enumerate(sizes):
+        last = len(found) - 1 - found[::-1].index(i)
+        later = {n for n in found[:last] if n > i}
+        assert sum(min(sizes[n], 128 * found[:last].count(n)) for n in later) <= 4 * tokens + 128
+
+
+def order(arrivals: Sequence[tuple[int, int]]) -> list[int]:
+    """Which prompt each chunk was of: one comes once so many tokens were prefilled, and has so many of its own."""
+    coming, prompts, found, prefilled = list(enumerate(arrivals)), {}, [], 0
+    while coming or prompts:
+        while coming and (coming[0][1][0] <= prefilled or not prompts):
+            number, (_, tokens) = coming.pop(0)
+            prompts[number] = Prompt(tokens=tokens, held=0, due=due(prefilled, tokens))
         chunk = prefill_chunk(replace(IDLE, prompts=list(prompts.values())))
-        if chunk is None:
-            break
+        assert chunk is not None
         number = list(prompts)[chunk.prompt]
         prompt = prompts[number]
         assert chunk.start == prompt.held < chunk.stop
         assert chunk.ends == (chunk.stop == prompt.tokens)
-        order.append(number)
-        prompts[number] = replace(prompt, held=chunk.stop, turn=turn)
+        found.append(number)
+        prefilled += chunk.stop - chunk.start
+        again = due(prefilled, prompt.tokens - chunk.stop) if part_ends(chunk) else prompt.due
+        prompts[number] = replace(prompt, held=chunk.stop, due=again)
         if chunk.ends:
             del prompts[number]
-    assert not prompts
-    rounds = [[i for i in range(len(lengths)) if order.count(i) > n] for n in range(len(order))]
-    assert order == [i for of_round in rounds for i in of_round]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ends", "waited", "expected"),
+    [(False, 32, True), (True, 32, False), (True, 126, False), (True, 128, True), (True, 200, True)],
+)
+def test_a_first_token_waits_for_no_other_until_those_have_waited_long(
+    ends: bool, waited: int, expected: bool
+) -> None:
+    assert decodes_behind(PrefillChunk(prompt=0, start=0, stop=32, ends=ends), waited, 128) == expected
+    assert decodes_behind(None, waited, 128)
 
 
 def test_nothing_to_do() -> None:

@@ -162,6 +162,45 @@ def test_a_slot_keeps_what_the_next_prompt_begins_with(model: Model) -> None:
         check(model, script)
 
 
+def test_prompts_that_come_together_are_read_one_after_another(model: Model) -> None:
+    """The first one's answer begins when a third of all tokens is read; a short one does not wait for the others."""
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(400, slots=4))
+    prompts = [ids_of(20, 300), ids_of(21, 300), ids_of(22, 300)]
+    scripts = [Script(ids, [[step(20)]] * 12) for ids in prompts]
+    requests = [job_of(model, ids, script) for ids, script in zip(prompts, scripts, strict=True)]
+    for request in requests:
+        scheduler.add(request)
+    while not requests[0].tokens:
+        scheduler.step()
+    assert [len(scheduler._cache.contents[request.slots[0]]) for request in requests] == [300, 0, 0]
+    short = Script(ids_of(23, 30), [[step(20)]])
+    scheduler.add(job_of(model, ids_of(23, 30), short))
+    while not short.seen:
+        scheduler.step()
+    assert not requests[1].tokens
+    run(scheduler)
+    for script in (*scripts, short):
+        check(model, script)
+
+
+def test_answers_of_one_token_do_not_stop_those_who_decode(model: Model) -> None:
+    scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=2))
+    long = Script(ids_of(24, 20), [[step(20)]] * 4)
+    request = job_of(model, ids_of(24, 20), long)
+    scheduler.add(request)
+    scheduler.step()
+    assert request.tokens == 1
+    begun = 0
+    while not request.done:  # there is always another one
+        if not scheduler.waiting and scheduler.free_slots:
+            scheduler.add(job_of(model, ids_of(30 + begun, 30), Script(ids_of(30 + begun, 30), [])))
+            begun += 1
+            assert begun < 50
+        scheduler.step()
+    assert begun > 20  # a first token waits for no other, most of the time
+    check(model, long)
+
+
 def test_those_who_wait_come_in_order_and_wide_ones_are_not_passed(model: Model) -> None:
     scheduler = Scheduler(model.pipeline.decoder, model.pipeline.decoder.new_cache(128, slots=2))
     ended: list[str] = []
