@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif args.verb == "limits":
         _limits(args.threads, args.quick)
     else:
-        for path in args.results or sorted(KEPT.glob("*.json")):
+        for path in args.results or sorted(KEPT.glob("*/*.json")):
             _show(load(path), args.write)
 
 
@@ -66,8 +66,15 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for each process")
     parser.add_argument("--minutes", type=float, help="after which no further round begins, for each shape")
     parser.add_argument("--environments", choices=["make", "have", "own"], default=None)
-    parser.add_argument("--reuse", action="store_true", help="take what an earlier run exported")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE} and {KEPT}")
+    parser.add_argument(
+        "--reuse",
+        nargs="?",
+        choices=["none", "peers", "all"],
+        const="all",
+        default="none",
+        help="take what an earlier run exported: of all systems, or of all but pumice's",
+    )
+    parser.add_argument("--write", action="store_true", help=f"into {PAGE} and {KEPT}/INSTRUCTION-SET")
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -118,9 +125,12 @@ def _show(results: Results, write: bool) -> None:
     if not write:
         draw(results, ROOT / "results")
         return
-    save(results, KEPT / f"{results.shape}.json")
-    images = "\n\n".join(f"![{path.stem}](cpu/{path.name})" for path in draw(results, KEPT))
-    write_page(PAGE, results.shape, f"{text}\n\n{images}" if images else text)
+    kind = results.machine.instruction_set
+    save(results, KEPT / kind / f"{results.shape}.json")
+    images = "\n\n".join(
+        f"![{path.stem}, {kind}](cpu/{kind}/{path.name})" for path in draw(results, KEPT / kind)
+    )
+    write_page(PAGE, results.shape, kind, f"{images}\n\n{text}" if images else text)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,24 @@
 """Results as images: PNG files by matplotlib.
 
     SHAPE-first-token.png   seconds to the first token of image + question, of it encoding and prefill
-    SHAPE-decode.png        tokens a second at 100 and 2,000 tokens of context, and what memory allows
+    SHAPE-decode.png        tokens a second at 100 and 2,000 tokens of context
+    SHAPE-throughput.png    tokens a second in all of 1, 4 and 8 requests at once
     SHAPE-memory.png        resident memory with image + 512 tokens
+    SHAPE-load.png          seconds from a new process to the first token, and of a warm load
 
-A system has one colour in all of them: pumice's are shades of one.
+The best system is on top, by the first measure. What pumice is to reach (`targets.py`) is a dashed line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.panels import Goal, Panel, figure_of
 from bench.results import Results
-from bench.series import all_series, best_limit, is_ours, number
-from bench.systems import SYSTEMS
-
-_FAMILIES = {
-    "pumice": ("#0b4f6c", "#1b7a9e", "#3ba3c9", "#7cc6de"),
-    "transformers": ("#b5651d", "#dd9a5b"),
-    "genai": ("#6a4c93",),
-    "openvino": ("#3f7d3a", "#83b57e"),
-    "llama": ("#a4303f", "#d77a86"),
-}
-_OTHER = "#777777"
-_LIMIT = "#222222"
-
-
-def colour(system: str) -> str:
-    """A system's colour: its place among those of its family in the table of systems.
-
-    A bundle and its optimised copy share one.
-    """
-    plain = system.removesuffix("+optimized")
-    family = plain.partition("-")[0]
-    kin = [name for name in SYSTEMS if name.partition("-")[0] == family and not name.endswith("+optimized")]
-    shades = _FAMILIES.get(family, (_OTHER,))
-    return shades[kin.index(plain) % len(shades)] if plain in kin else shades[0]
+from bench.series import Series, all_series, number
+from bench.targets import verdicts
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -46,7 +28,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, image in (("first-token", _first_token), ("decode", _decode), ("memory", _memory)):
+    for name, image in _IMAGES.items():
         figure = image(results)
         if figure is not None:
             path = folder / f"{results.shape}-{name}.png"
@@ -57,101 +39,114 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _first_token(results: Results) -> Any:
-    """Stacked bars: encoding, prefill, and what neither is."""
     whole, encode, prefill = (all_series(results, name) for name in ("ttft_s", "encode_s", "prefill_s"))
     names = [name for name in whole if name in encode and name in prefill]
-    if not names:
-        return None
-    figure, axes = _canvas(len(names))
-    for place, name in enumerate(names):
-        seconds, vision = whole[name].median, encode[name].median
-        vision = min(vision, seconds)
-        text = max(0.0, min(prefill[name].median, seconds - vision))
-        shade = colour(name)
-        axes.barh(place, vision, color=shade, hatch=_hatch(name), edgecolor="white")
-        axes.barh(place, text, left=vision, color=shade, alpha=0.6, hatch=_hatch(name), edgecolor="white")
-        axes.barh(place, seconds - vision - text, left=vision + text, color=shade, alpha=0.25)
-        _spread(axes, place, whole[name].low, whole[name].high)
-        _label(axes, place, max(seconds, whole[name].high), f"{seconds:.2f} s")
-    _finish(
-        axes, names, "seconds to the first token: image encode (full), prefill (lighter), rest (lightest)"
+    vision = {name: min(encode[name].median, whole[name].median) for name in names}
+    text = {name: max(0.0, min(prefill[name].median, whole[name].median - vision[name])) for name in names}
+    panel = Panel(
+        title="seconds, less is better: image encode (full), prefill (lighter), rest (lightest)",
+        values={name: whole[name] for name in names},
+        unit=" s",
+        goals=_goals(results, "ttft_s", " s"),
+        parts=(vision, text),
     )
-    axes.set_title(f"Time to first token, image + question: {results.shape}")
-    return figure
+    return _figure(results, "First token, image + question", [panel], less=True)
 
 
 def _decode(results: Results) -> Any:
-    """Two bars for each system, and two lines for the limit."""
-    near, far = all_series(results, "decode_100"), all_series(results, "decode_2000")
-    names = [name for name in near if name in far]
-    if not names:
-        return None
-    figure, axes = _canvas(len(names), height=0.62)
-    for place, name in enumerate(names):
-        for values, shift, alpha in ((near[name], -0.2, 1.0), (far[name], 0.2, 0.55)):
-            where = place + shift
-            bar = {"color": colour(name), "alpha": alpha, "hatch": _hatch(name), "edgecolor": "white"}
-            axes.barh(where, values.median, height=0.38, **bar)
-            _spread(axes, where, values.low, values.high)
-            _label(axes, where, values.high, f"{values.median:.1f}")
-    read = best_limit(results, "read_gb_s")
-    if read is not None:
-        for context, style in ((100, "-"), (2000, "--")):
-            limit = results.token_cost.tokens_per_second(read, context)
-            label = f"bandwidth limit, 4 bits, {context:,} tokens: {number(limit)}"
-            axes.axvline(limit, color=_LIMIT, linestyle=style, linewidth=1.2, label=label)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    _finish(
-        axes, names, "tokens per second, one sequence: at 100 tokens of context (full) and 2,000 (lighter)"
-    )
-    axes.set_title(f"Decoding: {results.shape}")
-    return figure
+    panels = [
+        Panel(
+            title=f"tokens/s at {context:,} tokens of context",
+            values=all_series(results, f"decode_{context}"),
+            unit="",
+            goals=_goals(results, f"decode_{context}", " tokens/s"),
+        )
+        for context in (100, 2000)
+    ]
+    return _figure(results, "Decoding, one sequence (more is better)", panels, less=False)
+
+
+def _throughput(results: Results) -> Any:
+    panels = []
+    for level in (1, 4, 8):
+        measure = f"throughput_{level}"
+        values = all_series(results, measure) | all_series(results, f"text_{measure}")
+        goals = _goals(results, measure, " tokens/s")
+        title = f"{level} at once" if level > 1 else "1 request"
+        panels.append(Panel(title=f"tokens/s in all, {title}", values=values, unit="", goals=goals))
+    return _figure(results, "Requests at once, an image each (more is better)", panels, less=False, lead=2)
 
 
 def _memory(results: Results) -> Any:
-    """A bar for each system."""
-    resident, sees = all_series(results, "resident_mb"), all_series(results, "ttft_s")
-    if not resident:
+    panel = Panel(
+        title="resident MB, image + 512 tokens (less is better)",
+        values=all_series(results, "resident_mb"),
+        unit=" MB",
+        goals=_goals(results, "resident_mb", " MB"),
+    )
+    return _figure(results, "Memory", [panel], less=True)
+
+
+def _load(results: Results) -> Any:
+    titles = {
+        "load_s": "load, files in memory",
+        "first_token_s": "to the first answer, in memory",
+        "cold_first_token_s": "to the first answer, on disk",
+    }
+    panels = [
+        Panel(
+            title=f"seconds: {title}",
+            values=all_series(results, measure),
+            unit=" s",
+            goals=_goals(results, measure, " s"),
+        )
+        for measure, title in titles.items()
+    ]
+    return _figure(results, "A new process (less is better)", panels, less=True)
+
+
+def _figure(results: Results, title: str, panels: Sequence[Panel], *, less: bool, lead: int = 0) -> Any:
+    """Of the panels that have values; systems in the order of the panel that leads, others behind."""
+    ordered = sorted(
+        dict.fromkeys(name for panel in panels for name in panel.values),
+        key=lambda name: _place(panels[lead].values.get(name), less),
+    )
+    shown = [panel for panel in panels if panel.values]
+    if not shown:
         return None
-    figure, axes = _canvas(len(resident))
-    for place, (name, values) in enumerate(resident.items()):
-        axes.barh(place, values.median, color=colour(name), hatch=_hatch(name), edgecolor="white")
-        _spread(axes, place, values.low, values.high)
-        _label(axes, place, values.high, f"{values.median:,.0f} MB")
-    names = [name if name in sees else f"{name} (text only)" for name in resident]
-    _finish(axes, names, "resident memory with image + 512 tokens, MB")
-    axes.set_title(f"Memory: {results.shape}")
-    return figure
+    sees = all_series(results, "ttft_s")
+    notes = {name: "" if name in sees else " (text only)" for name in ordered}
+    kind = results.machine.instruction_set
+    return figure_of(f"{title}: {results.shape}, {kind}", shown, ordered, notes)
 
 
-def _canvas(bars: int, height: float = 0.42) -> tuple[Any, Any]:
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(9, 1.7 + height * bars), layout="constrained")
-
-
-def _hatch(name: str) -> str:
-    """Optimised copies have the colour of their bundle, and stripes."""
-    return "///" if name.endswith("+optimized") else ""
+def _place(values: Series | None, less: bool) -> float:
+    if values is None:
+        return float("inf")
+    return values.median if less else -values.median
 
 
-def _spread(axes: Any, place: float, low: float, high: float) -> None:
-    axes.plot([low, high], [place, place], color=_LIMIT, linewidth=1)
+def _goals(results: Results, measure: str, unit: str) -> tuple[Goal, ...]:
+    """What pumice is to reach, each once."""
+    found = {
+        verdict.goal: f"target {'≤' if verdict.ceiling else '≥'} {number(verdict.goal)}{unit}"
+        + ("" if verdict.against == "in seconds" else f": {verdict.bound:g} × {_short(verdict.against)}")
+        for verdict in verdicts(results)
+        if verdict.measure == measure
+    }
+    return tuple(Goal(value=value, words=words) for value, words in found.items())
 
 
-def _label(axes: Any, place: float, right: float, words: str) -> None:
-    """A value behind its bar, readable over a limit's line."""
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    place_of = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-    axes.annotate(words, (right, place), fontsize=8, bbox=behind, **place_of)
+def _short(against: str) -> str:
+    """`best peer, NAME 1.23` without its value."""
+    kind, comma, named = against.partition(", ")
+    return f"{kind}, {named.rpartition(' ')[0]}" if comma else against.rpartition(" ")[0]
 
 
-def _finish(axes: Any, names: list[str], words: str) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=9)
-    for tick, name in zip(axes.get_yticklabels(), names, strict=True):
-        tick.set_fontweight("bold" if is_ours(name) else "normal")
-    axes.invert_yaxis()
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
-    axes.set_xlabel(words, fontsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+_IMAGES = {
+    "first-token": _first_token,
+    "decode": _decode,
+    "throughput": _throughput,
+    "memory": _memory,
+    "load": _load,
+}

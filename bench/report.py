@@ -1,10 +1,12 @@
 """Results as Markdown: the table of targets, the measures of all systems, and why measures are missing.
 
-Enters: `Results`. Leaves: text, and a page whose part between a shape's markers is that text.
+Enters: `Results`. Leaves: text, and a page whose part between a shape's and a kind's markers is that text.
 
-    <!-- bench SHAPE -->
+    <!-- bench SHAPE KIND -->
     …
-    <!-- end of bench SHAPE -->
+    <!-- end of bench SHAPE KIND -->
+
+KIND is the instruction set of the machine: a run on another kind of machine has a section of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ ANSWERS = {
     "second_turn_s": "second turn, s",
     "batch8": "tokens/s, 8 rows",
 }
+BURSTS = {
+    **{f"throughput_{n}": f"tokens/s in all, {n} at once" for n in (1, 4, 8)},
+    **{f"burst_ttft_p50_{n}": f"first token p50, {n} at once, s" for n in (4, 8)},
+    **{f"burst_ttft_p95_{n}": f"first token p95, {n} at once, s" for n in (4, 8)},
+}
 STARTS = {
     "cold_load_s": "load, cold, s",
     "cold_first_token_s": "to first token, cold, s",
@@ -35,7 +42,12 @@ STARTS = {
     "private_mb": "private, MB",
     "peak_mb": "peak, MB",
 }
-BUNDLES = {"export_s": "export, s", "export_peak_mb": "export's peak, MB", "bundle_mb": "on disk, MB"}
+BUNDLES = {
+    "export_s": "export, s",
+    "export_load": "load average then",
+    "export_peak_mb": "export's peak, MB",
+    "bundle_mb": "on disk, MB",
+}
 
 
 def report(results: Results) -> str:
@@ -44,7 +56,7 @@ def report(results: Results) -> str:
     judged = verdicts(results)
     if judged:
         parts.append(_targets(judged))
-    parts += [_measures(results, columns) for columns in (ANSWERS, STARTS, BUNDLES)]
+    parts += [_measures(results, columns) for columns in (ANSWERS, BURSTS, STARTS, BUNDLES)]
     parts += [_missing(results), _versions(results)]
     return "\n\n".join(part for part in parts if part)
 
@@ -56,6 +68,7 @@ def _heading(results: Results) -> str:
     busy = f"; load average before a process {min(loads):.1f} to {max(loads):.1f}" if loads else ""
     return (
         f"{results.date}: `{results.command}`\n\n"
+        f"Instruction set: {machine.instruction_set}. "
         f"{machine.cpu}{flags}, {machine.cores} cores, {machine.memory_gib:.0f} GiB, {machine.system}; "
         f"threads: {results.threads}, rounds: {results.rounds}{busy}. "
         f"{results.parameters / 1e9:.3g} billion parameters."
@@ -94,6 +107,9 @@ def _measures(results: Results, columns: dict[str, str]) -> str:
         found = {name: series(system, name) for name in columns}
         if any(found.values()):
             rows.append((f"`{system.system}`", *(_cell(values) for values in found.values())))
+        words = {name: series(system, f"text_{name}") for name in columns}
+        if any(words.values()):
+            rows.append((f"`{system.system}`, words only", *(_cell(values) for values in words.values())))
     return _table(("system", *columns.values()), rows) if rows else ""
 
 
@@ -132,11 +148,20 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_page(page: Path, shape: str, text: str) -> None:
-    """Put text between a shape's markers; with a heading at the page's end where there are none yet."""
-    begin, end = f"<!-- bench {shape} -->", f"<!-- end of bench {shape} -->"
+def write_page(page: Path, shape: str, kind: str, text: str) -> None:
+    """Put text between a shape's and a kind's markers; where there are none yet, last among the shape's sections."""
+    begin, end = f"<!-- bench {shape} {kind} -->", f"<!-- end of bench {shape} {kind} -->"
     part = f"{begin}\n\n{text}\n\n{end}"
     old = page.read_text() if page.exists() else ""
     found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    new = found.sub(lambda _: part, old) if found.search(old) else f"{old}\n## {shape}\n\n{part}\n"
-    page.write_text(new)
+    if found.search(old):
+        page.write_text(found.sub(lambda _: part, old))
+        return
+    heading = f"## {shape}\n"
+    if f"\n{heading}" not in old:
+        old = f"{old.rstrip()}\n\n{heading}"
+    before, heading, behind = old.partition(f"\n{heading}")
+    own, following, others = behind.partition("\n## ")
+    own = f"\n{own.strip()}\n" if own.strip() else ""
+    section = f"{before}{heading}{own}\n### {shape}, {kind}\n\n{part}\n"
+    page.write_text(f"{section}{following}{others}")

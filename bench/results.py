@@ -13,6 +13,17 @@ import msgspec
 
 from bench.token_cost import TokenCost
 
+_SETS = {
+    "amx": {"amx_int8"},
+    "avx512-vnni": {"avx512_vnni"},
+    "avx-vnni": {"avx_vnni"},
+    "avx512": {"avx512f"},
+    "avx2": {"avx2"},
+    "neon-i8mm": {"i8mm"},
+    "neon-dotprod": {"asimddp"},
+}
+"""Flags that an instruction set needs, quickest first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -23,6 +34,11 @@ class Machine:
     memory_gib: float
     flags: tuple[str, ...]
     system: str
+
+    @property
+    def instruction_set(self) -> str:
+        """The best of the sets that matter to matrix products: results are kept apart by it."""
+        return next((name for name, needed in _SETS.items() if needed <= set(self.flags)), "plain")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ _LIMITS = "limits"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured, and how. `reuse` takes bundles that an earlier run prepared; `root` has all big files.
+    """What is measured, and how. `reuse`: which systems keep the files that an earlier run prepared, `peers` being all
+    but pumice's. `root` has all big files.
 
     No round begins when `minutes` have passed since the first.
     """
@@ -54,7 +55,7 @@ class Plan:
     minutes: float | None
     root: Path
     environments: Environments
-    reuse: bool
+    reuse: Literal["none", "peers", "all"]
     quick_limits: bool
     command: str
 
@@ -78,7 +79,8 @@ def run(plan: Plan) -> Results:
     for system in plan.systems:
         _say(f"{plan.shape}: preparing {system.name}")
         try:
-            ready[system.name] = _prepared(plan, system, folder)
+            plain = ready.get(system.name.removesuffix("+optimized")) if system.optimized else None
+            ready[system.name] = _prepared(plan, system, folder, plain)
         except PeerUnavailableError as error:
             failed[system.name] = str(error)
             _say(f"  {error}")
@@ -105,8 +107,8 @@ def run(plan: Plan) -> Results:
     )
 
 
-def _prepared(plan: Plan, system: System, folder: Path) -> _Ready:
-    """A system's environment and its form of the checkpoint.
+def _prepared(plan: Plan, system: System, folder: Path, plain: _Ready | None) -> _Ready:
+    """A system's environment and its form of the checkpoint; `plain` has the bundle that is only to be optimised.
 
     Raises:
         PeerUnavailableError: it cannot run here, or could not be prepared.
@@ -124,17 +126,20 @@ def _prepared(plan: Plan, system: System, folder: Path) -> _Ready:
         python = python_for(system.file.with_suffix(".txt"), root, install=install)
     model = plan.root / "models" / plan.shape / system.name
     told = model.with_name(f"{system.name}.json")
-    if plan.reuse and told.is_file():
+    if plan.reuse in ("all", "peers" if not system.ours else "all") and told.is_file():
         return _Ready(system=system, python=python, model=model, prepared=json.loads(told.read_text()))
     shutil.rmtree(model, ignore_errors=True)
     told.unlink(missing_ok=True)
     model.parent.mkdir(parents=True, exist_ok=True)
-    command = _command(system, python, "prepare", checkpoint=folder, out=model)
+    given = {"checkpoint": folder, "out": model} | ({"bundle": plain.model} if plain else {})
+    command = _command(system, python, "prepare", **given)
+    load = round(os.getloadavg()[0], 2)
     outcome = process.run(command, log=_log(plan, system.name), timeout_s=plan.timeout_s)
     if outcome.line is None:
         raise PeerUnavailableError(f"preparing: {outcome.failure}")
-    told.write_text(json.dumps(outcome.line))
-    return _Ready(system=system, python=python, model=model, prepared=outcome.line)
+    prepared = {"export_load": load} | (plain.prepared if plain else {}) | outcome.line
+    told.write_text(json.dumps(prepared))
+    return _Ready(system=system, python=python, model=model, prepared=prepared)
 
 
 def _all_rounds(plan: Plan, ready: dict[str, _Ready], folder: Path, workload: Path) -> dict[str, list[Run]]:
@@ -146,7 +151,7 @@ def _all_rounds(plan: Plan, ready: dict[str, _Ready], folder: Path, workload: Pa
             _say(f"{plan.shape}: {plan.minutes:g} minutes have passed, no more rounds")
             break
         for name in turned([_LIMITS, *ready], number):
-            if sum(run.failure is not None for run in runs[name]) >= _MOST_FAILURES:
+            if _done(ready.get(name), runs[name]):
                 continue
             _say(f"{plan.shape}: round {number + 1} of {plan.rounds}: {name}")
             cold = number % 2 == 0
@@ -165,6 +170,13 @@ def _all_rounds(plan: Plan, ready: dict[str, _Ready], folder: Path, workload: Pa
                 Run(round=number, cold=cold, load=load, line=outcome.line, failure=outcome.failure)
             )
     return runs
+
+
+def _done(one: _Ready | None, runs: list[Run]) -> bool:
+    """Whether a system, or None for the limits, takes no more part."""
+    most = one.system.most_rounds if one else None
+    failures = sum(run.failure is not None for run in runs)
+    return failures >= _MOST_FAILURES or (most is not None and len(runs) >= most)
 
 
 def turned(names: list[str], number: int) -> list[str]:
@@ -191,6 +203,8 @@ def _command(system: System, python: Path, verb: str, **given: Path | int) -> li
     command = [str(python), str(system.file), verb, "--precision", system.precision]
     for name, value in given.items():
         command += [f"--{name}", str(value)]
+    if system.export:
+        command.append(f"--export={' '.join(system.export)}")
     return [*command, "--optimized"] if system.optimized else command
 
 

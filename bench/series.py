@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.results import Measured, Results, Run
 
-PREPARED = ("export_s", "export_peak_mb", "bundle_mb")
+PREPARED = ("export_s", "export_load", "export_peak_mb", "bundle_mb")
 """Measures that are taken once, when a system is prepared."""
 
 STARTS = ("load_s", "first_token_s")

@@ -5,7 +5,7 @@ Enters: names of systems, as on the command line. Leaves: `System`, each with it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PEERS = Path(__file__).parent / "peers"
@@ -16,7 +16,8 @@ class System:
     """One column of the table: a peer's file, and the precision that it is asked for.
 
     `gb_per_billion` is the memory, in GB for each billion of weights, that preparing or running takes at the least: a
-    shape that cannot fit is not tried. `optimized`: pumice's copy of a bundle for this machine is used.
+    shape that cannot fit is not tried. `optimized`: pumice's copy of a bundle for this machine is used. `export`: more
+    arguments of `pumice export`. `most_rounds`: a slow system takes part in no more.
     """
 
     name: str
@@ -24,6 +25,8 @@ class System:
     precision: str
     gb_per_billion: float = 1.0
     optimized: bool = False
+    export: tuple[str, ...] = ()
+    most_rounds: int | None = None
 
     @property
     def file(self) -> Path:
@@ -36,31 +39,43 @@ class System:
         return self.peer == "peer_pumice"
 
 
-def _pumice(recipe: str, gb: float) -> tuple[System, System]:
-    plain = System(name=f"pumice-{recipe}", peer="peer_pumice", precision=recipe, gb_per_billion=gb)
-    optimized = System(
-        name=f"{plain.name}+optimized", peer=plain.peer, precision=recipe, gb_per_billion=gb, optimized=True
+def _pumice(recipe: str, gb: float, suffix: str = "", export: tuple[str, ...] = ()) -> tuple[System, System]:
+    plain = System(
+        name=f"pumice-{recipe}{suffix}",
+        peer="peer_pumice",
+        precision=recipe,
+        gb_per_billion=gb,
+        export=export,
     )
-    return plain, optimized
+    return plain, replace(plain, name=f"{plain.name}+optimized", optimized=True)
 
 
-def _peer(kind: str, precision: str, gb: float) -> System:
-    name = f"{kind.replace('_', '-')}-{precision}"
-    return System(name=name, peer=f"peer_{kind}", precision=precision, gb_per_billion=gb)
+def _peer(kind: str, precision: str, gb: float, most_rounds: int | None = None) -> System:
+    return System(
+        name=f"{kind.replace('_', '-')}-{precision}",
+        peer=f"peer_{kind}",
+        precision=precision,
+        gb_per_billion=gb,
+        most_rounds=most_rounds,
+    )
 
 
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         *_pumice("cpu-int4", 1.0),
+        *_pumice("cpu-int4", 1.0, "+kv8", ("--kv-cache", "int8")),
         *_pumice("cpu-fast", 2.0),
         *_pumice("cpu-int8", 1.5),
+        *_pumice("cpu-w8a8", 1.5),
         *_pumice("portable-fp32", 4.5),
-        _peer("transformers", "fp32", 4.2),
+        _peer("transformers", "fp32", 4.2, most_rounds=1),
         _peer("transformers", "bf16", 2.2),
         _peer("genai", "int4", 2.5),
         _peer("openvino", "int4", 2.5),
         _peer("openvino", "int8", 2.5),
+        _peer("openvino_genai", "int4", 2.5),
+        _peer("openvino_genai", "int8", 2.5),
         _peer("llama_cpp", "q4_0", 4.5),
         _peer("llama_cpp", "q8_0", 4.5),
     )
@@ -73,6 +88,7 @@ LEADING = (
     "pumice-cpu-fast",
     "pumice-cpu-fast+optimized",
     "pumice-cpu-int8",
+    "pumice-cpu-w8a8",
     *(name for name, system in SYSTEMS.items() if not system.ours),
 )
 """Those that `make bench` measures."""

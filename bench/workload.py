@@ -6,9 +6,10 @@ Enters: a checkpoint. Leaves:
     pixel_values, other_pixel_values  .npy files, float32 [1, 3, H, W], as the checkpoint's own processor makes them
     question, prompt, input_ids       26 words; as the chat template has them, with one `<image>`; its ids, expanded
     image_token_id
-    second_turn_ids                   `input_ids`, an answer of 32 tokens, and a second question
+    second_question, second_turn_ids  text; `input_ids`, an answer of 32 tokens, and that question
     text_ids                          2,100 tokens of ordinary words without an image: take the first n
     new_tokens                        32
+    burst_images, burst_tokens        8 PNG files for requests at once, each asked `question` about; 64
 
 transformers is the reference of what a prompt's ids and an image's values are.
 """
@@ -31,6 +32,7 @@ QUESTION = (
 SECOND = "And which of these things is nearest to the middle of the picture?"
 ANSWER_TOKENS = NEW_TOKENS = 32
 TEXT_TOKENS = 2100
+BURST, BURST_TOKENS = 8, 64
 _WORD = re.compile("^Ġ[a-z]{3,}$")
 _COMMON = 400
 """Words of which texts are made: the first ones of the vocabulary, which are the commonest."""
@@ -42,7 +44,7 @@ def write_workload(checkpoint: Path, folder: Path) -> Path:
 
     processor = AutoProcessor.from_pretrained(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"question": QUESTION, "new_tokens": NEW_TOKENS}
+    found: dict[str, Any] = {"question": QUESTION, "second_question": SECOND, "new_tokens": NEW_TOKENS}
     for seed, name in enumerate(("image", "other_image")):
         image = draw_image(seed)
         image.save(folder / f"{name}.png")
@@ -53,9 +55,18 @@ def write_workload(checkpoint: Path, folder: Path) -> Path:
         array = "pixel_values" if name == "image" else "other_pixel_values"
         np.save(folder / f"{array}.npy", np.asarray(values, np.float32))
         found[array] = f"{array}.npy"
+    found |= {"burst_images": _burst_images(folder), "burst_tokens": BURST_TOKENS}
     found["text_ids"] = words(processor.tokenizer, TEXT_TOKENS, seed=2)
     (folder / "workload.json").write_text(json.dumps(found) + "\n")
     return folder
+
+
+def _burst_images(folder: Path) -> list[str]:
+    """Images for requests at once, none twice, so that no cache of images helps."""
+    names = [f"burst{number}.png" for number in range(BURST)]
+    for number, name in enumerate(names):
+        draw_image(2 + number).save(folder / name)
+    return names
 
 
 def _turns(processor: Any, image: Image.Image) -> dict[str, Any]:

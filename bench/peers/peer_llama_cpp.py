@@ -20,11 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bursts import bursts
 from gguf_files import write_text, write_vision
+from llama_sequences import Sequences, read_image
 
 STEPS = 32
 CONTEXT = 2304
 """Positions that room is made for: those of the longest measure."""
+ROOM = 32
+"""Positions of a sequence more than it needs."""
 FTYPES = {"q4_0": 2, "q8_0": 7}
 
 
@@ -97,8 +101,10 @@ def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
         parts.clear()
         parts.read(work["text_ids"][:context])
         found[f"decode_{context}"] = 1 / statistics.median(parts.steps(STEPS))
-    found["batch8"] = parts.batch(8, 100)
-    return found
+    found["batch8"] = Sequences(parts, 8, 512).rows_per_second(8, 100)
+    many = Sequences(parts, 8, len(work["input_ids"]) + work["burst_tokens"] + ROOM)
+    many.serve(1)  # warms up
+    return found | bursts(many.serve, found["missing"])
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -198,22 +204,10 @@ class Parts:
         encode_s = time.perf_counter() - begun
         if start:
             self.read(ids[:start])
-        past, nothing = self.llama.llama_pos(0), self.mtmd.mtmd_helper_post_decode_callback(0)
-        failed = self.mtmd.mtmd_helper_decode_image_chunk(
-            self.vision,
-            self.context,
-            chunk,
-            embeddings,
-            self.past,
-            0,
-            2048,
-            ctypes.byref(past),
-            nothing,
-            None,
-        )
-        if failed or past.value - self.past != stop - start:
-            raise SystemExit(f"llama.cpp read {past.value - self.past} image tokens, expected {stop - start}")
-        self.past = past.value
+        past = self.read_image(self.context, chunk, embeddings, self.past, 0)
+        if past - self.past != stop - start:
+            raise SystemExit(f"llama.cpp read {past - self.past} image tokens, expected {stop - start}")
+        self.past = past
         self.read(ids[stop:])
         self.best()
         ttft_s = time.perf_counter() - begun
@@ -224,6 +218,10 @@ class Parts:
             "prefill_tokens": len(ids),
         }
 
+    def read_image(self, context: Any, chunk: Any, embeddings: Any, past: int, row: int) -> int:
+        """An image's embeddings read into a sequence; its length then."""
+        return read_image(self.mtmd, self.vision, context, chunk, embeddings, past, row)
+
     def second(self) -> dict[str, float]:
         """The second turn over the same cache."""
         work = self.work
@@ -231,35 +229,6 @@ class Parts:
             self.read([token])
         rest = work["second_turn_ids"][self.past :]
         return {"second_turn_s": timed(lambda: (self.read(rest), self.best()))[0]}
-
-    def batch(self, rows: int, length: int) -> float:
-        """Tokens a second of all rows together, by the median step."""
-        llama, context = self.llama, self.new_context(rows, 512 * rows)
-        texts = [self.work["text_ids"][row : row + length] for row in range(rows)]
-        batch = llama.llama_batch_init(rows * length, 0, rows)
-        fill(
-            batch, [(t, i, row, i == length - 1) for row, ids in enumerate(texts) for i, t in enumerate(ids)]
-        )
-        if not context or llama.llama_decode(context, batch):
-            raise SystemExit("llama.cpp could not decode eight rows")
-        tokens = [self.best(length * (row + 1) - 1, context) for row in range(rows)]
-        found = []
-        for step in range(STEPS):
-            begun = time.perf_counter()
-            fill(batch, [(token, length + step, row, True) for row, token in enumerate(tokens)])
-            if llama.llama_decode(context, batch):
-                raise SystemExit("llama.cpp could not decode eight rows")
-            tokens = [self.best(row, context) for row in range(rows)]
-            found.append(time.perf_counter() - begun)
-        return rows / statistics.median(found)
-
-
-def fill(batch: Any, items: list[tuple[int, int, int, bool]]) -> None:
-    """Put (token, position, sequence, whether logits are wanted) into a batch."""
-    batch.n_tokens = len(items)
-    for i, (token, position, sequence, logits) in enumerate(items):
-        batch.token[i], batch.pos[i], batch.logits[i] = token, position, logits
-        batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
 
 
 def memory_mb() -> dict[str, float]:

@@ -1,9 +1,7 @@
 """OpenVINO through optimum-intel: `OVModelForVisualCausalLM`, exported as `optimum-cli export openvino` does.
 
-`int8`: weights of all parts in 8 bits, asymmetric, a scale an output column. `int4`: the language model's in 4 bits,
-symmetric, groups of 128 inputs, its first and last layer's and the vision tower's in 8 bits (nncf's defaults). In both
-activations are rounded to 8 bits in groups of 32 as they are multiplied (dynamic quantisation), and the KV cache holds
-8 bits: OpenVINO's own defaults on CPUs.
+Precisions are those of `openvino_export.py`. Activations are rounded to 8 bits in groups of 32 as they are multiplied
+(dynamic quantisation), and the KV cache holds 8 bits: OpenVINO's own defaults on CPUs.
 
     prepare --checkpoint DIR --out DIR --precision P    one JSON line: time, memory, size
     measure --model DIR --checkpoint DIR --workload DIR --threads N --precision P    all measures, one JSON line
@@ -20,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openvino_export import PRECISIONS, export
+
 STEPS = 32
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("verb", choices=["prepare", "measure"])
     for name in ("checkpoint", "out", "model", "workload"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--precision", required=True, choices=["int4", "int8"])
+    parser.add_argument("--precision", required=True, choices=PRECISIONS)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     line: dict[str, Any] = {"system": f"openvino-{args.precision}"}
@@ -50,14 +50,7 @@ def versions() -> dict[str, str]:
 def prepare(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     """Export and compress, imports included."""
     begun = time.perf_counter()
-    from optimum.intel.openvino import OVModelForVisualCausalLM, OVWeightQuantizationConfig
-
-    bits = 4 if precision == "int4" else 8
-    options = {"bits": bits, "sym": True, "group_size": 128, "ratio": 1.0} if bits == 4 else {"bits": bits}
-    model = OVModelForVisualCausalLM.from_pretrained(
-        checkpoint, export=True, compile=False, quantization_config=OVWeightQuantizationConfig(**options)
-    )
-    model.save_pretrained(out)
+    export(checkpoint, out, precision)
     took = time.perf_counter() - begun
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -95,6 +88,7 @@ def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
         found["batch8"] = parts.decoding(100, 8)
     except Exception as error:
         found |= {"batch8": None, "missing": {"batch8": f"{type(error).__name__}: {str(error)[:200]}"}}
+    found["missing"]["throughput"] = "one model, one request at a time: what serves several is OpenVINO GenAI"
     return found
 
 

@@ -5,7 +5,8 @@ its 256 best logits computed in 8; activations in float32 that are rounded to 8 
 vision tower in 8 bits. `cpu-int8`: 8 bits throughout, in blocks of 32. `cpu-w8a8`: the same by rows, products of
 integers. `cpu-fast`: 4 bits where tokens are decoded, 8 bits by rows for prompts. `portable-fp32`: float32.
 
-    prepare --checkpoint DIR --out DIR --precision RECIPE [--optimized]    one JSON line: time, memory, size
+    prepare --checkpoint DIR --out DIR --precision RECIPE [--optimized] [--bundle DIR]   one JSON line: time, memory,
+            size; with --bundle nothing is exported: it is the bundle that the optimised copy is of
     measure --model DIR --checkpoint DIR --workload DIR --threads N --precision RECIPE [--optimized]   all measures
 
 Nothing is drafted (prompt lookup is off) and no image or prompt is remembered, but for the second turn, which
@@ -20,6 +21,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -46,36 +48,44 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("verb", choices=["prepare", "measure"])
-    for name in ("checkpoint", "out", "model", "workload"):
+    for name in ("checkpoint", "out", "model", "workload", "bundle"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--precision", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--optimized", action="store_true", help="use the copy that `pumice optimize` makes")
+    parser.add_argument("--export", default="", help="more arguments of `pumice export`")
     args = parser.parse_args()
     line = {"system": f"pumice-{args.precision}" + ("+optimized" if args.optimized else "")}
     os.environ["PUMICE_CACHE_DIR"] = str((args.out or args.model) / COPIES)
     if args.verb == "prepare":
-        line |= prepare(args.checkpoint, args.out, args.precision, args.optimized)
+        more = args.export.split()
+        line |= linked(args.bundle, args.out) if args.bundle else prepare(args, more)
+        if args.optimized:
+            begun = time.perf_counter()
+            _pumice("optimize", str(args.out))
+            line["optimize_s"] = time.perf_counter() - begun
     else:
         line |= measure(args.model, args.workload, args.threads, optimized=None if args.optimized else False)
     print(json.dumps(line))
 
 
-def prepare(checkpoint: Path, out: Path, recipe: str, optimized: bool) -> dict[str, Any]:
+def prepare(args: argparse.Namespace, more: list[str]) -> dict[str, Any]:
     """Export as a user would: with the command line, in a process whose memory is read."""
     begun = time.perf_counter()
-    _pumice("export", str(checkpoint), str(out), "--recipe", recipe, "--overwrite", "--no-graph-cache")
-    found = {
+    given = ["--recipe", args.precision, "--overwrite", "--no-graph-cache", *more]
+    _pumice("export", str(args.checkpoint), str(args.out), *given)
+    return {
         "export_s": time.perf_counter() - begun,
         "export_peak_mb": _children_mb(),
+        "bundle_mb": sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 2**20,
         "versions": versions(),
     }
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    if optimized:
-        begun = time.perf_counter()
-        _pumice("optimize", str(out))
-        found["optimize_s"] = time.perf_counter() - begun
-    return found | {"bundle_mb": size / 2**20}
+
+
+def linked(bundle: Path, out: Path) -> dict[str, Any]:
+    """The files of a bundle that was exported already, under another name."""
+    shutil.copytree(bundle, out, copy_function=os.link, ignore=shutil.ignore_patterns(COPIES))
+    return {}
 
 
 def _pumice(*arguments: str) -> None:
@@ -149,7 +159,11 @@ def measure(bundle: Path, folder: Path, threads: int, optimized: bool | None) ->
     for context in (100, 2000):
         found |= attempt(f"decode_{context}", found["missing"], partial(parts.decoding, [context]))
     found |= attempt("batch8", found["missing"], partial(parts.decoding, [100] * 8))
-    return found
+    from pumice_bursts import engine_bursts  # beside this file, where Python looks first
+
+    from pumice import Engine
+
+    return found | engine_bursts(partial(Engine, model), folder, OPTIONS, found["missing"])
 
 
 def attempt(name: str, missing: dict[str, str], take: Callable[[], float]) -> dict[str, float | None]:

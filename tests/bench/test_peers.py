@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -24,6 +25,8 @@ MEASURES = {
     "decode_2000",
     "second_turn_s",
     "batch8",
+    *(f"throughput_{level}" for level in (1, 4, 8)),
+    *(f"burst_ttft_p{share}_{level}" for level in (1, 4, 8) for share in (50, 95)),
     "resident_mb",
     "private_mb",
     "peak_mb",
@@ -52,6 +55,7 @@ def test_pumice_gives_every_measure(
     assert not line["missing"]
     assert {name for name in MEASURES if line[name] > 0} == MEASURES
     assert line["prefill_tokens"] == len(json.loads((work / "workload.json").read_text())["input_ids"])
+    assert line["burst_ttft_p50_8"] <= line["burst_ttft_p95_8"]
     assert line["private_mb"] < line["resident_mb"] <= line["peak_mb"]
 
 
@@ -63,6 +67,20 @@ def test_peers_import_nothing_of_the_bench() -> None:
             assert not [
                 line for line in lines if line.strip().startswith(("import pumice", "from pumice"))
             ], path
+
+
+def test_openvino_genai_is_told_the_edge_that_a_siglip_processor_does_not_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(peer_pumice.__file__).parent))
+    squared = importlib.import_module("peer_openvino_genai").squared
+    assert squared({"size": {"height": 384, "width": 384}, "resample": 3}) == {
+        "size": {"shortest_edge": 384},
+        "crop_size": {"height": 384, "width": 384},
+        "resample": 3,
+    }
+    clip = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    assert squared(clip) == clip
 
 
 def test_limits_are_speeds() -> None:

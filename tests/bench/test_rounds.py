@@ -12,13 +12,15 @@ from bench.systems import SYSTEMS, System, chosen
 
 FAKE = """
 import json, pathlib, sys
-verb, given = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+verb, export = sys.argv[1], [word for word in sys.argv if word.startswith("--export=")]
+words = [word for word in sys.argv if word not in export]
+given = dict(zip(words[2::2], words[3::2]))
 if verb == "prepare":
     if given["--precision"] == "unpreparable":
         sys.exit("no such precision")
     pathlib.Path(given["--out"]).mkdir(parents=True)
     (pathlib.Path(given["--out"]) / "weights").write_text("w")
-    print(json.dumps({"export_s": 1.0}))
+    print(json.dumps({"export_s": 1.0, "export": "".join(export)[9:], "bundle": given.get("--bundle", "")}))
 else:
     if given["--precision"] == "fails":
         sys.exit("it broke")
@@ -42,7 +44,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
         minutes=None,
         root=tmp_path / "build",
         environments="own",
-        reuse=False,
+        reuse="none",
         quick_limits=True,
         command="",
     )
@@ -82,10 +84,43 @@ def test_what_was_prepared_is_reused_if_asked_for(plan: Plan) -> None:
     run(plan)
     weights = plan.root / "models" / "pebble" / "good" / "weights"
     weights.write_text("kept")
-    run(replace(plan, reuse=True))
-    assert weights.read_text() == "kept"
+    for reuse in ("all", "peers"):
+        run(replace(plan, reuse=reuse))
+        assert weights.read_text() == "kept"
     run(plan)
     assert weights.read_text() == "w"
+
+
+def test_pumice_is_prepared_again_where_only_peers_are_reused(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(System, "ours", True)
+    plan = replace(plan, systems=(fake("good"),), rounds=1)
+    run(plan)
+    weights = plan.root / "models" / "pebble" / "good" / "weights"
+    weights.write_text("old")
+    run(replace(plan, reuse="peers"))
+    assert weights.read_text() == "w"
+
+
+def test_a_slow_system_takes_part_in_fewer_rounds(plan: Plan) -> None:
+    found = run(replace(plan, systems=(fake("good"), fake("slow", most_rounds=1))))
+    assert [len(system.runs) for system in found.systems] == [3, 1]
+
+
+def test_systems_say_how_they_are_exported(plan: Plan) -> None:
+    plan = replace(plan, systems=(fake("good", export=("--kv-cache", "int8")),), rounds=1)
+    assert run(plan).systems[0].prepared["export"] == "--kv-cache int8"  # type: ignore[index]
+
+
+def test_an_optimised_copy_is_made_of_the_bundle_that_is_there(plan: Plan) -> None:
+    plain, copy = fake("good"), fake("good+optimized", optimized=True)
+    asked = run(replace(plan, systems=(plain, copy), rounds=1)).systems[1].prepared
+    assert asked is not None
+    assert asked["bundle"] == str(plan.root / "models" / "pebble" / "good")
+    alone = run(replace(plan, systems=(copy,), rounds=1)).systems[0].prepared
+    assert alone is not None
+    assert alone["bundle"] == ""
 
 
 def test_systems_are_chosen_by_name_and_by_group() -> None:

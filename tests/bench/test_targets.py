@@ -85,6 +85,26 @@ def test_a_7b_must_come_closer_to_the_limit() -> None:
     assert [verdict.bound for verdict in found.values()] == [0.8]
 
 
+def test_requests_at_once_are_judged_against_the_best_that_see_images() -> None:
+    found = judged(
+        measured("pumice-cpu-int4", throughput_8=33.0),
+        measured("openvino-genai-int4", throughput_8=20.0, ttft_s=2.0),
+        measured("genai-int4", text_throughput_8=90.0),
+    )
+    verdict = found["tokens/s in all, 8 requests at once", "best peer, openvino-genai-int4 20.0"]
+    assert verdict.ratio.median == pytest.approx(1.65)
+    assert verdict.goal == 30.0
+    assert verdict.met
+
+
+def test_goals_are_what_the_measure_must_be() -> None:
+    found = judged(
+        measured("pumice-cpu-int4", decode_100=74.0), measured("genai-int4", decode_100=60.0)
+    ).values()
+    for verdict in found:
+        assert verdict.goal / verdict.bound == pytest.approx(74.0 / verdict.ratio.median)
+
+
 def test_small_shapes_are_not_judged() -> None:
     assert not judged(
         measured("pumice-cpu-int4", ttft_s=3.0), measured("openvino-int4", ttft_s=8.0), shape="pebble"
