@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--optimized", action="store_true", help="use the copy that `pumice optimize` makes")
     parser.add_argument("--export", default="", help="more arguments of `pumice export`")
     args = parser.parse_args()
-    line = {"system": f"pumice-{args.precision}" + ("+optimized" if args.optimized else "")}
+    line: dict[str, Any] = {"system": f"pumice-{args.precision}" + ("+optimized" if args.optimized else "")}
     os.environ["PUMICE_CACHE_DIR"] = str((args.out or args.model) / COPIES)
     if args.verb == "prepare":
         more = args.export.split()
