@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 from tokenizers import Tokenizer
 
+from pumice.benchmark.workload import cache_noise
 from pumice.decoder.kv_cache import KVCache
 from pumice.generation.prompt_lookup import Drafter, draft
 from pumice.manifest import load_manifest
@@ -46,8 +47,7 @@ def measure(bundle: Path, past: int, runs: int, threads: int) -> dict[int, float
     session = onnxruntime.InferenceSession(bundle / manifest.graphs.decoder.file, options)
     cache = KVCache(shape, past + max(COUNTS), "cpu")
     rng = np.random.default_rng(0)
-    noise = rng.standard_normal((2 * shape.layers, shape.kv_heads, past, shape.head_dim))
-    cache.write(0, 0, noise.astype(shape.kv_dtype))
+    cache.write(0, 0, cache_noise(shape, past))
     keep_all = OrtValue.ortvalue_from_numpy(np.array(0, np.int64))
     passes_ms: dict[int, list[float]] = defaultdict(list)
     for run in range(runs + 3):
@@ -58,7 +58,7 @@ def measure(bundle: Path, past: int, runs: int, threads: int) -> dict[int, float
             binding.bind_cpu_input("attention_mask", np.ones((1, past + count), np.int64))
             if count > 1:
                 binding.bind_ortvalue_input("num_logits_to_keep", keep_all)
-            cache.bind(binding, 0, 1)
+            cache.bind(binding, 0, 1, count)
             binding.bind_output("logits")
             begun = time.perf_counter()
             session.run_with_iobinding(binding)

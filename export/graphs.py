@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from pumice.export.bundle.layout import FOLDER, GraphFiles
+from pumice.export.calibration.cache_ranges import CacheRanges, steps_of
 from pumice.export.passes.counts import NodeCounts
+from pumice.export.passes.kv_int8 import quantize_cache, step_names
 from pumice.export.passes.matmul_integer import make_integer_products
 from pumice.export.passes.matmul_nbits import quantize_products, quantize_table
 from pumice.export.passes.residual_head import refine_head, refine_table, residual_names, residual_parameter
@@ -30,6 +32,7 @@ from pumice.export.structure.wanted import wanted
 from pumice.export.weights.parameters import (
     KnownInputs,
     Parameter,
+    Piece,
     constant_parameter,
     float_parameter,
     integer_parameter,
@@ -61,6 +64,9 @@ class LayerInputs(Protocol):
 
     def moments(self, name: str) -> Tensor:
         """The second moments of a matrix's input; see `pumice.export.calibration.moments`."""
+
+    def cache_ranges(self, layer: int) -> CacheRanges:
+        """How large a layer's keys and values are."""
 
 
 @dataclass(kw_only=True)
@@ -124,15 +130,38 @@ def decoder_graph(
         place = next(i for i, p in enumerate(graph.parameters) if p.names[0].startswith("lm_head.weight."))
         graph.parameters[place] = residual_parameter(head, read, form.quantized[HEAD], form.dtype)
     for name, cache in zip(("cos_cache", "sin_cache"), rotary_caches(config.text), strict=True):
-        graph.parameters.append(constant_parameter(name, cache.to(form.cache_dtype)))
+        graph.parameters.append(constant_parameter(name, cache.to(form.angle_dtype)))
+    if form.kv_cache == "int8":
+        assert inputs is not None
+        quantize_cache(graph.model)
+        graph.parameters += [_steps(config, inputs, layer) for layer in range(config.text.num_hidden_layers)]
     return graph
+
+
+def _steps(config: LlavaConfig, inputs: LayerInputs, layer: int) -> Parameter:
+    """Of a layer's keys and values; last of all parameters, as layers are run when their matrices are written."""
+    shape = (1, config.text.num_key_value_heads, 1, config.text.head_dim)
+
+    def prepare() -> None:
+        inputs.cache_ranges(layer)
+
+    def make() -> tuple[Tensor, ...]:
+        ranges = inputs.cache_ranges(layer)
+        return tuple(steps_of(part).reshape(shape) for part in (ranges.keys, ranges.values))
+
+    nbytes = 8 * config.text.num_key_value_heads * config.text.head_dim
+    return Parameter(names=step_names(layer), pieces=(Piece(nbytes=nbytes, make=make),), prepare=prepare)
 
 
 def prefill_graph(config: LlavaConfig, read: Read, form: WeightStorage, *, cached: bool = True) -> Graph:
     """The decoder's twin for reading prompts; the rotary caches lie in the decoder's file."""
     structure = structure_of(wanted("prefill", config, form.dtype), cached=cached)
     graph = _graph("prefill", structure, config, read, form)
-    graph.shared = {name: name for name in ("cos_cache", "sin_cache")}
+    names = ["cos_cache", "sin_cache"]
+    if form.kv_cache == "int8":
+        quantize_cache(graph.model)
+        names += [name for layer in range(config.text.num_hidden_layers) for name in step_names(layer)]
+    graph.shared = {name: name for name in names}
     return graph
 
 
@@ -256,6 +285,6 @@ def lowest_onnxruntime(graphs: Sequence[Graph]) -> str:
             attributes=frozenset(node.attributes),
         )
         for graph in graphs
-        for node in graph.model.graph
+        for node in graph.model.graph.all_nodes()
     }
     return lowest_version(operators, makes_unsigned=True, untried=onnxruntime.__version__)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -44,7 +45,15 @@ from pumice.export.processor.load import load_processor
 from pumice.export.processor.videos import with_known_videos
 from pumice.export.progress import Progress, showing
 from pumice.export.recipes.browsers import warn_of_sizes
-from pumice.export.recipes.recipe import PRECISIONS, RECIPE_OF, PrecisionName, Recipe, Search, load_recipe
+from pumice.export.recipes.recipe import (
+    PRECISIONS,
+    RECIPE_OF,
+    KvCache,
+    PrecisionName,
+    Recipe,
+    Search,
+    load_recipe,
+)
 from pumice.export.recipes.storage import WeightStorage, precision_of, storage_of, weight_bytes
 from pumice.export.weights.balance import ChannelBalance
 from pumice.export.weights.heads import pad_heads
@@ -101,6 +110,7 @@ def export_bundle(
     symmetric: bool | None = None,
     search: Search | None = None,
     calibrate: str | Path | None = None,
+    kv_cache: KvCache | None = None,
     context_length: int | None = None,
     max_tiles: int | None = None,
     adapters: Sequence[str | Path | Adapter] = (),
@@ -123,6 +133,8 @@ def export_bundle(
         search: how scales are found, `none`, `k-quant` or `activations`, in place of the recipe's own.
         calibrate: a text file, or `text` for pumice's own: the decoder's activations are measured on it instead of on
             random tokens, and rounding errors are fed back (GPTQ). For recipes that go by activations.
+        kv_cache: how keys and values are kept, `float` or `int8`, in place of the recipe's own
+            (docs/decisions/kv-cache-type.md).
         context_length: most tokens of a sequence; by default the checkpoint's context, up to 131,072.
         max_tiles: of a model that cuts images into tiles (LLaVA-NeXT, LLaVA-OneVision), most of them: grids of more
             are left out. Fewer tiles are fewer tokens and less detail.
@@ -144,13 +156,12 @@ def export_bundle(
         UsageError: an unknown recipe, precision or block size, a block size for a recipe that quantises nothing, a
             text for a recipe that does not calibrate, a context that the checkpoint does not have, or tiles likewise.
     """
-    chosen = _recipe(recipe, precision).with_storage(
-        block_size=block_size, symmetric=symmetric, search=search
-    )
-    if calibrate is not None and not chosen.calibrated:
+    chosen = _recipe(recipe, precision).with_kv_cache(kv_cache)
+    chosen = chosen.with_storage(block_size=block_size, symmetric=symmetric, search=search)
+    if calibrate is not None and not chosen.calibrated and chosen.kv_cache == "float":
         raise UsageError(
             f"there is a text to calibrate by, and the recipe {chosen.name} goes by no activations: "
-            'expected balance = true or search = "activations" (docs/recipes.md)'
+            'expected balance = true, search = "activations" or kv_cache = "int8" (docs/recipes.md)'
         )
     text = None if calibrate is None else read_text(calibrate)
     destination = resolved(bundle)
@@ -215,7 +226,7 @@ def _calibrated(
     recipe: Recipe, config: LlavaConfig, read: Read, checkpoint: Checkpoint, text: str | None
 ) -> tuple[Read, LayerInputs | None]:
     """The reader of what is stored, and what is known of its inputs, where the recipe goes by activations."""
-    if not recipe.calibrated:
+    if not recipe.calibrated and recipe.kv_cache == "float":
         return read, None
     processor = load_processor(checkpoint.path, config)
     tokenizer = processor.tokenizer
@@ -224,7 +235,7 @@ def _calibrated(
     )
     pixels = calibration_pixels(processor, len(tokens))
     embeds = partial(calibration_embeds, config, read, tokens, pixels)
-    calibration = Calibration(config, read, embeds, full=text is not None)
+    calibration = Calibration(config, read, embeds, full=text is not None and recipe.calibrated)
     if not recipe.balance:
         return read, calibration
     balance = ChannelBalance(config, read, calibration)
@@ -334,5 +345,11 @@ def _decoder_shape(plan: Plan) -> DecoderShape:
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
         context_length=text.max_position_embeddings,
-        kv_dtype="float32" if plan.form.cache_dtype == torch.float32 else "float16",
+        kv_dtype=_kv_dtype(plan.form),
     )
+
+
+def _kv_dtype(form: WeightStorage) -> Literal["float32", "float16", "int8"]:
+    if form.kv_cache == "int8":
+        return "int8"
+    return "float32" if form.angle_dtype == torch.float32 else "float16"

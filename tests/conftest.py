@@ -74,6 +74,16 @@ def pebble_bundle_cuda(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
+def pebble_bundle_int8_cache(pebble_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pebble in float32, but for keys and values in 8 bits."""
+    from pumice.export.pipeline import export_bundle
+
+    bundle = tmp_path_factory.mktemp("bundles") / "pebble-int8-cache"
+    export_bundle(pebble_checkpoint, bundle, kv_cache="int8")
+    return bundle
+
+
+@pytest.fixture(scope="session")
 def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Of a family of `tests.factory.FAMILIES`: the folder that has its `checkpoint`, and its `bundle` in float32."""
     from pumice.export.pipeline import export_bundle

@@ -16,7 +16,7 @@ EXTRA = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "optimum", "s
 """Packages that an environment without the extras `export` and `ray` does not have."""
 EXPORTING = ("pumice.export.", "pumice.models.", "tests.factory", "tests.oracle", "tests.export.")
 """Modules that import some of them."""
-FIXTURES = {"pebble_bundle_cuda"}
+FIXTURES = {"pebble_bundle_cuda", "pebble_bundle_int8_cache"}
 """Bundles that are not among the given ones."""
 
 

@@ -38,7 +38,11 @@ class Row:
         return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in self.label)
 
 
-MORE = (Row(label="cpu-int4 --calibrate text", recipe="cpu-int4", options={"calibrate": "text"}),)
+MORE = (
+    Row(label="cpu-int4 --calibrate text", recipe="cpu-int4", options={"calibrate": "text"}),
+    Row(label="cpu-int8 --kv-cache int8", recipe="cpu-int8", options={"kv_cache": "int8"}),
+    Row(label="cpu-int4 --kv-cache int8", recipe="cpu-int4", options={"kv_cache": "int8"}),
+)
 """Rows beside those of pumice's own recipes."""
 
 

@@ -82,7 +82,7 @@ export async function* answer(client, ids, images, most) {
   const { decoder, tokens } = client.manifest;
   const none = float32(new Float32Array(0), [0, decoder.hidden_size]);
   const features = await featuresOf(client, images);
-  const Numbers = decoder.kv_dtype === 'float32' ? Float32Array : (globalThis.Float16Array ?? Uint16Array);
+  const Numbers = { float32: Float32Array, float16: globalThis.Float16Array ?? Uint16Array, int8: Int8Array }[decoder.kv_dtype];
   const cache = {};
   for (let layer = 0; layer < decoder.layers; layer++) for (const part of ['key', 'value']) {
     const dims = [1, decoder.kv_heads, 0, decoder.head_dim];

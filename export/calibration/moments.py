@@ -3,7 +3,7 @@
 Enters: a config, the reader that its weights will be written from, and what the layers are run over
 (`pumice.export.calibration.embeds`). Leaves: for every matrix of the layers the second moments of its input x over all
 tokens, float32: E[x²] of each channel, shape = (K,); or all of E[x·xᵀ], shape = (K, K), where rounding errors are to be
-fed back (`pumice.export.weights.error_feedback`).
+fed back (`pumice.export.weights.error_feedback`). And for every layer how large its keys and values are.
 
     inputs_embeds [B, T, D] ─layer 0─▶ stream ─layer 1─▶ …
                                │ moments of qkv, o_proj, gate and up, down
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pumice.export.calibration.cache_ranges import CacheRanges, ranges_of
 from pumice.export.calibration.module import streamed
 from pumice.models.config import LlavaConfig
 from pumice.models.decoder import rotary_caches
@@ -49,7 +50,7 @@ class Calibration:
         self._config, self._read, self._full = config, read, full
         self._embeds = embeds
         self._moments: dict[str, Tensor] = {}
-        self._next = 0
+        self._ranges: list[CacheRanges] = []
         self._stream: _Stream | None = None
 
     def reach(self, name: str) -> None:
@@ -58,12 +59,19 @@ class Calibration:
     @torch.no_grad()
     def moments(self, name: str) -> Tensor:
         """Of the inputs of one of the decoder's matrices; layers are asked for in their order."""
-        layer = int(name.split(".")[1])
-        while self._next <= layer:
-            self._moments.clear()
-            self._run(self._next)
-            self._next += 1
+        self._reach(int(name.split(".")[1]))
         return self._moments[name]
+
+    @torch.no_grad()
+    def cache_ranges(self, layer: int) -> CacheRanges:
+        """Of a layer's keys and values; those of layers before are kept."""
+        self._reach(layer)
+        return self._ranges[layer]
+
+    def _reach(self, layer: int) -> None:
+        while len(self._ranges) <= layer:
+            self._moments.clear()
+            self._run(len(self._ranges))
 
     def _run(self, layer: int) -> None:
         text, prefix = self._config.text, f"layers.{layer}."
@@ -76,7 +84,8 @@ class Calibration:
         }
         seen = _Seen(full=self._full)
         kind = text.layer_kinds[layer]
-        self._stream.run(streamed(lambda: Block(text, kind), table, self._read, seen.add))
+        block = streamed(lambda: Block(text, kind), table, self._read, seen.add)
+        self._ranges.append(self._stream.run(block))
         self._moments = {prefix + name: moments for name, moments in seen.moments().items()}
 
 
@@ -113,20 +122,28 @@ class _Stream:
     def __init__(self, config: LlavaConfig, embeds: Tensor) -> None:
         self._text = config.text
         self._cos, self._sin = rotary_caches(config.text)
+        self._turned = (self._sin != 0).any(dim=0)
         self._residual, self._delta = embeds, torch.zeros_like(embeds)
         widest = max(config.text.intermediate_size, 3 * config.text.hidden_size)
         self._group = max(1, ACTIVATION_VALUES // (embeds.shape[1] * widest))
 
-    def run(self, block: Block) -> None:
-        """Through one layer, some rows at a time."""
+    def run(self, block: Block) -> CacheRanges:
+        """Through one layer, some rows at a time; the ranges of its keys and values."""
+        turned = self._turned if block.self_attn.kind.turned else None
+        found: CacheRanges | None = None
         for start in range(0, len(self._residual), self._group):
             part = slice(start, start + self._group)
             residual, delta = self._residual[part], self._delta[part]
             empty = residual.new_zeros(len(residual), self._text.num_key_value_heads, 0, self._text.head_dim)
-            residual, delta, _ = block(
+            residual, delta, present = block(
                 residual, delta, (empty, empty), self._places(*residual.shape[:2]), None
             )
             self._residual[part], self._delta[part] = residual, delta
+            keys, values = present
+            ranges = ranges_of(keys, values, turned)
+            found = ranges if found is None else found.joined(ranges)
+        assert found is not None
+        return found
 
     def _places(self, count: int, length: int) -> Any:
         """As `pumice.models.text_block.Places`, for whole sequences behind nothing."""

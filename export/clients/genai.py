@@ -34,6 +34,8 @@ def refusal(manifest: Manifest) -> str | None:
     """Why the client cannot take the model; None where it can."""
     if isinstance(manifest.layout, Tiles):
         return "onnxruntime-genai joins the features of an image's tiles in no way that LLaVA has"
+    if manifest.decoder.kv_dtype == "int8":
+        return "onnxruntime-genai expects the past in every present, which int8 caches give for single tokens alone"
     return None
 
 

@@ -66,6 +66,8 @@ def refusal(manifest: Manifest) -> str | None:
         return f"Transformers.js does not know the cache of {source.text_model_type}"
     if precision.float_type == "bf16":
         return "Transformers.js has no bfloat16"
+    if manifest.decoder.kv_dtype == "int8":
+        return "Transformers.js makes a cache in float32 or float16"
     return None
 
 

@@ -40,6 +40,8 @@ Weights = Literal["float", "int8", "int4"]
 Activations = Literal["float", "int8"]
 Search = Literal["none", "k-quant", "activations"]
 SEARCHES: tuple[Search, ...] = ("none", "k-quant", "activations")
+KvCache = Literal["float", "int8"]
+KV_CACHES: tuple[KvCache, ...] = get_args(KvCache)
 
 _MOST_BYTES = 1 << 20
 """Of a recipe's file."""
@@ -114,7 +116,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     a second time, stored like this, for prompts. With `refine_head` a 4-bit head has four more bits beside it, from
     which the best logits are computed again. With `own_table` a tied model's table is stored by itself, as `embedding`
     says, beside the head: where a browser finds it. With `greedy_token` the decoder also gives the greedy token, so
-    that logits can stay on the device that computed them.
+    that logits can stay on the device that computed them. `kv_cache` is how keys and values are kept: in the float type
+    of attention, or in 8 bits.
     """
 
     name: str
@@ -125,6 +128,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refine_head: bool = False
     own_table: bool = False
     greedy_token: bool = False
+    kv_cache: KvCache = "float"
     vision_encoder: Storage = FLOAT
     embedding: Storage = FLOAT
     decoder: Storage = FLOAT
@@ -136,6 +140,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.float_type != "fp32" and any(part.activations == "int8" for part in parts):
             raise UsageError(
                 f"activations are int8 in a recipe with float_type {self.float_type}, expected fp32"
+            )
+        if self.float_type != "fp32" and self.kv_cache != "float":
+            raise UsageError(
+                f"kv_cache is {self.kv_cache} in a recipe with float_type {self.float_type}, expected fp32: attention "
+                "over such a cache was measured on CPUs alone"
             )
 
     @property
@@ -150,6 +159,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         stored = {storage.weights for storage in _graphs(self).values()}
         stored |= {part.weights for part in self.override if part.weights is not None}
         return "int4" if "int4" in stored else "int8" if "int8" in stored else self.float_type
+
+    def with_kv_cache(self, kv_cache: KvCache | None) -> Recipe:
+        """The recipe with keys and values kept otherwise; None leaves them as they are.
+
+        Raises:
+            UsageError: there is no such cache, or not for the recipe's float type.
+        """
+        if kv_cache is None:
+            return self
+        if kv_cache not in KV_CACHES:
+            raise UsageError(f"kv_cache is {kv_cache!r}, expected one of {', '.join(KV_CACHES)}")
+        return msgspec.structs.replace(self, kv_cache=kv_cache)
 
     def with_storage(self, **changes: Any) -> Recipe:
         """The recipe with other keys for all that it quantises; keys that are None stay.

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from pumice.export.checkpoint.integer_matrix import IntegerMatrix
-from pumice.export.recipes.recipe import FLOAT, FloatType, Recipe, Storage, assign
+from pumice.export.recipes.recipe import FLOAT, FloatType, KvCache, Recipe, Storage, assign
 from pumice.manifest import Precision
 from pumice.models.config import LlavaConfig
 from pumice.models.float_types import cache_type
@@ -48,8 +48,8 @@ class WeightStorage:
     """How a model's weights are stored: `dtype` of what stays float, and what is quantised, by `graph/parameter`.
 
     With `prefill` the decoder's layers are stored a second time, for reading prompts; with `greedy_token` it has that
-    output; with `own_table` a tied table is stored apart from the head. Matrices that are `kept` are made of the
-    checkpoint's own `integers`, by canonical name.
+    output; with `own_table` a tied table is stored apart from the head. `kv_cache` is of keys and values. Matrices that
+    are `kept` are made of the checkpoint's own `integers`, by canonical name.
     """
 
     dtype: torch.dtype
@@ -57,12 +57,13 @@ class WeightStorage:
     prefill: bool = False
     greedy_token: bool = False
     own_table: bool = False
+    kv_cache: KvCache = "float"
     kept: frozenset[str] = frozenset()
     integers: Mapping[str, IntegerMatrix] = field(default_factory=dict)
 
     @property
-    def cache_dtype(self) -> torch.dtype:
-        """Of keys and values."""
+    def angle_dtype(self) -> torch.dtype:
+        """Of the rotary tables, and of keys and values before they are rounded."""
         return cache_type(self.dtype)
 
     def of(self, graph: str) -> dict[str, Storage]:
@@ -101,6 +102,7 @@ def storage_of(recipe: Recipe, config: LlavaConfig) -> WeightStorage:
         prefill=prefill,
         greedy_token=recipe.greedy_token,
         own_table=recipe.own_table,
+        kv_cache=recipe.kv_cache,
     )
 
 
@@ -119,7 +121,7 @@ def weight_bytes(form: WeightStorage, config: LlavaConfig) -> list[int]:
     sizes = [_bytes(form, f"{graph}/{name}", weight) for graph, name, weight in _all(config, form)]
     if RESIDUAL_HEAD in form.quantized:
         sizes.append(_residual_bytes(form, config))
-    return [*sizes, _angle_bytes(form, config)]
+    return [*sizes, _angle_bytes(form, config), _step_bytes(form, config)]
 
 
 def graph_bytes(form: WeightStorage, config: LlavaConfig) -> dict[str, int]:
@@ -129,13 +131,20 @@ def graph_bytes(form: WeightStorage, config: LlavaConfig) -> dict[str, int]:
         sizes[graph] = sizes.get(graph, 0) + _bytes(form, f"{graph}/{name}", weight)
     if RESIDUAL_HEAD in form.quantized:
         sizes["decoder"] += _residual_bytes(form, config)
-    sizes["decoder"] += _angle_bytes(form, config)
+    sizes["decoder"] += _angle_bytes(form, config) + _step_bytes(form, config)
     return sizes
 
 
 def _angle_bytes(form: WeightStorage, config: LlavaConfig) -> int:
     """Of the rotary tables."""
-    return config.text.max_position_embeddings * config.text.head_dim * form.cache_dtype.itemsize
+    return config.text.max_position_embeddings * config.text.head_dim * form.angle_dtype.itemsize
+
+
+def _step_bytes(form: WeightStorage, config: LlavaConfig) -> int:
+    """Of the steps of keys and values in 8 bits, float32 for each of their channels."""
+    text = config.text
+    channels = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+    return 0 if form.kv_cache == "float" else 4 * channels
 
 
 def _residual_bytes(form: WeightStorage, config: LlavaConfig) -> int:

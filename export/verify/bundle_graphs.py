@@ -166,7 +166,9 @@ class DecoderGraph:
         feeds[NUM_LOGITS_TO_KEEP] = np.array(0 if all_logits else 1, dtype=np.int64)
         names = [LOGITS, *cache_names(PRESENT, self._shape.layers)]
         logits_1TV, *cache = _results(self._session, names, feeds)
-        return np.asarray(logits_1TV[0], dtype=np.float32), tuple(cache)
+        return np.asarray(logits_1TV[0], dtype=np.float32), _whole(
+            past, cache, feeds[ATTENTION_MASK].shape[1]
+        )
 
     def _logits(self, embeds: Floats, past: Cache | None) -> Floats:
         feeds = _decoder_feeds(self._shape, embeds, past)
@@ -230,6 +232,13 @@ def _decoder_feeds(shape: DecoderShape, embeds: Floats, past: Cache | None) -> d
     total = cache[0].shape[2] + embeds.shape[1]
     feeds: dict[str, NDArray[Any]] = dict(zip(names, cache, strict=True))
     return feeds | {INPUTS_EMBEDS: embeds, ATTENTION_MASK: np.ones((1, total), dtype=np.int64)}
+
+
+def _whole(past: Cache | None, present: list[NDArray[Any]], total: int) -> Cache:
+    """Keys and values of all `total` tokens: of several in 8 bits a graph gives the new ones alone."""
+    if past is None or present[0].shape[2] == total:
+        return tuple(present)
+    return tuple(np.concatenate(parts, axis=2) for parts in zip(past, present, strict=True))
 
 
 def _run(session: Any, output: str, feeds: dict[str, NDArray[Any]]) -> Floats:

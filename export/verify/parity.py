@@ -176,10 +176,18 @@ class Report:
 
 
 def summarize(
-    precision: str, cases: Sequence[Case], text: TextCase | None = None, *, built_in: bool = False
+    precision: str,
+    cases: Sequence[Case],
+    text: TextCase | None = None,
+    *,
+    built_in: bool = False,
+    rounded_cache: bool = False,
 ) -> Summary:
-    """The worst error over the cases, means of the shares, and the verdict; `built_in` cases are our own prompts."""
-    verdict = _verdict(precision, cases, text)
+    """The worst error over the cases, means of the shares, and the verdict; `built_in` cases are our own prompts.
+
+    With a `rounded_cache`, keys and values in 8 bits, no bundle is held to float32's rounding.
+    """
+    verdict = _verdict(precision == "fp32" and not rounded_cache, cases, text)
     return Summary(
         passed=verdict.sound,
         verdict=verdict.word,
@@ -201,12 +209,12 @@ def summarize(
     )
 
 
-def _verdict(precision: str, cases: Sequence[Case], text: TextCase | None) -> Verdict:
+def _verdict(float32: bool, cases: Sequence[Case], text: TextCase | None) -> Verdict:
     errors = [(case.decoder.max, case.decoder.largest) for case in cases]
     if text:
         errors.append((text.logits_max, text.largest))
     return judge(
-        float32=precision == "fp32",
+        float32=float32,
         same_inputs=all(case.same_input_ids and case.same_pixel_values for case in cases),
         finite=bool(np.isfinite([error for error, _ in errors]).all()),
         same_tokens=all(case.first_difference is None for case in cases),

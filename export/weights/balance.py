@@ -24,10 +24,12 @@ norm without a weight, one that attention and MLP share, or none; an MLP without
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pumice.export.calibration.cache_ranges import CacheRanges
 from pumice.export.calibration.moments import Calibration
 from pumice.models.config import LlavaConfig, TextConfig
 from pumice.models.text_weights import decoder_weights
@@ -114,6 +116,12 @@ class ChannelBalance:
         """The calibration's, of the balanced model's inputs."""
         moments, scales = self._calibration.moments(name), self.scales(name)
         return moments / (scales[:, None] * scales) if moments.dim() == 2 else moments / scales.square()
+
+    def cache_ranges(self, layer: int) -> CacheRanges:
+        """The calibration's, of the balanced model's keys and values."""
+        ranges = self._calibration.cache_ranges(layer)
+        scales = self._of_values(self.scales(f"layers.{layer}.self_attn.o_proj.weight"))
+        return replace(ranges, values=ranges.values / scales.view_as(ranges.values))
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start … stop of a tensor as the balanced model has it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from pumice.decoder.kv_cache import KVCache
 from pumice.errors import UsageError
 from pumice.generation.strategy import Floats, Piece, Step
 from pumice.images.prepared import PromptImage
-from pumice.manifest import Manifest
+from pumice.manifest import DecoderShape, Manifest
 from pumice.result import Generated
 from pumice.scheduler.request import Clock, Request
 from pumice.scheduler.scheduler import Scheduler
@@ -100,11 +101,7 @@ class Parts:
         """
         cache = self.decoder.new_cache(context + new + 1)
         ids = self._ids(context)
-        shape = self.decoder.shape
-        block = np.random.default_rng(0).standard_normal(
-            (2 * shape.layers, shape.kv_heads, context, shape.head_dim), np.float32
-        )
-        cache.write(0, 0, (block / 10).astype(shape.kv_dtype))
+        cache.write(0, 0, cache_noise(self.decoder.shape, context))
         cache.fill(0, ids)
         return self._answer(ids, cache, new + 1).token_s
 
@@ -126,6 +123,14 @@ class Parts:
         request.results()  # raises what went wrong
         gaps: NDArray[np.float64] = np.diff(strategy.times)
         return Spent(first_s=strategy.times[0] - began, token_s=tuple(gaps.tolist()))
+
+
+def cache_noise(shape: DecoderShape, positions: int) -> NDArray[Any]:
+    """Keys and values that no prompt has made, for `KVCache.write`."""
+    block = np.random.default_rng(0).standard_normal(
+        (2 * shape.layers, shape.kv_heads, positions, shape.head_dim), np.float32
+    )
+    return (block * (32 if shape.kv_dtype == "int8" else 0.1)).clip(-127, 127).astype(shape.kv_dtype)
 
 
 class _Likeliest:

@@ -32,13 +32,15 @@ _TOKENIZER = 20  # bytes in memory for each byte of tokenizer.json
 _SCALE = 4  # bytes of a block's scale; as many again are made when it is packed
 _VISION_FLOATS = 17  # values for each patch and unit of width that one image leaves in ONNX Runtime's arena
 _DECODER_FLOATS = 32  # values for each token and unit of width of a chunk, MLP included
+_FLOAT_COPIES = (
+    5  # of a layer's int8 keys and values: two multiplied out, two beside the new ones, one on its way
+)
 _LOGIT_ROWS = 4  # the graph's, and what processors make of them
 
 
 def position_bytes(shape: DecoderShape) -> int:
     """Bytes of one position's keys and values in all layers."""
-    itemsize = 4 if shape.kv_dtype == "float32" else 2
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.kv_size
 
 
 def rounded_up(shape: DecoderShape, positions: int) -> int:
@@ -135,8 +137,11 @@ def decoder_activation_bytes(shape: DecoderShape) -> int:
 
 def score_bytes(shape: DecoderShape) -> int:
     """What a chunk of a prompt takes for each position that it attends to; on the CPU attention in float16 keeps all
-    scores of a layer, in float32 it does not (docs/decisions/kv-cache-type.md)."""
+    scores of a layer, in float32 it does not, and of int8 it makes floats, a layer at a time
+    (docs/decisions/kv-cache-type.md)."""
     heads = shape.hidden_size // shape.head_dim
+    if shape.kv_dtype == "int8":
+        return 4 * _FLOAT_COPIES * shape.kv_heads * shape.head_dim
     return 4 * CHUNK * heads if shape.kv_dtype == "float16" else 0
 
 

@@ -11,7 +11,7 @@ from pumice.cli.located import tell
 from pumice.cli.push import checked_target, pushed_bundle
 from pumice.cli.terminal import json_lines, printable, printable_lines
 from pumice.errors import HubError, UsageError
-from pumice.export.recipes.recipe import NAMES, PRECISIONS, SEARCHES, load_recipe
+from pumice.export.recipes.recipe import KV_CACHES, NAMES, PRECISIONS, SEARCHES, load_recipe
 
 if TYPE_CHECKING:
     from pumice.export.adapters.folder import Adapter
@@ -50,6 +50,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|text",
         help="int4: measure activations on this text, or on pumice's own, and feed rounding errors back (GPTQ); "
         "slower and nearer than by random tokens",
+    )
+    parser.add_argument(
+        "--kv-cache",
+        choices=KV_CACHES,
+        help="keys and values as attention computes, or in 8 bits: a quarter of the memory, quicker over long "
+        "contexts (the recipe's)",
     )
     vocabulary.add_adapter(
         parser, "LoRA adapter to merge, a folder or hub id (docs/adapters.md); repeatable, in order"
@@ -121,6 +127,7 @@ def run_export(args: argparse.Namespace) -> int:
         symmetric=args.symmetric,
         search=args.search,
         calibrate=args.calibrate,
+        kv_cache=args.kv_cache,
         context_length=args.context_length,
         max_tiles=args.max_tiles,
         adapters=adapters,

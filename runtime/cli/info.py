@@ -180,9 +180,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         stored += (
             f", {precision.bits} bit in blocks of {precision.block_size}, {len(precision.quantized)} matrices"
         )
-    cache = (
-        2 * decoder.layers * decoder.kv_heads * decoder.head_dim * (4 if decoder.kv_dtype == "float32" else 2)
-    )
+    cache = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * decoder.kv_size
     total = sum(entry.size for entry in manifest.files.values())
     rows = [
         (

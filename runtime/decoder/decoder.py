@@ -87,7 +87,7 @@ class Decoder:
             RunCancelledError: the run was ended; the slot is as it was.
             GenerationError: a failure in ONNX Runtime.
         """
-        binding = self._bound(self.sessions.decoder, ids, features, cache, slot)
+        binding, new = self._bound(self.sessions.decoder, ids, features, cache, slot)
         if keep != 1:
             if self._keeps is None:
                 raise BundleError(
@@ -96,7 +96,7 @@ class Decoder:
             binding.bind_ortvalue_input(self._keeps, OrtValue.ortvalue_from_numpy(np.array(keep, np.int64)))
         binding.bind_output(LOGITS, "cpu")
         _run(self.sessions.decoder, binding, cancellation)
-        cache.fill(slot, keys)
+        cache.fill(slot, keys, new)
         logits_NV: Floats = binding.get_outputs()[-1].numpy()[0]
         return logits_NV
 
@@ -150,19 +150,18 @@ class Decoder:
         cancellation: Cancellation,
     ) -> None:
         assert self.sessions.prefill is not None
-        binding = self._bound(self.sessions.prefill, ids, features, cache, slot)
+        binding, new = self._bound(self.sessions.prefill, ids, features, cache, slot)
         _run(self.sessions.prefill, binding, cancellation)
-        cache.fill(slot, keys)
+        cache.fill(slot, keys, new)
 
     def _bound(
         self, session: InferenceSession, ids: Sequence[int], features: Rows, cache: KVCache, slot: int
-    ) -> Any:
-        """A binding with all but what the decoder alone has."""
+    ) -> tuple[Any, NDArray[Any] | None]:
+        """A binding with all but what the decoder alone has, and where new keys and values go if not in place."""
         binding = session.io_binding()
         bind_embeds(binding, embed(self.sessions.embedding, self.sessions.memory, ids, features))
         binding.bind_cpu_input(ATTENTION_MASK, np.ones((1, cache.length(slot) + len(ids)), np.int64))
-        cache.bind(binding, slot, 1)
-        return binding
+        return binding, cache.bind(binding, slot, 1, len(ids))
 
     def all_logits(self, ids: Sequence[int], features: Rows) -> Floats:
         """Logits after each of `ids`, float32 [T, V].

@@ -56,21 +56,36 @@ class KVCache:
         """Forget a slot's positions from `length` on; the next tokens overwrite them."""
         del self.contents[slot][length:]
 
-    def fill(self, slot: int, keys: Sequence[Key]) -> None:
-        """Note what the decoder wrote behind a slot's filled positions."""
+    def fill(self, slot: int, keys: Sequence[Key], new: NDArray[Any] | None = None) -> None:
+        """Note what the decoder wrote behind a slot's filled positions, or write what it gave by itself: see `bind`."""
+        if new is not None:
+            self.write(slot, self.length(slot), new)
         self.contents[slot].extend(keys)
 
-    def bind(self, binding: Any, first: int, count: int) -> None:
-        """Bind `count` slots from `first` on as a batch, as past and as present."""
+    def bind(self, binding: Any, first: int, count: int, tokens: int = 1) -> NDArray[Any] | None:
+        """Bind `count` slots from `first` on as a batch, as past and as present, for a run of so many new tokens.
+
+        Of several tokens in int8 a graph gives the new keys and values by themselves: their block, which is filled when
+        it has been run, is the caller's to write. None where the graph writes in place.
+        """
         shape = (count, self.shape.kv_heads, self.capacity, self.shape.head_dim)
         dtype = np.dtype(self.shape.kv_dtype)
         offset = first * math.prod(shape[1:]) * dtype.itemsize
         device = self._memory.device if self._memory else self.device
+        new: NDArray[Any] | None = None
+        if tokens > 1 and self.shape.kv_dtype == "int8":
+            assert count == 1, f"{tokens} tokens for each of {count} slots"
+            new = np.empty((2 * self.shape.layers, self.shape.kv_heads, tokens, self.shape.head_dim), dtype)
         for i, pointer in enumerate(self._buffers.pointers):
             tensor = f"{i // 2}.{'value' if i % 2 else 'key'}"
             place = (device, 0, dtype.type, shape, pointer + offset)
             binding.bind_input(f"{PAST}.{tensor}", *place)
-            binding.bind_output(f"{PRESENT}.{tensor}", *place)
+            if new is None:
+                binding.bind_output(f"{PRESENT}.{tensor}", *place)
+            else:
+                own = ("cpu", 0, dtype.type, (1, *new.shape[1:]), new[i].ctypes.data)
+                binding.bind_output(f"{PRESENT}.{tensor}", *own)
+        return new
 
     def read(self, slot: int, start: int, stop: int) -> NDArray[Any]:
         """A copy of a slot's positions `start` … `stop`-1, shape = (2·layers, kv_heads, stop-start, head_dim)."""

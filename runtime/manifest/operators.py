@@ -38,8 +38,12 @@ so that sessions there ask for unsigned weights; making them, versions before `_
 looking whether there is one, and abort the process."""
 _UNSIGNED = "1.30.0"
 
-_BY_ATTRIBUTE = {("GroupQueryAttention", "local_window_size"): "1.24.0"}
-"""Attributes of which older versions make something else: a window had one token more (microsoft/onnxruntime#25927)."""
+_BY_ATTRIBUTE = {
+    ("GroupQueryAttention", "local_window_size"): "1.24.0",
+    ("GroupQueryAttention", "k_quant_type"): "1.28.0",
+}
+"""Attributes of which older versions make something else. A window had one token more (microsoft/onnxruntime#25927);
+keys and values in 8 bits fail before 1.27, and in 1.27 rows of a batch but the first are wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)

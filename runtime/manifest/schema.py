@@ -83,7 +83,7 @@ class DecoderShape:
     """What the KV cache and the logits look like.
 
     `past_key_values.{i}.key` is [batch_size, kv_heads, past, head_dim] of dtype `kv_dtype`; `context_length` counts
-    tokens.
+    tokens. Of `int8` keys and values a run of several tokens gives the new ones alone as `present`.
     """
 
     layers: Positive
@@ -92,7 +92,12 @@ class DecoderShape:
     hidden_size: Positive
     vocab_size: Positive
     context_length: Positive
-    kv_dtype: Literal["float32", "float16"]
+    kv_dtype: Literal["float32", "float16", "int8"]
+
+    @property
+    def kv_size(self) -> int:
+        """Bytes of one number of a key or value."""
+        return {"float32": 4, "float16": 2, "int8": 1}[self.kv_dtype]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,12 @@ def prepare(manifest: Manifest, options: Any) -> None:
     """Make session options for `open_on_cuda`; refuse a bundle whose attention has no kernel, before it is read.
 
     Raises:
-        DeviceError: it keeps keys and values in float32.
+        DeviceError: it keeps keys and values in float32, or in int8.
     """
-    if manifest.decoder.kv_dtype == "float32":
+    kv_dtype = manifest.decoder.kv_dtype
+    if kv_dtype != "float16":
         raise DeviceError(
-            "device 'cuda' cannot be used: this bundle was made for CPUs, its keys and values are float32 and "
+            f"device 'cuda' cannot be used: this bundle was made for CPUs, its keys and values are {kv_dtype} and "
             "attention on CUDA takes float16: export with --recipe cuda-fp16 or cuda-int4"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

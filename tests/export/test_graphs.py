@@ -51,7 +51,7 @@ class Graphs:
 
     def empty_cache(self, batch: int = 1) -> list[np.ndarray]:
         shape = self.manifest.decoder
-        past = np.zeros((batch, shape.kv_heads, 0, shape.head_dim), np.float32)
+        past = np.zeros((batch, shape.kv_heads, 0, shape.head_dim), shape.kv_dtype)
         return [past] * (2 * shape.layers)
 
     def decode(

@@ -1,4 +1,4 @@
-"""What docs/equality.md promises of a bundle's numbers, on pebble in float32, 8 and 4 bits.
+"""What docs/equality.md promises of a bundle's numbers, on pebble in float32, 8 and 4 bits, its cache in 8 too.
 
 Same bits: logits are compared as they are. Same tokens: greedy answers, for float32. Oracle: the prompt read whole, and
 alone. What may differ (drafts and chats of quantised bundles) is measured by `python -m bench.equality`.
@@ -27,7 +27,7 @@ from pumice.scheduler.scheduler import Scheduler
 from tests.runtime.scheduler.test_scheduler import Script, ids_of, job_of, run, step
 
 pytestmark = pytest.mark.export_extra
-"""Bundles of five kinds are exported for it."""
+"""Bundles of seven kinds are exported for it."""
 
 ANSWER = [20, 31, 42]
 """What follows every prompt here, whatever its logits say."""
@@ -60,10 +60,16 @@ def bundles(
     for name, recipe in {"int8": "cpu-int8", "integers": integers, "prefill": "cpu-fast"}.items():
         export_bundle(pebble_checkpoint, folder / name, recipe=recipe)
         made[name] = folder / name
+    for name, recipe in {"int8 cache": "cpu-int8", "prefill, int8 cache": "cpu-fast"}.items():
+        export_bundle(pebble_checkpoint, folder / name, recipe=recipe, kv_cache="int8")
+        made[name] = folder / name
     return made
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "integers", "int4", "prefill"])
+@pytest.fixture(
+    scope="module",
+    params=["fp32", "int8", "integers", "int4", "prefill", "int8 cache", "prefill, int8 cache"],
+)
 def model(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Model:
     return load(bundles[request.param])
 
@@ -123,7 +129,7 @@ def test_kept_prefixes_change_no_bit(model: Model) -> None:
         assert same_bits(*logits(model, other, cache=slot), fresh), length
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8", "integers"])
+@pytest.mark.parametrize("name", ["fp32", "int8", "integers", "int8 cache"])
 def test_rows_change_no_bit(name: str, bundles: dict[str, Path]) -> None:
     """Prompts that are read while others decode, and whose tokens are computed together."""
     model = load(bundles[name])

@@ -27,9 +27,15 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(params=["fp32", "int4"])
-def folder(request: pytest.FixtureRequest, pebble_bundle: Path, pebble_bundle_int4: Path) -> Path:
-    return pebble_bundle if request.param == "fp32" else pebble_bundle_int4
+@pytest.fixture(params=["fp32", "int4", "int8 cache"])
+def folder(
+    request: pytest.FixtureRequest,
+    pebble_bundle: Path,
+    pebble_bundle_int4: Path,
+    pebble_bundle_int8_cache: Path,
+) -> Path:
+    folders = {"fp32": pebble_bundle, "int4": pebble_bundle_int4, "int8 cache": pebble_bundle_int8_cache}
+    return folders[request.param]
 
 
 def test_ids_pixels_and_tokens_are_pumices(folder: Path) -> None:

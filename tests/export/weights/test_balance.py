@@ -96,6 +96,10 @@ def test_moments_are_those_of_the_balanced_model(full: bool, tmp_path: Path) -> 
             balance.reach(name)
             found[name] = balance.moments(name)
     again = calibrated(config, balance.read, full=full)
+    for layer in range(config.text.num_hidden_layers):
+        ours, theirs = balance.cache_ranges(layer), calibrated(config, balance.read).cache_ranges(layer)
+        torch.testing.assert_close(ours.keys, theirs.keys, atol=1e-4, rtol=2e-3)
+        torch.testing.assert_close(ours.values, theirs.values, atol=1e-4, rtol=2e-3)
     assert len(found) == 5 * config.text.num_hidden_layers
     for name, moments in found.items():
         torch.testing.assert_close(moments, again.moments(name), atol=1e-4, rtol=2e-3)

@@ -51,10 +51,20 @@ def have(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("context", "batch", "kv_dtype", "expected"),
-    [(1, 1, "float32", 64), (64, 3, "float32", 192), (65, 1, "float32", 128), (4096, 2, "float16", 4096)],
+    [
+        (1, 1, "float32", 64),
+        (64, 3, "float32", 192),
+        (65, 1, "float32", 128),
+        (4096, 2, "float16", 4096),
+        (4096, 2, "int8", 2048),
+    ],
 )
 def test_the_cache_of_a_plan(
-    context: int, batch: int, kv_dtype: Literal["float32", "float16"], expected: int, manifest: Manifest
+    context: int,
+    batch: int,
+    kv_dtype: Literal["float32", "float16", "int8"],
+    expected: int,
+    manifest: Manifest,
 ) -> None:
     narrow = replace(manifest, decoder=replace(LLAMA, kv_dtype=kv_dtype))
     assert plan(narrow, context=context, batch=batch).answering["KV cache"] == expected * MIB
@@ -67,8 +77,10 @@ def test_a_plan_grows_by_its_cache_and_its_logits(manifest: Manifest) -> None:
     assert plan(manifest, available=10**12).context == LLAMA.context_length
 
 
-@pytest.mark.parametrize("kv_dtype", ["float32", "float16"])
-def test_a_plan_fits_or_says_what_would(kv_dtype: Literal["float32", "float16"], manifest: Manifest) -> None:
+@pytest.mark.parametrize("kv_dtype", ["float32", "float16", "int8"])
+def test_a_plan_fits_or_says_what_would(
+    kv_dtype: Literal["float32", "float16", "int8"], manifest: Manifest
+) -> None:
     manifest = replace(manifest, decoder=replace(LLAMA, kv_dtype=kv_dtype))
     whole = plan(manifest, context=640, batch=2, available=10**12)
     tight = plan(manifest, context=640, batch=2, available=whole.total)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pumice.manifest.operators import LOWEST, Operator, lowest_version, version_numbers
@@ -39,6 +41,8 @@ def test_windows_had_one_token_more() -> None:
     )
     assert lowest_version([windowed], makes_unsigned=False) == "1.24.0"
     assert lowest_version([operator("GroupQueryAttention", 9)], makes_unsigned=False) == LOWEST
+    rounded = dataclasses.replace(windowed, inputs=14, attributes=frozenset({"k_quant_type"}))
+    assert lowest_version([windowed, rounded], makes_unsigned=False) == "1.28.0"
     assert lowest_version([windowed, operator("MatMulIntegerToFloat", 5)], makes_unsigned=True) == "1.30.0"
 
 
