@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pumice.bundle.folder import Bundle, open_bundle
 from pumice.bundle.optimized import Optimized, find
@@ -28,7 +30,7 @@ from pumice.pipeline import Pipeline
 from pumice.prompt.builder import PromptBuilder
 from pumice.prompt.template import ChatTemplate
 from pumice.prompt.tokenizer import PromptTokenizer
-from pumice.sessions.opening import Sessions, open_sessions
+from pumice.sessions.opening import Sessions, open_sessions, tell_refused
 from pumice.sessions.optimize import make
 from pumice.vision.cache import FeatureCache
 from pumice.vision.encoder import ImageEncoder
@@ -42,6 +44,8 @@ _FOLDER_BYTES = 4 * 2**30
 
 _WORTH_DRAFTING = 50_000_000
 """Bytes of a decoder below which a decode step is so quick that drafting takes as long."""
+
+_Language: TypeAlias = "tuple[ChatTemplate | None, PromptTokenizer, bytes]"
 
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -61,6 +65,9 @@ def load(
     feature_cache_dir: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a bundle, check every file of it, and make it ready to generate.
+
+    On the CPU the vision encoder is opened last, and text can be answered before it is: the first image waits for it,
+    and what ONNX Runtime refuses of that graph is raised there, as BundleError. `Model.wait` waits for it.
 
     Args:
         bundle: the folder that `pumice export` wrote; or, where there is no such folder, `org/name` on the Hugging
@@ -105,11 +112,13 @@ def load(
         "low_memory": low_memory,
         "cuda_graph": cuda_graph,
     }
-    with ThreadPoolExecutor(1) as pool:  # a tokenizer is read under Python's lock; ONNX Runtime needs it not
-        sessions_to_be = pool.submit(_sessions, opened, copy, wanted)
-        template, tokenizer = _language(opened)
-        tokenizer_json = opened.read(manifest.chat.tokenizer_file)
-        sessions = sessions_to_be.result()
+    language: Future[_Language] = Future()
+    sessions = _sessions(opened, copy, wanted, meanwhile=partial(_settle, language, opened))
+    try:
+        template, tokenizer, tokenizer_json = language.result()
+    except BaseException:
+        sessions.vision.settle()
+        raise
     prefix = _prefix_cache_bytes(sessions, manifest) if prefix_cache_bytes is None else prefix_cache_bytes
     kept = default_feature_cache_bytes(manifest) if feature_cache_bytes is None else feature_cache_bytes
     folder = None if feature_cache_dir is None else FeatureFolder(named(feature_cache_dir), _FOLDER_BYTES)
@@ -119,11 +128,10 @@ def load(
         tokenizer=tokenizer,
         builder=PromptBuilder(manifest, tokenizer, template),
         encoder=ImageEncoder(
-            sessions.vision_encoder,
+            sessions.vision,
             manifest,
             FeatureCache(kept, folder),
             None if sessions.memory is None else ResidentFeatures(sessions.memory),
-            released=sessions.released_vision,
         ),
         prefixes=PrefixCache(prefix),
         strategies=StrategyMaker(
@@ -158,14 +166,16 @@ def _opened(folder: Path, optimized: bool | None) -> tuple[Bundle, Optimized | N
     return opened, copy
 
 
-def _sessions(bundle: Bundle, copy: Optimized | None, wanted: dict[str, Any]) -> Sessions:
+def _sessions(
+    bundle: Bundle, copy: Optimized | None, wanted: dict[str, Any], meanwhile: Callable[[], None]
+) -> Sessions:
     """Of the copy; of the bundle, digested whole, where ONNX Runtime refuses the copy."""
     try:
-        return open_sessions(bundle, **wanted, optimized=copy)
+        return open_sessions(bundle, **wanted, optimized=copy, meanwhile=meanwhile)
     except BundleError as error:
         if copy is None:
             raise
-        logger.warning("the copy in %s is not used: %s", copy.folder, error)
+        tell_refused(copy, error)
         return open_sessions(open_bundle(bundle.folder), **wanted)
 
 
@@ -187,20 +197,29 @@ def drafts_pay(manifest: Manifest) -> bool:
     return exact and nbytes >= _WORTH_DRAFTING
 
 
-def _language(bundle: Bundle) -> tuple[ChatTemplate | None, PromptTokenizer]:
-    """The chat template, if there is one, and the tokenizer."""
+def _settle(language: Future[_Language], bundle: Bundle) -> None:
+    """Read the language; what goes wrong is told to whoever asks for it."""
+    try:
+        language.set_result(_language(bundle))
+    except BaseException as error:
+        language.set_exception(error)
+
+
+def _language(bundle: Bundle) -> _Language:
+    """The chat template, if there is one, the tokenizer, and what it was read of."""
     manifest = bundle.manifest
     variables = {name: text for name in _SPECIALS if (text := getattr(manifest.tokens, name)) is not None}
     template = None
     if manifest.chat.template_file is not None:
         template = ChatTemplate(_text(bundle, manifest.chat.template_file), variables)
         template.start()
+    tokenizer_json = bundle.read(manifest.chat.tokenizer_file)
     tokenizer = PromptTokenizer(
-        bundle.read(manifest.chat.tokenizer_file),
+        tokenizer_json,
         reserved=[*manifest.media_texts, *variables.values()],
         template=template.source if template else "",
     )
-    return template, tokenizer
+    return template, tokenizer, tokenizer_json
 
 
 def _text(bundle: Bundle, name: str) -> str:

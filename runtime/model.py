@@ -68,8 +68,21 @@ class Model:
         Engines, chats and streams that were made of the model need all of that: it goes with the last of them that is
         closed, or let go.
         """
-        self._pipeline = None
+        closed, self._pipeline = self._pipeline, None
+        if closed is not None:
+            closed.encoder.settle()  # a thread may be opening it
+        del closed
         trim()
+
+    def wait(self) -> None:
+        """Return when the whole model is there: of one that was just loaded the vision encoder may still be opened.
+
+        Nobody has to: the first image waits for it.
+
+        Raises:
+            BundleError: ONNX Runtime refuses the vision encoder.
+        """
+        self.pipeline.encoder.wait()
 
     @property
     def pipeline(self) -> Pipeline:

@@ -68,6 +68,7 @@ def measure(
         progress("loading")
         began = time.perf_counter()
         loaded = load(bundle, device=device, threads=threads, prefix_cache_bytes=0, feature_cache_bytes=0)
+        loaded.wait()
         return loaded, time.perf_counter() - began
 
     pixels = open_image(image)

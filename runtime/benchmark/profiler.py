@@ -25,7 +25,8 @@ from pumice.bundle.folder import Bundle, open_bundle
 from pumice.decoder.decoder import Decoder
 from pumice.images.files import ImageInput
 from pumice.images.prepared import PreparedImage, model_key, prepare_image
-from pumice.sessions.opening import open_sessions
+from pumice.sessions.later import Later
+from pumice.sessions.opening import Opened, open_sessions
 from pumice.vision.cache import FeatureCache
 from pumice.vision.encoder import ImageEncoder
 
@@ -68,11 +69,13 @@ def record(
         progress("loading")
         sessions = open_sessions(opened, device=device, threads=threads, profile=Path(folder))
         watched = {name: _Watched(getattr(sessions, name)) for name in GRAPHS if getattr(sessions, name)}
-        shown = replace(sessions, **cast(Any, watched))
+        vision = Later.of(Opened(session=cast(InferenceSession, watched["vision_encoder"])))
+        others = {name: session for name, session in watched.items() if name != "vision_encoder"}
+        shown = replace(sessions, vision=vision, **cast(Any, others))
         parts = Parts(
             manifest=opened.manifest,
             decoder=Decoder(shown, opened.manifest),
-            encoder=ImageEncoder(shown.vision_encoder, opened.manifest, FeatureCache(0)),
+            encoder=ImageEncoder(shown.vision, opened.manifest, FeatureCache(0)),
         )
         fitted = workload.fitted(opened.manifest.decoder.context_length)
         kinds = _parts(parts, prepare_image(image, opened.manifest, model_key(opened.manifest)), fitted)

@@ -138,6 +138,7 @@ def _engine(run: Run) -> contextlib.AbstractContextManager[Submitter]:
     from pumice.loading import load
 
     model = load(run.bundle, device=run.device, threads=run.threads)
+    model.wait()
     chosen = model.options(**run.options)
     rows = max(chosen.num_beams, chosen.num_return_sequences)
     if rows > run.slots:

@@ -71,5 +71,5 @@ def _load_s(folder: Path, optimized: bool | None) -> float:
     from pumice import load
 
     began = time.perf_counter()
-    load(folder, device="cpu", optimized=optimized)
+    load(folder, device="cpu", optimized=optimized).wait()
     return time.perf_counter() - began

@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pumice.cli import vocabulary
 from pumice.cli.flags import add_generation_arguments, generation_options
 from pumice.cli.terminal import as_json, print_stream
+from pumice.cli.waiting import waiting
 from pumice.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from pumice.images.videos import Video
+    from pumice.model import Model
     from pumice.stream import TextStream
 
 
@@ -53,6 +56,29 @@ def run_run(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     _check_together(args, prompt)
     options = generation_options(args)
+    local = os.path.isdir(args.bundle)  # noqa: PTH112  takes any name; a bundle on the hub has lines of its own
+    with waiting(f"loading {args.bundle}", quiet=args.quiet or not local):
+        model, images, videos = _loaded(args, options)
+    if prompt is None:
+        from pumice.cli.chat import run_chat
+        from pumice.cli.interrupts import handled_inside
+
+        with handled_inside():
+            return run_chat(
+                model.chat(system=args.system, **options), args.image, history=not args.no_history
+            )
+    if args.system is None:
+        stream = model.stream(prompt, images, videos=videos, raw=args.raw, **options)
+    else:
+        stream = model.chat(system=args.system, **options).stream(prompt, images, videos=videos)
+    _show(stream, several=(args.num_return_sequences or 1) > 1, json=args.json)
+    return 0
+
+
+def _loaded(
+    args: argparse.Namespace, options: dict[str, Any]
+) -> tuple[Model, list[Image.Image], list[Video]]:
+    """The model, and what is to be looked at, checked before the model is loaded."""
     from pumice.cli.checks import check_options, opened_images, opened_videos
     from pumice.cli.located import located
 
@@ -76,20 +102,7 @@ def run_run(args: argparse.Namespace) -> int:
         low_memory=args.low_memory,
         context_length=args.context_length,
     )
-    if prompt is None:
-        from pumice.cli.chat import run_chat
-        from pumice.cli.interrupts import handled_inside
-
-        with handled_inside():
-            return run_chat(
-                model.chat(system=args.system, **options), args.image, history=not args.no_history
-            )
-    if args.system is None:
-        stream = model.stream(prompt, images, videos=videos, raw=args.raw, **options)
-    else:
-        stream = model.chat(system=args.system, **options).stream(prompt, images, videos=videos)
-    _show(stream, several=(args.num_return_sequences or 1) > 1, json=args.json)
-    return 0
+    return model, images, videos
 
 
 def _show(stream: TextStream, *, several: bool, json: bool) -> None:

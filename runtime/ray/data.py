@@ -81,6 +81,7 @@ class BatchGenerator:
         model = load(
             bundle, revision=revision, device=device, threads=_cpus() if threads is None else threads
         )
+        model.wait()
         model.options(**options)  # what is wrong with all rows is no row's fault
         self._engine = Engine(model, slots=slots, context=context, max_queue=2 * slots)
         self._slots, self._prompt, self._raw, self._folder = slots, prompt, raw, folder

@@ -86,6 +86,7 @@ def load_bundle(settings: Settings, plan: MemoryPlan | None = None) -> Loaded:
         **_limits(settings, plan),
     )
     try:
+        model.wait()  # who is told that it is ready may send an image
         engine = Engine(
             model,
             slots=settings.slots,

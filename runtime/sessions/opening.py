@@ -1,21 +1,23 @@
 """ONNX Runtime sessions of a bundle's graphs.
 
-Enters: a checked bundle, a device, a thread count. Leaves: three sessions on that device.
+Enters: a checked bundle, a device, a thread count. Leaves: three or four sessions on that device. On the CPU the vision
+encoder is opened last, by a thread, while text can be answered already: the first image waits for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime
 
-from pumice.bundle.folder import Bundle
+from pumice.bundle.folder import Bundle, open_bundle
 from pumice.bundle.optimized import Optimized
 from pumice.errors import BundleError, DeviceError
 from pumice.machine.cpu import saturates
@@ -24,36 +26,64 @@ from pumice.manifest import GraphSpec, TensorSpec
 from pumice.sessions.arrays import DeviceMemory
 from pumice.sessions.cuda import open_on_cuda, prepare
 from pumice.sessions.device import CPU, choose_device, choose_threads, explain_fallback
+from pumice.sessions.later import Later
+
+logger = logging.getLogger("pumice")
 
 Device = Literal["cpu", "cuda"]
 
 _ONLY_FATAL = 4
 """ONNX Runtime's log level: errors arrive as exceptions."""
-_MAPPING = threading.Lock()
-"""Copies are opened one after another, so that each knows what it mapped."""
+_MAPPING: dict[str, threading.Lock] = {}
+"""A file of weights is mapped by one opening after another, so that each knows what it mapped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A graph's session; `released`: where its weights are mapped, memory that may be given back while it rests."""
+
+    session: onnxruntime.InferenceSession
+    released: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions:
-    """The graphs, ready to run on `device`; `prefill` where the bundle has it."""
+    """The graphs, ready to run on `device`, but for the vision encoder, which may still be opened."""
 
-    vision_encoder: onnxruntime.InferenceSession
+    vision: Later[Opened]
     embedding: onnxruntime.InferenceSession
     decoder: onnxruntime.InferenceSession
     prefill: onnxruntime.InferenceSession | None
+    """Where the bundle has it."""
     device: Device
     threads: int
     captures: bool = False
     """Whether the decoder's runs for single tokens are recorded as CUDA graphs."""
-    released_vision: tuple[Range, ...] = ()
-    """Where the vision encoder's weights are mapped: memory that may be given back once images are encoded."""
     released_prefill: tuple[Range, ...] = ()
-    """Those of the prefill graph."""
+    """Where the prefill graph's weights are mapped."""
+
+    @property
+    def vision_encoder(self) -> onnxruntime.InferenceSession:
+        """The vision encoder, waited for. Raises BundleError where ONNX Runtime refuses it."""
+        opened = self.vision.result()
+        assert opened is not None
+        return opened.session
 
     @property
     def memory(self) -> DeviceMemory | None:
         """Where arrays stay between the graphs; None where that is the host's memory."""
         return None if self.device == "cpu" else DeviceMemory(self.decoder, self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """How graphs are opened on the CPU, and of which copy."""
+
+    bundle: Bundle
+    threads: int
+    low_memory: bool
+    profile: Path | None
+    optimized: Optimized | None
 
 
 def open_sessions(
@@ -65,35 +95,44 @@ def open_sessions(
     cuda_graph: bool = False,
     profile: Path | None = None,
     optimized: Optimized | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Sessions:
     """Create the sessions; `auto` falls back to the CPU and says so once.
 
     With `low_memory` weights stay in their files, mapped into memory, instead of being copied into the order that is
     quickest to compute with. With `cuda_graph` decoding is recorded where it is done on CUDA. ONNX Runtime's profiles
     go to the folder `profile`, if given. On the CPU graphs are taken from `optimized`, whose weights are mapped anyway.
+    `meanwhile` is done by this thread while others open graphs, which do not need Python's lock; it must not raise.
 
     Raises:
         UsageError: an unknown device, or a thread count outside its interval.
         DeviceError: `cuda` was asked for and cannot be used.
-        BundleError: ONNX Runtime refuses a graph, or its inputs and outputs are not the manifest's.
+        BundleError: ONNX Runtime refuses a graph, or its inputs and outputs are not the manifest's; of the vision
+            encoder that is raised where it is waited for.
     """
     count = choose_threads(threads)
     chosen = choose_device(device)
     if chosen == "cuda":
+        meanwhile, meant = (lambda: None), meanwhile
         try:
-            return _open_on_cuda(bundle, session_options(count, low_memory, profile), count, cuda_graph)
+            with ThreadPoolExecutor(1) as pool:
+                options = session_options(count, low_memory, profile)
+                opening = pool.submit(_open_on_cuda, bundle, options, count, cuda_graph)
+                meant()
+                return opening.result()
         except DeviceError as error:
             if device == "cuda":
                 raise
             explain_fallback(str(error), level=logging.WARNING)
-    return _open_on_cpu(bundle, count, low_memory, profile, optimized)
+    place = _Place(bundle=bundle, threads=count, low_memory=low_memory, profile=profile, optimized=optimized)
+    return _open_on_cpu(place, meanwhile)
 
 
 def _open_on_cuda(bundle: Bundle, options: Any, threads: int, captures: bool) -> Sessions:
     graphs = bundle.manifest.graphs
     prepare(bundle.manifest, options)
     return Sessions(
-        vision_encoder=open_session(bundle, graphs.vision_encoder, "cuda", options),
+        vision=Later.of(Opened(session=open_session(bundle, graphs.vision_encoder, "cuda", options))),
         embedding=open_session(bundle, graphs.embedding, "cuda", options),
         decoder=open_session(bundle, graphs.decoder, "cuda", options, captures=captures),
         prefill=open_session(bundle, graphs.prefill, "cuda", options) if graphs.prefill else None,
@@ -103,44 +142,79 @@ def _open_on_cuda(bundle: Bundle, options: Any, threads: int, captures: bool) ->
     )
 
 
-def _open_on_cpu(
-    bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
-) -> Sessions:
-    graphs = bundle.manifest.graphs
-    copied = () if optimized is None else (graphs.vision_encoder, graphs.prefill)
-    resting = {graph: optimized.data(graph) for graph in copied if optimized and graph}
-    with _MAPPING if resting else contextlib.nullcontext():  # what comes to be mapped is of these sessions
-        before = {path: mapped(path) for path in resting.values()}
-        sessions = _open_all(bundle, threads, low_memory, profile, optimized)
-        released = {graph: releasable(path, before[path]) for graph, path in resting.items()}
+def _open_on_cpu(place: _Place, meanwhile: Callable[[], None]) -> Sessions:
+    """Several graphs at once: packing weights takes one thread each. The vision encoder comes behind all else."""
+    graphs = place.bundle.manifest.graphs
+    vision = Later(partial(_vision, place))
+    needed = [graph for graph in (graphs.decoder, graphs.prefill, graphs.embedding) if graph is not None]
+    begun = threading.Semaphore(0)
+
+    def opened(graph: GraphSpec) -> Opened:
+        begun.release()
+        return _opened(place, graph, rests=graph is graphs.prefill)
+
+    workers = 1 if place.profile is not None else place.threads
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            opening = {graph: pool.submit(opened, graph) for graph in needed}
+            for _ in range(
+                min(workers, len(needed))
+            ):  # else none would begin: `meanwhile` keeps Python's lock
+                begun.acquire()
+            meanwhile()
+            vision.start()
+            found = {graph: future.result() for graph, future in opening.items()}
+    except BaseException:
+        vision.settle()  # no thread is left behind
+        raise
+    if place.profile is not None:
+        vision.result()
     return Sessions(
-        vision_encoder=sessions[graphs.vision_encoder],
-        embedding=sessions[graphs.embedding],
-        decoder=sessions[graphs.decoder],
-        prefill=None if graphs.prefill is None else sessions[graphs.prefill],
+        vision=vision,
+        embedding=found[graphs.embedding].session,
+        decoder=found[graphs.decoder].session,
+        prefill=None if graphs.prefill is None else found[graphs.prefill].session,
         device="cpu",
-        threads=threads,
-        released_vision=released.get(graphs.vision_encoder, ()),
-        released_prefill=() if graphs.prefill is None else released.get(graphs.prefill, ()),
+        threads=place.threads,
+        released_prefill=() if graphs.prefill is None else found[graphs.prefill].released,
     )
 
 
-def _open_all(
-    bundle: Bundle, threads: int, low_memory: bool, profile: Path | None, optimized: Optimized | None
-) -> dict[GraphSpec, onnxruntime.InferenceSession]:
-    """All graphs at once: packing weights takes one thread each."""
-    graphs = bundle.manifest.graphs.all
-    copied = {} if optimized is None else {graph.file: optimized.path(graph) for graph in graphs}
+def _vision(place: _Place) -> Opened:
+    """The vision encoder of the copy; of the bundle, digested whole, where ONNX Runtime refuses the copy."""
+    try:
+        return _opened(place, place.bundle.manifest.graphs.vision_encoder, rests=True)
+    except BundleError as error:
+        if place.optimized is None:
+            raise
+        tell_refused(place.optimized, error)
+        return _vision(replace(place, bundle=open_bundle(place.bundle.folder), optimized=None))
 
-    def opened(graph: GraphSpec) -> onnxruntime.InferenceSession:
-        path = copied.get(graph.file)
-        options = session_options(threads, low_memory and path is None, profile)
-        if path is not None:  # it is optimised already
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return open_session(bundle, graph, "cpu", options, path=path)
 
-    with ThreadPoolExecutor(1 if profile is not None else threads) as pool:
-        return dict(zip(graphs, pool.map(opened, graphs), strict=True))
+def tell_refused(copy: Optimized, error: BundleError) -> None:
+    """Say that a copy is passed over."""
+    logger.warning("the copy in %s is not used: %s", copy.folder, error)
+
+
+def _opened(place: _Place, graph: GraphSpec, *, rests: bool) -> Opened:
+    """A graph on the CPU; where its weights are mapped, if that memory is to be given back while it `rests`."""
+    copy = place.optimized
+    path = None if copy is None else copy.path(graph)
+    options = session_options(place.threads, place.low_memory and path is None, place.profile)
+    if copy is None or path is None:
+        return Opened(session=open_session(place.bundle, graph, "cpu", options))
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was optimised
+    if not rests:
+        return Opened(session=open_session(place.bundle, graph, "cpu", options, path=path))
+    data = copy.data(graph)
+    with _mapping(data):  # what comes to be mapped is of this session
+        before = mapped(data)
+        session = open_session(place.bundle, graph, "cpu", options, path=path)
+        return Opened(session=session, released=releasable(data, before))
+
+
+def _mapping(path: str) -> threading.Lock:
+    return _MAPPING.setdefault(path, threading.Lock())
 
 
 def open_session(

@@ -20,10 +20,12 @@ from pumice.bundle.footprint import ENCODED_AT_ONCE
 from pumice.errors import GenerationError
 from pumice.images.layout import join, kept
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, layout_as_given, model_key
-from pumice.machine.pages import Range, release
+from pumice.machine.pages import release
 from pumice.manifest import Manifest
 from pumice.manifest.tensors import IMAGE_FEATURES, PIXEL_VALUES
 from pumice.sessions.arrays import DeviceArray, DeviceMemory, Rows
+from pumice.sessions.later import Later
+from pumice.sessions.opening import Opened
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.cache import FeatureCache
 from pumice.vision.resident import ResidentFeatures
@@ -39,15 +41,13 @@ class ImageEncoder:
 
     def __init__(
         self,
-        session: Any,
+        vision: Later[Opened],
         manifest: Manifest,
         cache: FeatureCache,
         resident: ResidentFeatures | None = None,
-        released: Sequence[Range] = (),
     ) -> None:
-        """Of the mapped memory `released` the pages are given back whenever images are encoded."""
-        self._session, self._cache, self._resident = session, cache, resident
-        self._released = released
+        """The first image waits for the session; memory of its mapped weights is given back when images are encoded."""
+        self._vision, self._cache, self._resident = vision, cache, resident
         self.width = manifest.decoder.hidden_size
         self._manifest = manifest
         self._batch = ENCODED_AT_ONCE if manifest.layout.stackable else 1
@@ -65,6 +65,7 @@ class ImageEncoder:
 
         Raises:
             GenerationError: features that are not finite, or a failure in ONNX Runtime.
+            BundleError: ONNX Runtime refuses the vision encoder.
             RunCancelledError: the run was ended.
         """
         known = {p.digest: p.features for p in images if isinstance(p, ImageFeatures)}
@@ -75,10 +76,12 @@ class ImageEncoder:
                 self._claim(missing, mine)
                 claimed = [missing[digest] for digest in mine]
                 unread = list(self._missing(claimed, known).values())  # another thread may have been quicker
+                if unread:
+                    self._wait(cancellation)
                 for start in range(0, len(unread), self._batch):
                     known |= self._run(unread[start : start + self._batch], numbers, cancellation)
                 if unread:
-                    release(self._released)
+                    release(self._opened().released)
             finally:
                 self._release(mine)
             for digest in missing.keys() - mine.keys():
@@ -97,6 +100,23 @@ class ImageEncoder:
             )
             for p in images
         ]
+
+    def wait(self) -> None:
+        """Return when images can be encoded without further waiting. Raises BundleError as `encode`."""
+        self._vision.result()
+
+    def settle(self) -> None:
+        """Return when no thread opens the session any more, whatever came of it."""
+        self._vision.settle()
+
+    def _wait(self, cancellation: Cancellation) -> None:
+        if self._vision.result(lambda: cancellation.is_set) is None:
+            raise RunCancelledError
+
+    def _opened(self) -> Opened:
+        opened = self._vision.result()
+        assert opened is not None
+        return opened
 
     def _missing(
         self, images: Sequence[PromptImage], known: dict[bytes, Floats]
@@ -185,10 +205,13 @@ class ImageEncoder:
         """Features [N, T, D] for the host; where they were computed elsewhere, those of `images` stay there as well."""
         pixels_NCHW = np.stack(arrays)
         if self._resident is None:
-            (output,) = cancellation.run(self._session, {PIXEL_VALUES: pixels_NCHW}, [IMAGE_FEATURES])
+            (output,) = cancellation.run(
+                self._opened().session, {PIXEL_VALUES: pixels_NCHW}, [IMAGE_FEATURES]
+            )
             features_NTD: Floats = output.reshape(len(arrays), -1, self.width)
             return features_NTD
-        there = encode_on_device(self._session, self._resident.memory, pixels_NCHW, self.width, cancellation)
+        session = self._opened().session
+        there = encode_on_device(session, self._resident.memory, pixels_NCHW, self.width, cancellation)
         for i, image in enumerate(images):
             self._resident.put(image.digest, there.row(i))
         return there.numpy()

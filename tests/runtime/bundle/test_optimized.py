@@ -23,8 +23,10 @@ from pumice.bundle.folder import bundle_folder, open_bundle
 from pumice.bundle.optimized import RECORD, TEMPORARY, find, remove
 from pumice.cli.main import main
 from pumice.errors import BundleError, OptimizeError
+from pumice.machine.pages import Range
 from pumice.manifest import load_manifest
 from pumice.manifest.operators import version_numbers
+from pumice.model import Model
 from pumice.sessions.optimize import make
 from tests.bundle_files import data_file
 
@@ -32,6 +34,13 @@ IMAGE = Path(__file__).parents[3] / "pebble" / "heldout" / "stop-sign.png"
 QUESTION = "What is this?"
 COPIED = "onnx-decoder_model_merged_q4.onnx"
 """The decoder's file in a copy."""
+
+
+def released_vision(model: Model) -> tuple[Range, ...]:
+    """Where the vision encoder's weights are mapped."""
+    opened = model.pipeline.decoder.sessions.vision.result()
+    assert opened is not None
+    return opened.released
 
 
 @pytest.fixture
@@ -79,10 +88,10 @@ def test_a_copy_is_taken_by_itself_and_can_be_refused(
         return real(*arguments, **options)
 
     monkeypatch.setattr("pumice.sessions.opening.open_session", spy)
-    pumice.load(bundle, device="cpu")
+    pumice.load(bundle, device="cpu").wait()
     assert sum(path.startswith(str(cache)) for path in opened) == 2
     opened.clear()
-    pumice.load(bundle, device="cpu", optimized=False)
+    pumice.load(bundle, device="cpu", optimized=False).wait()
     assert opened == ["None"] * 3
 
 
@@ -238,7 +247,7 @@ def test_info_tells_of_a_copy(bundle: Path, cache: Path, capsys: pytest.CaptureF
 def test_each_model_gives_back_its_own_memory(bundle: Path, cache: Path) -> None:
     """Memory that another one has given back to the system may be anybody's by now."""
     models = [pumice.load(bundle, device="cpu", optimized=True) for _ in range(2)]
-    first, second = (set(model.pipeline.decoder.sessions.released_vision) for model in models)
+    first, second = (set(released_vision(model)) for model in models)
     assert first
     assert second
     assert not any(a < d and c < b for a, b in first for c, d in second)
@@ -414,4 +423,4 @@ def test_memory_is_given_back_wherever_the_cache_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PUMICE_CACHE_DIR", "real" if place == "relative" else str(tmp_path / "link"))
     model = pumice.load(bundle, device="cpu", optimized=True)
-    assert model.pipeline.decoder.sessions.released_vision
+    assert released_vision(model)

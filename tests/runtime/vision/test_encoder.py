@@ -19,6 +19,8 @@ from pumice.errors import GenerationError, PromptError, UsageError
 from pumice.images.prepared import ImageFeatures, PreparedImage, PromptImage, image_digest, model_key
 from pumice.manifest import Manifest
 from pumice.model import Model
+from pumice.sessions.later import Later
+from pumice.sessions.opening import Opened
 from pumice.sessions.runs import Cancellation, RunCancelledError
 from pumice.vision.cache import FeatureCache
 from pumice.vision.encoder import ImageEncoder
@@ -45,8 +47,13 @@ class Counted:
         return self.session.run(outputs, feeds, options)
 
 
+def standing_in(session: Any) -> Later[Opened]:
+    """A session in place of the encoder's own."""
+    return Later.of(Opened(session=session))
+
+
 def encoder(model: Model, counted: Counted, size: int = 2**24) -> ImageEncoder:
-    return ImageEncoder(counted, model.manifest, FeatureCache(size))
+    return ImageEncoder(standing_in(counted), model.manifest, FeatureCache(size))
 
 
 def images(model: Model, *seeds: int) -> list[PromptImage]:
@@ -133,7 +140,7 @@ def test_what_another_encodes_between_a_look_and_a_claim_is_not_encoded_again(mo
             return found
 
     counted = Counted(model)
-    reader = ImageEncoder(counted, model.manifest, Quicker(2**24))
+    reader = ImageEncoder(standing_in(counted), model.manifest, Quicker(2**24))
     (found,) = reader.encode(images(model, 1), Cancellation())
     assert counted.batches == [1]
     assert np.isfinite(found.features).all()
@@ -214,7 +221,7 @@ def test_features_of_another_width_in_the_folder_are_ignored(model: Model, tmp_p
         FeatureFolder(tmp_path, 2**20).put(asked[0].digest, np.ones(shape, np.float32))
         counted = Counted(model)
         cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**20))
-        reader = ImageEncoder(counted, model.manifest, cache)
+        reader = ImageEncoder(standing_in(counted), model.manifest, cache)
         for _ in range(2):
             (found,) = reader.encode(asked, Cancellation())
             assert np.array_equal(found.features, expected.features)
@@ -236,7 +243,7 @@ def test_one_folder_for_two_models_mixes_nothing_up(model: Model, tmp_path: Path
         cache = FeatureCache(2**24, FeatureFolder(tmp_path, 2**24))
         tokens = manifest.image_tokens.per_image or 0
         asked = prepared(values, manifest, tokens)
-        ImageEncoder(counted, manifest, cache).encode([asked], Cancellation())
+        ImageEncoder(standing_in(counted), manifest, cache).encode([asked], Cancellation())
     assert counted.batches == [1, 1]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -257,7 +264,7 @@ def test_images_of_equal_bytes_and_other_shapes_have_features_of_their_own(model
     manifest = replace(model.manifest, image=image, image_tokens=tokens)
     values = np.zeros((3, 30, 100), np.float32)
     asked = [prepared(v, manifest, tokens=30) for v in (values, values.reshape(3, 100, 30), values)]
-    reader = ImageEncoder(Rows(), manifest, FeatureCache(2**24))
+    reader = ImageEncoder(standing_in(Rows()), manifest, FeatureCache(2**24))
     for _ in range(2):
         found = reader.encode(asked, Cancellation())
         assert [features.features[0, 0] for features in found] == [30, 100, 30]
@@ -386,7 +393,7 @@ def test_features_that_do_not_fit_are_refused(model: Model) -> None:
 def test_asking_again_about_an_image_skips_the_encoder_and_its_tokens(pebble_bundle: Path) -> None:
     model = pumice.load(pebble_bundle, device="cpu", threads=1)
     counted = Counted(model)
-    model.pipeline.encoder._session = counted
+    model.pipeline.encoder._vision = standing_in(counted)
     first = model.generate("What is in this picture?", [image(8)], max_new_tokens=4)
     again = model.generate("How many shapes are there?", [image(8)], max_new_tokens=4)
     assert counted.batches == [1]
@@ -399,7 +406,7 @@ def test_a_prompt_that_was_read_before_needs_no_image(pebble_bundle: Path) -> No
     """Without a cache of features, so that only the prefix can spare the encoder."""
     model = pumice.load(pebble_bundle, device="cpu", threads=1, feature_cache_bytes=0)
     counted = Counted(model)
-    model.pipeline.encoder._session = counted
+    model.pipeline.encoder._vision = standing_in(counted)
     question = "What is in this picture? " * 12
     first = model.generate(question, [image(8)], max_new_tokens=4)
     again = model.generate(question, [image(8)], max_new_tokens=4)
@@ -412,7 +419,7 @@ def test_a_prompt_that_was_read_before_needs_no_image(pebble_bundle: Path) -> No
 def test_distinct_images_of_a_list_of_prompts_are_encoded_once(pebble_bundle: Path) -> None:
     model = pumice.load(pebble_bundle, device="cpu", threads=1, feature_cache_bytes=0, prefix_cache_bytes=0)
     counted = Counted(model)
-    model.pipeline.encoder._session = counted
+    model.pipeline.encoder._vision = standing_in(counted)
     images = [[image(1), image(2)], [image(2)], [], [image(3), image(1), image(4)], [image(5)]]
     model.generate(["What?"] * len(images), images, max_new_tokens=2)
     assert counted.batches == [2, 2, 1]
