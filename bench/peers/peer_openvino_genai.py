@@ -38,12 +38,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--precision", required=True, choices=PRECISIONS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-bursts", action="store_true", help="no requests at once")
     args = parser.parse_args()
     line: dict[str, Any] = {"system": f"openvino-genai-{args.precision}"}
     if args.verb == "prepare":
         line |= prepare(args.checkpoint, args.out, args.precision)
     else:
-        line |= measure(args.model, args.workload, args.threads)
+        line |= measure(args.model, args.workload, args.threads, not args.no_bursts)
     print(json.dumps(line))
 
 
@@ -90,7 +91,7 @@ def squared(processor: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
+def measure(folder: Path, workload: Path, threads: int, at_once: bool) -> dict[str, Any]:
     """One pass over all measures; three pipelines one after another, of which the first is the one that is loaded."""
     work = json.loads((workload / "workload.json").read_text())
     load_s, parts = timed(lambda: Parts(folder, workload, work, threads))
@@ -111,6 +112,8 @@ def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
     found["second_turn_s"] = second_turn(folder, workload, work, threads)
     many = Many(folder, workload, work, threads)
     found["batch8"] = 8 / statistics.median(many.steps([parts.words(100, row) for row in range(8)]))
+    if not at_once:
+        return found
     many.serve(1)  # warms up
     return found | bursts(many.serve, found["missing"])
 

@@ -22,9 +22,7 @@ def engine_bursts(
     images = [str(workload / name) for name in work["burst_images"]]
     with make(slots=SLOTS, context=len(work["input_ids"]) + work["burst_tokens"]) as engine:
         given = options | {"max_new_tokens": work["burst_tokens"]}
-        serve = partial(served, engine, work["question"], images, given)
-        serve(1)  # warms up
-        return bursts(serve, missing)
+        return bursts(partial(served, engine, work["question"], images, given), missing)
 
 
 def served(engine: Any, question: str, images: list[str], options: dict[str, Any], count: int) -> Served:
