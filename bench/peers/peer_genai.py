@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,10 @@ def measure(folder: Path, workload: Path, threads: int, at_once: bool) -> dict[s
     found["missing"]["throughput"] = (
         "onnxruntime-genai has no LLaVA: requests at once are of as many words instead"
     )
-    return found | {f"text_{name}": value for name, value in bursts(parts.serve, found["missing"]).items()}
+    return found | {
+        f"text_{name}": value
+        for name, value in bursts(parts.serve, work["burst_images"], found["missing"]).items()
+    }
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -182,9 +185,9 @@ class Parts:
         generator.generate_next_token()
         return generator
 
-    def serve(self, count: int) -> Served:
-        """So many prompts at once, of as many words as image and question have tokens, in one batch."""
-        work = self.work
+    def serve(self, images: Sequence[str]) -> Served:
+        """As many prompts at once, of as many words as image and question have tokens, in one batch."""
+        work, count = self.work, len(images)
         length = len(work["input_ids"])
         rows = [work["text_ids"][row : row + length] for row in range(count)]
         begun = time.perf_counter()

@@ -106,7 +106,7 @@ def measure(folder: Path, workload: Path, threads: int, at_once: bool) -> dict[s
     if not at_once:
         return found
     many = Sequences(parts, 8, len(work["input_ids"]) + work["burst_tokens"] + ROOM)
-    return found | bursts(many.serve, found["missing"])
+    return found | bursts(many.serve, work["burst_images"], found["missing"])
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -20,7 +20,7 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ def measure(folder: Path, workload: Path, threads: int, at_once: bool) -> dict[s
     found["batch8"] = 8 / statistics.median(many.steps([parts.words(100, row) for row in range(8)]))
     if not at_once:
         return found
-    many.serve(1)  # warms up
-    return found | bursts(many.serve, found["missing"])
+    many.serve([work["other_image"]])  # warms up
+    return found | bursts(many.serve, work["burst_images"], found["missing"])
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -224,8 +224,7 @@ class Many:
     def __init__(self, folder: Path, workload: Path, work: dict[str, Any], threads: int) -> None:
         import openvino_genai
 
-        self.work, self.taken = work, 0
-        self.images = [opened(workload / name) for name in work["burst_images"]]
+        self.work, self.workload, self.taken = work, workload, 0
         given = {"INFERENCE_NUM_THREADS": threads}
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(
             folder, scheduler(), "CPU", given, {}, given
@@ -245,14 +244,15 @@ class Many:
         assert all(handle.can_read() for handle in handles)
         return found[-STEPS - 2 : -2]
 
-    def serve(self, count: int) -> Served:
-        """So many requests at once."""
+    def serve(self, names: Sequence[str]) -> Served:
+        """A request for each image, all at once."""
+        images = [opened(self.workload / name) for name in names]
         handles: list[Any] = []
         firsts: dict[int, float] = {}
         begun = time.perf_counter()
 
         def arrive() -> None:
-            for image in self.images[:count]:
+            for image in images:
                 handles.append(self.add(self.work["prompt"], [image], self.work["burst_tokens"]))
 
         door = threading.Thread(target=arrive)
