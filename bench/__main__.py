@@ -64,6 +64,9 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", "--repeats", type=int)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for each process")
+    parser.add_argument(
+        "--burst-rounds", type=int, help="rounds that measure requests at once (default: all)"
+    )
     parser.add_argument("--minutes", type=float, help="after which no further round begins, for each shape")
     parser.add_argument("--environments", choices=["make", "have", "own"], default=None)
     parser.add_argument(
@@ -102,6 +105,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
             reuse=args.reuse,
             quick_limits=args.quick,
             command=command,
+            burst_rounds=args.burst_rounds,
         )
         results = run(plan)
         save(results, ROOT / "results" / f"{shape}.json")

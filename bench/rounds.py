@@ -42,7 +42,7 @@ _LIMITS = "limits"
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is measured, and how. `reuse`: which systems keep the files that an earlier run prepared, `peers` being all
-    but pumice's. `root` has all big files.
+    but pumice's. `root` has all big files. Requests at once are measured in the first `burst_rounds` rounds, or in all.
 
     No round begins when `minutes` have passed since the first.
     """
@@ -57,6 +57,7 @@ class Plan:
     environments: Environments
     reuse: Literal["none", "peers", "all"]
     quick_limits: bool
+    burst_rounds: int | None = None
     command: str
 
 
@@ -162,6 +163,8 @@ def _all_rounds(plan: Plan, ready: dict[str, _Ready], folder: Path, workload: Pa
                 cold = _files(one, folder, cold)
                 given = {"model": one.model, "checkpoint": folder, "workload": workload}
                 command = _command(one.system, one.python, "measure", **given, threads=plan.threads)
+                if not one.system.bursts or number >= (plan.burst_rounds or plan.rounds):
+                    command.append("--no-bursts")
             load = round(os.getloadavg()[0], 2)
             outcome = process.run(command, log=_log(plan, name), timeout_s=plan.timeout_s)
             if outcome.failure:

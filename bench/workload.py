@@ -9,7 +9,7 @@ Enters: a checkpoint. Leaves:
     second_question, second_turn_ids  text; `input_ids`, an answer of 32 tokens, and that question
     text_ids                          2,100 tokens of ordinary words without an image: take the first n
     new_tokens                        32
-    burst_images, burst_tokens        8 PNG files for requests at once, each asked `question` about; 64
+    burst_images, burst_tokens        13 PNG files for 1, 4 and 8 requests at once, each asked `question` about; 64
 
 transformers is the reference of what a prompt's ids and an image's values are.
 """
@@ -32,7 +32,7 @@ QUESTION = (
 SECOND = "And which of these things is nearest to the middle of the picture?"
 ANSWER_TOKENS = NEW_TOKENS = 32
 TEXT_TOKENS = 2100
-BURST, BURST_TOKENS = 8, 64
+BURST, BURST_TOKENS = 1 + 4 + 8, 64
 _WORD = re.compile("^Ġ[a-z]{3,}$")
 _COMMON = 400
 """Words of which texts are made: the first ones of the vocabulary, which are the commonest."""

@@ -1,6 +1,8 @@
 """Requests that all come at one moment: 1, 4 and 8 of them, each with an image of its own and the same question.
 
-Enters: a way to serve so many of them. Leaves: for each number,
+No image comes twice, as a system may keep what it has read of one.
+
+Enters: images, and a way to serve some of them. Leaves: for each number of requests,
 
     throughput_N                        tokens of all answers over the seconds until the last one is there
     burst_ttft_p50_N, burst_ttft_p95_N  seconds until half of the requests, and 95% of them, have their first token
@@ -25,12 +27,16 @@ class Served:
     tokens: int
 
 
-def bursts(serve: Callable[[int], Served], missing: dict[str, str]) -> dict[str, float]:
+def bursts(
+    serve: Callable[[Sequence[str]], Served], images: Sequence[str], missing: dict[str, str]
+) -> dict[str, float]:
     """All measures; what fails says why in `missing`."""
     found: dict[str, float] = {}
+    taken = 0
     try:
         for level in LEVELS:
-            found |= measures(level, serve(level))
+            found |= measures(level, serve(images[taken : taken + level]))
+            taken += level
     except Exception as error:
         missing["throughput"] = f"{type(error).__name__}: {str(error)[:200]}"
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bursts import Served
@@ -57,20 +58,20 @@ class Sequences:
         self.decode([(token, places[row], row, True) for row, token in enumerate(tokens)])
         return [self.best(row) for row in range(len(tokens))]
 
-    def serve(self, count: int) -> Served:
-        """So many requests at once, each with an image of its own."""
+    def serve(self, images: Sequence[str]) -> Served:
+        """A request for each image, all at once."""
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
         firsts, tokens, places = [], [], []
         begun = time.perf_counter()
-        for row in range(count):
-            places.append(self.read(row, self.work["burst_images"][row]))
+        for row, image in enumerate(images):
+            places.append(self.read(row, image))
             tokens.append(self.best(-1))
             firsts.append(time.perf_counter() - begun)
         for _ in range(self.work["burst_tokens"] - 1):
             tokens = self.step(tokens, places)
             places = [place + 1 for place in places]
         seconds = time.perf_counter() - begun
-        return Served(firsts=firsts, seconds=seconds, tokens=count * self.work["burst_tokens"])
+        return Served(firsts=firsts, seconds=seconds, tokens=len(images) * self.work["burst_tokens"])
 
     def read(self, row: int, image: str) -> int:
         """Read image and question into a sequence; its length."""

@@ -40,12 +40,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--precision", required=True, choices=list(FTYPES))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-bursts", action="store_true", help="no requests at once")
     args = parser.parse_args()
     line: dict[str, Any] = {"system": f"llama-cpp-{args.precision}"}
     if args.verb == "prepare":
         line |= prepare(args.checkpoint, args.out, args.precision)
     else:
-        line |= measure(args.model, args.workload, args.threads)
+        line |= measure(args.model, args.workload, args.threads, not args.no_bursts)
     print(json.dumps(line))
 
 
@@ -80,7 +81,7 @@ def prepare(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
+def measure(folder: Path, workload: Path, threads: int, at_once: bool) -> dict[str, Any]:
     """One pass over all measures."""
     work = json.loads((workload / "workload.json").read_text())
     load_s, parts = timed(lambda: Parts(folder, workload, work, threads))
@@ -102,9 +103,10 @@ def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
         parts.read(work["text_ids"][:context])
         found[f"decode_{context}"] = 1 / statistics.median(parts.steps(STEPS))
     found["batch8"] = Sequences(parts, 8, 512).rows_per_second(8, 100)
+    if not at_once:
+        return found
     many = Sequences(parts, 8, len(work["input_ids"]) + work["burst_tokens"] + ROOM)
-    many.serve(1)  # warms up
-    return found | bursts(many.serve, found["missing"])
+    return found | bursts(many.serve, work["burst_images"], found["missing"])
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -31,6 +31,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--precision", required=True, choices=PRECISIONS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-bursts", action="store_true", help="no requests at once")
     args = parser.parse_args()
     line: dict[str, Any] = {"system": f"openvino-{args.precision}"}
     if args.verb == "prepare":

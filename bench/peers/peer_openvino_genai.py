@@ -20,7 +20,7 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--precision", required=True, choices=PRECISIONS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-bursts", action="store_true", help="no requests at once")
     args = parser.parse_args()
     line: dict[str, Any] = {"system": f"openvino-genai-{args.precision}"}
     if args.verb == "prepare":
         line |= prepare(args.checkpoint, args.out, args.precision)
     else:
-        line |= measure(args.model, args.workload, args.threads)
+        line |= measure(args.model, args.workload, args.threads, not args.no_bursts)
     print(json.dumps(line))
 
 
@@ -90,7 +91,7 @@ def squared(processor: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
+def measure(folder: Path, workload: Path, threads: int, at_once: bool) -> dict[str, Any]:
     """One pass over all measures; three pipelines one after another, of which the first is the one that is loaded."""
     work = json.loads((workload / "workload.json").read_text())
     load_s, parts = timed(lambda: Parts(folder, workload, work, threads))
@@ -111,8 +112,10 @@ def measure(folder: Path, workload: Path, threads: int) -> dict[str, Any]:
     found["second_turn_s"] = second_turn(folder, workload, work, threads)
     many = Many(folder, workload, work, threads)
     found["batch8"] = 8 / statistics.median(many.steps([parts.words(100, row) for row in range(8)]))
-    many.serve(1)  # warms up
-    return found | bursts(many.serve, found["missing"])
+    if not at_once:
+        return found
+    many.serve([work["other_image"]])  # warms up
+    return found | bursts(many.serve, work["burst_images"], found["missing"])
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -221,8 +224,7 @@ class Many:
     def __init__(self, folder: Path, workload: Path, work: dict[str, Any], threads: int) -> None:
         import openvino_genai
 
-        self.work, self.taken = work, 0
-        self.images = [opened(workload / name) for name in work["burst_images"]]
+        self.work, self.workload, self.taken = work, workload, 0
         given = {"INFERENCE_NUM_THREADS": threads}
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(
             folder, scheduler(), "CPU", given, {}, given
@@ -242,14 +244,15 @@ class Many:
         assert all(handle.can_read() for handle in handles)
         return found[-STEPS - 2 : -2]
 
-    def serve(self, count: int) -> Served:
-        """So many requests at once."""
+    def serve(self, names: Sequence[str]) -> Served:
+        """A request for each image, all at once."""
+        images = [opened(self.workload / name) for name in names]
         handles: list[Any] = []
         firsts: dict[int, float] = {}
         begun = time.perf_counter()
 
         def arrive() -> None:
-            for image in self.images[:count]:
+            for image in images:
                 handles.append(self.add(self.work["prompt"], [image], self.work["burst_tokens"]))
 
         door = threading.Thread(target=arrive)

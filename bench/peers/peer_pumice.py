@@ -52,6 +52,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--precision", required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-bursts", action="store_true", help="no requests at once")
     parser.add_argument("--optimized", action="store_true", help="use the copy that `pumice optimize` makes")
     parser.add_argument("--export", default="", help="more arguments of `pumice export`")
     args = parser.parse_args()
@@ -65,7 +66,8 @@ def main() -> None:
             _pumice("optimize", str(args.out))
             line["optimize_s"] = time.perf_counter() - begun
     else:
-        line |= measure(args.model, args.workload, args.threads, optimized=None if args.optimized else False)
+        optimized = None if args.optimized else False
+        line |= measure(args.model, args.workload, args.threads, optimized, not args.no_bursts)
     print(json.dumps(line))
 
 
@@ -126,7 +128,9 @@ class Workload:
         self.new_tokens: int = told["new_tokens"]
 
 
-def measure(bundle: Path, folder: Path, threads: int, optimized: bool | None) -> dict[str, Any]:
+def measure(
+    bundle: Path, folder: Path, threads: int, optimized: bool | None, at_once: bool
+) -> dict[str, Any]:
     """One pass over all measures, in an order in which none changes a later one: memory before larger caches."""
     begun = time.perf_counter()
     from pumice import load  # all that loading imports, which `import pumice` puts off
@@ -159,6 +163,8 @@ def measure(bundle: Path, folder: Path, threads: int, optimized: bool | None) ->
     for context in (100, 2000):
         found |= attempt(f"decode_{context}", found["missing"], partial(parts.decoding, [context]))
     found |= attempt("batch8", found["missing"], partial(parts.decoding, [100] * 8))
+    if not at_once:
+        return found
     from pumice_bursts import engine_bursts  # beside this file, where Python looks first
 
     from pumice import Engine

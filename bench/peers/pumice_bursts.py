@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,11 @@ def engine_bursts(
     images = [str(workload / name) for name in work["burst_images"]]
     with make(slots=SLOTS, context=len(work["input_ids"]) + work["burst_tokens"]) as engine:
         given = options | {"max_new_tokens": work["burst_tokens"]}
-        serve = partial(served, engine, work["question"], images, given)
-        serve(1)  # warms up
-        return bursts(serve, missing)
+        return bursts(partial(served, engine, work["question"], given), images, missing)
 
 
-def served(engine: Any, question: str, images: list[str], options: dict[str, Any], count: int) -> Served:
-    """So many requests at once."""
+def served(engine: Any, question: str, options: dict[str, Any], images: Sequence[str]) -> Served:
+    """A request for each image, all at once."""
     firsts: dict[int, float] = {}
     begun = time.perf_counter()
 
@@ -38,7 +36,7 @@ def served(engine: Any, question: str, images: list[str], options: dict[str, Any
 
     futures = [
         engine.follow(question, [image], follower=partial(follow, number), **options)
-        for number, image in enumerate(images[:count])
+        for number, image in enumerate(images)
     ]
     answers = [answer for future in futures for answer in future.result()]
     seconds = time.perf_counter() - begun

@@ -24,7 +24,8 @@ if verb == "prepare":
 else:
     if given["--precision"] == "fails":
         sys.exit("it broke")
-    print(json.dumps({"ttft_s": float(given["--threads"])}))
+    bursts = "--no-bursts" not in sys.argv
+    print(json.dumps({"ttft_s": float(given["--threads"]), "bursts": bursts}))
 """
 
 
@@ -69,7 +70,7 @@ def test_systems_are_measured_in_every_round_with_their_failures(plan: Plan) -> 
     )
     found = run(replace(plan, systems=asked))
     by_name = {system.system: system for system in found.systems}
-    assert [one.line for one in by_name["good"].runs] == [{"ttft_s": 2.0}] * 3
+    assert [one.line for one in by_name["good"].runs] == [{"ttft_s": 2.0, "bursts": True}] * 3
     assert sorted(one.round for one in by_name["good"].runs) == [0, 1, 2]
     assert not by_name["good"].runs[1].cold
     assert [one.failure for one in by_name["fails"].runs] == ["failed with exit code 1: it broke"] * 2
@@ -106,6 +107,16 @@ def test_pumice_is_prepared_again_where_only_peers_are_reused(
 def test_a_slow_system_takes_part_in_fewer_rounds(plan: Plan) -> None:
     found = run(replace(plan, systems=(fake("good"), fake("slow", most_rounds=1))))
     assert [len(system.runs) for system in found.systems] == [3, 1]
+
+
+def test_requests_at_once_are_measured_in_as_many_rounds_as_asked_for(plan: Plan) -> None:
+    asked = (fake("good"), fake("never", bursts=False))
+    for most, expected in ((2, [True, True, False]), (None, [True] * 3)):
+        found = run(replace(plan, systems=asked, burst_rounds=most))
+        by_name = {
+            system.system: [one.line["bursts"] for one in system.runs if one.line] for system in found.systems
+        }
+        assert by_name == {"good": expected, "never": [False] * 3}
 
 
 def test_systems_say_how_they_are_exported(plan: Plan) -> None:

@@ -59,7 +59,7 @@ def test_a_workload_is_what_the_processor_makes(pebble_checkpoint: Path, tmp_pat
     assert pixels_NCHW.dtype == np.float32
     assert not np.array_equal(pixels_NCHW, np.load(folder / told["other_pixel_values"]))
     bursts = {(folder / name).read_bytes() for name in (*told["burst_images"], told["image"])}
-    assert len(bursts) == 9
+    assert len(bursts) == 14
     assert told["prompt"].count("<image>") == 1
     assert told["input_ids"].count(told["image_token_id"]) == 36
     first = len(told["input_ids"])
