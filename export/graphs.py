@@ -140,14 +140,12 @@ def decoder_graph(
 
 def _steps(config: LlavaConfig, inputs: LayerInputs, layer: int) -> Parameter:
     """Of a layer's keys and values; last of all parameters, as layers are run when their matrices are written."""
-    shape = (1, config.text.num_key_value_heads, 1, config.text.head_dim)
 
     def prepare() -> None:
         inputs.cache_ranges(layer)
 
     def make() -> tuple[Tensor, ...]:
-        ranges = inputs.cache_ranges(layer)
-        return tuple(steps_of(part).reshape(shape) for part in (ranges.keys, ranges.values))
+        return steps_of(inputs.cache_ranges(layer))
 
     nbytes = 8 * config.text.num_key_value_heads * config.text.head_dim
     return Parameter(names=step_names(layer), pieces=(Piece(nbytes=nbytes, make=make),), prepare=prepare)

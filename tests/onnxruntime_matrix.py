@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.bounds import HELDOUT, QUESTION, ROOT
 
-RECIPES = ("portable-fp32", "cpu-int8", "cpu-int4", "cpu-fast", "cpu-w8a8")
+RECIPES = ("portable-fp32", "cpu-int8", "cpu-int4", "cpu-fast", "cpu-w8a8", "cpu-int8+int8-cache")
 TOLERANCE = {"portable-fp32": 1e-5}
 """Of log-probabilities; 4e-9 was found."""
 QUANTISED_TOLERANCE = 1e-2
@@ -33,8 +33,15 @@ def export(folder: Path) -> None:
     """Bundles named by their recipes."""
     from pumice.export.pipeline import export_bundle
 
-    for recipe in RECIPES:
-        export_bundle(ROOT / "pebble" / "checkpoint", folder / recipe, recipe=recipe, overwrite=True)
+    for name in RECIPES:
+        recipe, _, cache = name.partition("+")
+        export_bundle(
+            ROOT / "pebble" / "checkpoint",
+            folder / name,
+            recipe=recipe,
+            kv_cache="int8" if cache else None,
+            overwrite=True,
+        )
 
 
 def answer(bundle: Path, *, unsigned: bool) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HEADROOM = 1.5
+KEY_HEADROOM, VALUE_HEADROOM = 1.5, 2.0
 """Times the largest that was seen, for tokens that were not: measured in docs/decisions/kv-cache-type.md."""
 _MOST = 127
 _SMALLEST = 1e-6
@@ -45,11 +45,16 @@ def ranges_of(keys: Tensor, values: Tensor, turned: Tensor | None) -> CacheRange
     return CacheRanges(keys=sizes.amax((0, 2)), values=values.abs().amax((0, 2)))
 
 
-def steps_of(ranges: Tensor) -> Tensor:
-    """What an integer counts, float32 [1, kv_heads, 1, K] of ranges [kv_heads, K].
+def steps_of(ranges: CacheRanges) -> tuple[Tensor, Tensor]:
+    """What an integer counts of keys and of values, float32 [1, kv_heads, 1, K]."""
+    return _steps(ranges.keys, KEY_HEADROOM), _steps(ranges.values, VALUE_HEADROOM)
+
+
+def _steps(ranges: Tensor, headroom: float) -> Tensor:
+    """Of ranges [kv_heads, K].
 
     In bfloat16's numbers, so that sums in another order, by more threads, end in the same steps.
     """
     least = max(float(ranges.max()) * _SMALLEST, torch.finfo(torch.float32).tiny)
-    steps = ranges.clamp(min=least) * (HEADROOM / _MOST)
+    steps = ranges.clamp(min=least) * (headroom / _MOST)
     return steps.bfloat16().float()[None, :, None, :]

@@ -88,7 +88,7 @@ def graph_profiles(
     starts = [run["ts"] for run in runs]
     for event in ordered:
         number = bisect_right(starts, event["ts"]) - 1
-        if event["cat"] == "Node" and event["name"].endswith(_KERNEL) and number >= 0:
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL) and number >= 0 and not _chooses(event):
             inside[number].append(event)
     profiles = []
     for phase in dict.fromkeys(phases):
@@ -104,6 +104,11 @@ def graph_profiles(
             )
         )
     return profiles
+
+
+def _chooses(event: Event) -> bool:
+    """Whether a node's time is that of nodes within it, which have events of their own."""
+    return bool(event["args"].get("op_name") == "If")
 
 
 def _nodes(events: Iterable[Event], weights: Mapping[str, int]) -> tuple[NodeTime, ...]:

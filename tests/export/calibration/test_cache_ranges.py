@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pumice.export.calibration.cache_ranges import HEADROOM, ranges_of, steps_of
+from pumice.export.calibration.cache_ranges import (
+    KEY_HEADROOM,
+    VALUE_HEADROOM,
+    CacheRanges,
+    ranges_of,
+    steps_of,
+)
 from pumice.models.fused import _rotate
 from tests.export.calibration.test_moments import TEXTS, calibrated, opened
 from tests.factory import Text, make_checkpoint
@@ -38,13 +44,15 @@ def test_what_nothing_turns_has_its_own_range() -> None:
 
 
 def test_steps_cover_ranges_and_are_never_zero() -> None:
-    ranges = torch.tensor([[3.0, 0.0], [1e-9, 7.0]])
-    steps = steps_of(ranges)
-    assert steps.shape == (1, 2, 1, 2)
-    assert (steps > 0).all()
-    assert (127 * steps[0, :, 0] >= ranges * min(HEADROOM, 1)).all()
-    assert (steps_of(torch.zeros(1, 2)) > 0).all()
-    assert (steps == steps_of(ranges * (1 + 1e-6))).all()  # sums in another order
+    largest = torch.tensor([[3.0, 0.0], [1e-9, 7.0]])
+    found = steps_of(CacheRanges(keys=largest, values=largest))
+    for steps, headroom in zip(found, (KEY_HEADROOM, VALUE_HEADROOM), strict=True):
+        assert steps.shape == (1, 2, 1, 2)
+        assert (steps > 0).all()
+        assert (127 * steps[0, :, 0] >= largest * headroom * 0.99).all()
+    others = steps_of(CacheRanges(keys=largest * (1 + 1e-6), values=largest))
+    assert (found[0] == others[0]).all()  # sums in another order
+    assert all((s > 0).all() for s in steps_of(CacheRanges(keys=torch.zeros(1, 2), values=torch.zeros(1, 2))))
 
 
 @pytest.mark.parametrize("name", ["grouped heads", "growing queries"])

@@ -103,3 +103,14 @@ def test_a_node_that_onnxruntime_renamed_has_its_weights() -> None:
     events = [run(0, 9), *(node(name, 1, 1) for name in names)]
     (profile,) = graph_profiles("g", events, ["a"], {"/tower/embeddings/Conv": 5, "/fc/MatMul": 7})
     assert [found.weight_bytes for found in profile.nodes] == [5, 7, None]
+
+
+def test_a_choice_is_counted_by_what_was_chosen() -> None:
+    events = [
+        run(0, 9),
+        node("/layers.0/self_attn/If", 1, 6, "If"),
+        node("/layers.0/self_attn/one/X", 2, 4, "X"),
+    ]
+    (profile,) = graph_profiles("g", events, ["a"], {})
+    assert [found.operator for found in profile.nodes] == ["X"]
+    assert profile.between_s == pytest.approx(5e-6)
