@@ -21,6 +21,7 @@ from pumice.bundle.folder import Bundle, open_bundle
 from pumice.bundle.optimized import Optimized
 from pumice.errors import BundleError, DeviceError
 from pumice.machine.cpu import saturates
+from pumice.machine.heap import trim
 from pumice.machine.pages import Range, mapped, releasable
 from pumice.manifest import GraphSpec, TensorSpec
 from pumice.sessions.arrays import DeviceMemory
@@ -145,7 +146,8 @@ def _open_on_cuda(bundle: Bundle, options: Any, threads: int, captures: bool) ->
 def _open_on_cpu(place: _Place, meanwhile: Callable[[], None]) -> Sessions:
     """Several graphs at once: packing weights takes one thread each. The vision encoder comes behind all else."""
     graphs = place.bundle.manifest.graphs
-    vision = Later(partial(_vision, place))
+    others = threading.Event()
+    vision = Later(partial(_vision_last, place, others))
     needed = [graph for graph in (graphs.decoder, graphs.prefill, graphs.embedding) if graph is not None]
     begun = threading.Semaphore(0)
 
@@ -165,8 +167,10 @@ def _open_on_cpu(place: _Place, meanwhile: Callable[[], None]) -> Sessions:
             vision.start()
             found = {graph: future.result() for graph, future in opening.items()}
     except BaseException:
+        others.set()
         vision.settle()  # no thread is left behind
         raise
+    others.set()
     if place.profile is not None:
         vision.result()
     return Sessions(
@@ -178,6 +182,14 @@ def _open_on_cpu(place: _Place, meanwhile: Callable[[], None]) -> Sessions:
         threads=place.threads,
         released_prefill=() if graphs.prefill is None else found[graphs.prefill].released,
     )
+
+
+def _vision_last(place: _Place, others: threading.Event) -> Opened:
+    """The vision encoder. Once all `others` are open too, what packing weights took goes back to the system."""
+    opened = _vision(place)
+    others.wait()
+    trim()
+    return opened
 
 
 def _vision(place: _Place) -> Opened:

@@ -25,6 +25,11 @@ from pumice.sessions.optimize import make
 from tests.runtime.test_generation import image
 
 
+def opening_threads() -> set[threading.Thread]:
+    """Those that open a vision encoder; earlier tests' may still do so."""
+    return {thread for thread in threading.enumerate() if thread.name == "pumice-open"}
+
+
 @pytest.fixture
 def blocked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Vision encoders are opened once it is set."""
@@ -93,8 +98,9 @@ def test_what_onnxruntime_refuses_of_it_is_told_to_who_sends_an_image(
 
 
 def test_closing_waits_for_the_thread(pebble_bundle: Path, blocked: threading.Event) -> None:
+    before = opening_threads()
     model = pumice.load(pebble_bundle, device="cpu", threads=1)
-    (opens,) = [thread for thread in threading.enumerate() if thread.name == "pumice-open"]
+    (opens,) = opening_threads() - before
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(model.close)
         with pytest.raises(TimeoutError):
@@ -111,10 +117,11 @@ def test_a_failed_load_leaves_no_thread(
         threading.Timer(0.3, blocked.set).start()
         raise BundleError("no tokenizer")
 
+    before = opening_threads()
     monkeypatch.setattr("pumice.loading.PromptTokenizer", refused)
     with pytest.raises(BundleError, match="no tokenizer"):
         pumice.load(pebble_bundle, device="cpu")
-    assert not any(thread.name == "pumice-open" for thread in threading.enumerate())
+    assert opening_threads() <= before
 
 
 def test_a_copy_whose_vision_encoder_is_refused_is_passed_over(
@@ -158,7 +165,32 @@ def test_graphs_are_being_opened_while_the_tokenizer_is_read(
         seen.append(len(begun))
         return PromptTokenizer(*arguments, **options)
 
-    monkeypatch.setattr(opening, "threading", SimpleNamespace(Semaphore=Noted, Lock=threading.Lock))
+    monkeypatch.setattr(opening, "threading", SimpleNamespace(Semaphore=Noted, Event=threading.Event))
     monkeypatch.setattr("pumice.loading.PromptTokenizer", tokenizer)
     pumice.load(pebble_bundle, device="cpu", threads=2)
     assert seen == [2]
+
+
+def test_memory_of_packing_is_given_back_once_all_graphs_are_open(
+    pebble_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the decoder takes longest."""
+    real, vision_is_open = opening.open_session, threading.Event()
+    done: list[str] = []
+
+    def open_session(bundle: Any, graph: Any, *arguments: Any, **options: Any) -> Any:
+        graphs = bundle.manifest.graphs
+        if graph is graphs.decoder:
+            assert vision_is_open.wait(120)
+            time.sleep(0.1)  # time for giving it back too early
+        session = real(bundle, graph, *arguments, **options)
+        done.append(graph.file)
+        if graph is graphs.vision_encoder:
+            vision_is_open.set()
+        return session
+
+    monkeypatch.setattr(opening, "open_session", open_session)
+    monkeypatch.setattr(opening, "trim", lambda: done.append("trimmed"))
+    pumice.load(pebble_bundle, device="cpu", threads=2).wait()
+    assert len(done) == 4
+    assert done[-1] == "trimmed"
