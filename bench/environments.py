@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_TIMEOUT_S = 3600
+_TIMEOUT_S = 7200
 _SETTING = re.compile(r"#\s*env\s+(\w+)=(.*)")
 _PLAIN_TORCH = re.compile(r"torch==[\d.]+")
 """PyPI's comes with gigabytes of CUDA libraries, so the CPU's wheel is tried first: it satisfies the same line."""

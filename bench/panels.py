@@ -14,7 +14,7 @@ from bench.series import Series, is_ours, number
 from bench.systems import SYSTEMS
 
 _FAMILIES = {
-    "pumice": ("#0b4f6c", "#2a9d8f", "#1b7a9e", "#3ba3c9", "#5f8fd0", "#7cc6de"),
+    "pumice": ("#0b4f6c", "#274690", "#1b7a9e", "#3ba3c9", "#5f8fd0", "#7cc6de"),
     "transformers": ("#b5651d", "#dd9a5b"),
     "genai": ("#6a4c93",),
     "openvino": ("#3f7d3a", "#83b57e"),

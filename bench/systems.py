@@ -87,6 +87,8 @@ SYSTEMS: dict[str, System] = {
 LEADING = (
     "pumice-cpu-int4",
     "pumice-cpu-int4+optimized",
+    "pumice-cpu-int4+kv8",
+    "pumice-cpu-int4+kv8+optimized",
     "pumice-cpu-fast",
     "pumice-cpu-fast+optimized",
     "pumice-cpu-int8",
