@@ -70,7 +70,7 @@ class DecodeRow:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
     """A scheduler's requests and slots, each of `capacity` positions. `chunk` is the most tokens of a prompt in a
-    prefill at once; while others decode it is `shared_chunk` for each prompt in prefill.
+    prefill at once; while others decode it is `shared_chunk`, or twice as many where several prompts are in prefill.
     """
 
     chunk: int
@@ -164,14 +164,14 @@ def part_ends(chunk: PrefillChunk) -> bool:
 def prefill_chunk(state: State) -> PrefillChunk | None:
     """Some of the prompt that is due first; None where none is in prefill.
 
-    While others decode, the chunk grows with the number of prompts: each token more that those who have begun wait for
-    is one less for each of those who have not.
+    While others decode, a chunk is larger where several prompts wait: what those who have begun wait longer for a
+    token, all of those have less to wait for their first.
     """
     if not state.prompts:
         return None
     index = min(range(len(state.prompts)), key=lambda i: state.prompts[i].due)
     prompt = state.prompts[index]
-    shared = min(state.chunk, state.shared_chunk * len(state.prompts))
+    shared = min(state.chunk, state.shared_chunk * min(2, len(state.prompts)))
     stop = run_end(prompt.held, prompt.tokens, shared if state.rows else state.chunk)
     return PrefillChunk(prompt=index, start=prompt.held, stop=stop, ends=stop == prompt.tokens)
 

@@ -34,7 +34,7 @@ CHUNK = {"cpu": footprint.CHUNK, "cuda": 2048}
 """Prefill chunk size, in tokens, while no sequence is decoding. On a CPU more of them are no quicker."""
 
 SHARED_CHUNK = {"cpu": 32, "cuda": 512}
-"""The same while sequences are decoding, for each prompt in prefill."""
+"""The same while sequences are decoding and one prompt is in prefill."""
 
 
 class Scheduler:

@@ -94,8 +94,8 @@ def test_chunks_are_smaller_while_others_decode(
     assert found == PrefillChunk(prompt=0, start=start, stop=stop, ends=ends)
 
 
-@pytest.mark.parametrize(("prompts", "tokens"), [(1, 32), (2, 64), (3, 96), (4, 128), (5, 128), (8, 128)])
-def test_the_more_prompts_there_are_the_more_is_read_between_two_tokens(prompts: int, tokens: int) -> None:
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 32), (2, 64), (3, 64), (8, 64)])
+def test_more_is_read_between_two_tokens_where_several_prompts_wait(prompts: int, tokens: int) -> None:
     state = replace(decoding(9), prompts=[Prompt(tokens=300, held=0, due=i) for i in range(prompts)])
     assert prefill_chunk(state) == PrefillChunk(prompt=0, start=0, stop=tokens, ends=False)
 
