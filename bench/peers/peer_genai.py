@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bursts import Served, bursts
+from own_memory import memory_mb
 
 STEPS = 32
 IMAGED = ("first_token_s", "encode_s", "ttft_s", "second_turn_s")
@@ -201,21 +202,6 @@ class Parts:
     def steps(self, generator: Any, count: int) -> list[float]:
         """Seconds of single steps of every row."""
         return [timed(generator.generate_next_token)[0] for _ in range(count)]
-
-
-def memory_mb() -> dict[str, float]:
-    """MiB of this process: resident, of it private, and the highest so far."""
-    status = _kib(Path("/proc/self/status"))
-    return {
-        "resident_mb": status["VmRSS"] / 1024,
-        "private_mb": _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"] / 1024,
-        "peak_mb": status["VmHWM"] / 1024,
-    }
-
-
-def _kib(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 from bursts import bursts
 from gguf_files import write_text, write_vision
 from llama_sequences import Sequences, read_image
+from own_memory import memory_mb
 
 STEPS = 32
 CONTEXT = 2304
@@ -231,21 +232,6 @@ class Parts:
             self.read([token])
         rest = work["second_turn_ids"][self.past :]
         return {"second_turn_s": timed(lambda: (self.read(rest), self.best()))[0]}
-
-
-def memory_mb() -> dict[str, float]:
-    """MiB of this process: resident, of it private, and the highest so far."""
-    status = _kib(Path("/proc/self/status"))
-    return {
-        "resident_mb": status["VmRSS"] / 1024,
-        "private_mb": _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"] / 1024,
-        "peak_mb": status["VmHWM"] / 1024,
-    }
-
-
-def _kib(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openvino_export import PRECISIONS, export
+from own_memory import memory_mb
 
 STEPS = 32
 
@@ -162,21 +163,6 @@ class Parts:
         ids = [*self.work["input_ids"], *self.work["text_ids"][: 512 - STEPS]]
         self.steps(self.answered(ids, self.pixels), STEPS)
         return memory_mb()
-
-
-def memory_mb() -> dict[str, float]:
-    """MiB of this process: resident, of it private, and the highest so far."""
-    status = _kib(Path("/proc/self/status"))
-    return {
-        "resident_mb": status["VmRSS"] / 1024,
-        "private_mb": _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"] / 1024,
-        "peak_mb": status["VmHWM"] / 1024,
-    }
-
-
-def _kib(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 
 from bursts import Served, bursts
 from openvino_export import PRECISIONS, export
+from own_memory import memory_mb
 
 STEPS = 32
 
@@ -269,21 +270,6 @@ class Many:
         seconds = time.perf_counter() - begun
         tokens = sum(len(answer.generated_ids) for handle in handles for answer in handle.read_all())
         return Served(firsts=list(firsts.values()), seconds=seconds, tokens=tokens)
-
-
-def memory_mb() -> dict[str, float]:
-    """MiB of this process: resident, of it private, and the highest so far."""
-    status = _kib(Path("/proc/self/status"))
-    return {
-        "resident_mb": status["VmRSS"] / 1024,
-        "private_mb": _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"] / 1024,
-        "peak_mb": status["VmHWM"] / 1024,
-    }
-
-
-def _kib(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from own_memory import memory_mb
+
 DECODED = 32
 """Steps of which the median is taken."""
 
@@ -292,23 +294,6 @@ class Parts:
         for request in requests:
             scheduler.add(request)
         return scheduler
-
-
-def memory_mb() -> dict[str, float]:
-    """MiB of this process: resident, of it private, and the highest so far."""
-    status = _kib(Path("/proc/self/status"))
-    private = _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"]
-    return {
-        "resident_mb": status["VmRSS"] / 1024,
-        "private_mb": private / 1024,
-        "peak_mb": status["VmHWM"] / 1024,
-    }
-
-
-def _kib(path: Path) -> dict[str, int]:
-    """Lines `Name:  123 kB` of a file of the kernel's."""
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 if __name__ == "__main__":

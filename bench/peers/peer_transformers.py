@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from own_memory import memory_mb
+
 STEPS = 32
 
 
@@ -170,21 +172,6 @@ class Parts:
         token, cache = self.answered(ids, self.pixels)
         self.steps(torch.tensor([[token]]), copy.copy(cache), STEPS)
         return memory_mb()
-
-
-def memory_mb() -> dict[str, float]:
-    """MiB of this process: resident, of it private, and the highest so far."""
-    status = _kib(Path("/proc/self/status"))
-    return {
-        "resident_mb": status["VmRSS"] / 1024,
-        "private_mb": _kib(Path("/proc/self/smaps_rollup"))["Private_Dirty"] / 1024,
-        "peak_mb": status["VmHWM"] / 1024,
-    }
-
-
-def _kib(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from pumice.export.passes.constants import Constants
 from pumice.manifest.tensors import ATTENTION_MASK, INPUTS_EMBEDS, PAST
 
 PRESENT_LENGTH = "total_or_new_sequence_length"
@@ -77,8 +78,7 @@ class _Run:
     """What all layers ask: whether a run has several tokens, and behind how many they come, int64 [1]."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
-        self._constants: dict[str, ir.Value] = {}
+        self._constants = Constants(graph, "/kv_cache/")
         inputs = {value.name: value for value in graph.inputs}
         made = _Nodes("/kv_cache")
         tokens = made.one("Shape.tokens", inputs[INPUTS_EMBEDS], start=1, end=2)
@@ -93,17 +93,7 @@ class _Run:
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """An initializer of the graph, made once."""
-        if name not in self._constants:
-            tensor = ir.tensor(array, name=f"/kv_cache/{name}")
-            value = ir.Value(
-                name=tensor.name,
-                shape=ir.Shape(array.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-            self._graph.register_initializer(value)
-            self._constants[name] = value
-        return self._constants[name]
+        return self._constants.get(name, array)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, run: _Run) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from pumice.export.passes.constants import Constants
 from pumice.export.recipes.recipe import Storage
 
 _TINY = 1e-30
@@ -69,30 +70,12 @@ class _Scaled:
     scale: ir.Value
 
 
-class _Constants:
-    """Small initializers of a graph, each made once."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
-        self._values: dict[str, ir.Value] = {}
-
-    def get(self, name: str, array: np.ndarray) -> ir.Value:
-        if name not in self._values:
-            tensor = ir.tensor(array, name=name)
-            value = ir.Value(
-                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self._graph.register_initializer(value)
-            self._values[name] = value
-        return self._values[name]
-
-
 class _Pass:
     """The pass over one graph: what it made already, by what it was made of."""
 
     def __init__(self, graph: ir.Graph, products: set[ir.Node]) -> None:
         self.products = products
-        self._graph, self._constants = graph, _Constants(graph)
+        self._graph, self._constants = graph, Constants(graph)
         self._rounded: dict[ir.Value, _Rounded] = {}
         self._scaled: dict[ir.Value, _Scaled] = {}
         self._shared: dict[object, ir.Value] = {}

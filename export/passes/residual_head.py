@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pumice.errors import CheckpointError
+from pumice.export.passes.constants import add_constant
 from pumice.export.recipes.recipe import Storage
 from pumice.export.recipes.storage import RESIDUAL
 from pumice.export.weights.parameters import Parameter, Piece, check_range
@@ -189,12 +190,4 @@ class _Nodes:
         return self._constant("step", np.array(1 / STEPS, dtype=dtype))
 
     def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = ir.tensor(array, name=f"{self._path}/{name}")
-        value = ir.Value(
-            name=tensor.name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_constant(self._graph, f"{self._path}/{name}", array)

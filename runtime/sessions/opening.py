@@ -159,9 +159,7 @@ def _open_on_cpu(place: _Place, meanwhile: Callable[[], None]) -> Sessions:
     try:
         with ThreadPoolExecutor(workers) as pool:
             opening = {graph: pool.submit(opened, graph) for graph in needed}
-            for _ in range(
-                min(workers, len(needed))
-            ):  # else none would begin: `meanwhile` keeps Python's lock
+            for _ in needed[:workers]:  # else none would begin: `meanwhile` keeps Python's lock
                 begun.acquire()
             meanwhile()
             vision.start()

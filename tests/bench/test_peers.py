@@ -10,8 +10,8 @@ import pytest
 
 from bench.__main__ import main
 from bench.limits import product_speed, read_bandwidth
-from bench.peers import peer_pumice
 from bench.results import load
+from bench.systems import PEERS
 from bench.workload import write_workload
 
 MEASURES = {
@@ -41,7 +41,7 @@ def test_pumice_gives_every_measure(
     given = ["--model", pebble_bundle_int4, "--checkpoint", pebble_checkpoint, "--workload", work]
     command = [
         sys.executable,
-        peer_pumice.__file__,
+        str(PEERS / "peer_pumice.py"),
         "measure",
         *given,
         "--threads",
@@ -60,7 +60,7 @@ def test_pumice_gives_every_measure(
 
 
 def test_peers_import_nothing_of_the_bench() -> None:
-    for path in Path(peer_pumice.__file__).parent.glob("*.py"):
+    for path in PEERS.glob("*.py"):
         lines = path.read_text().splitlines()
         assert not [line for line in lines if line.strip().startswith(("import bench", "from bench"))], path
         if path.stem not in ("peer_pumice", "__init__"):
@@ -72,7 +72,7 @@ def test_peers_import_nothing_of_the_bench() -> None:
 def test_openvino_genai_is_told_the_edge_that_a_siglip_processor_does_not_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(peer_pumice.__file__).parent))
+    monkeypatch.syspath_prepend(str(PEERS))
     squared = importlib.import_module("peer_openvino_genai").squared
     assert squared({"size": {"height": 384, "width": 384}, "resample": 3}) == {
         "size": {"shortest_edge": 384},
